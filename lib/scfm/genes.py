@@ -1,0 +1,379 @@
+"""Genes by name: symbols and Ensembl ids, the vocabularies of the models, and how much of a dataset they cover.
+
+A model knows a gene only by its token id. Two kinds of vocabulary lead there: Geneformer's goes from Ensembl ids and
+carries each gene's nonzero median (:class:`RankVocabulary`); scGPT's goes from gene symbols (:class:`SymbolVocabulary`).
+"""
+
+from __future__ import annotations
+
+import functools
+import io
+import json
+import pickle
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from scfm import cache
+
+if TYPE_CHECKING:
+    import anndata
+    import pandas as pd
+
+PAD, MASK, CLS, EOS = "<pad>", "<mask>", "<cls>", "<eos>"
+LOWEST_OVERLAP = 0.20
+
+
+class VocabularyError(ValueError):
+    """A dataset and a vocabulary do not fit each other, or a vocabulary file is not what it should be."""
+
+
+# --- pickles from outside -------------------------------------------------------------------------
+
+
+class _OnlyNumbers(pickle.Unpickler):
+    """Numbers, strings, lists and dicts need no imports; numpy scalars need these three. Everything else is refused."""
+
+    ALLOWED = frozenset(
+        {
+            ("numpy.core.multiarray", "scalar"),
+            ("numpy._core.multiarray", "scalar"),
+            ("numpy", "dtype"),
+        }
+    )
+
+    def find_class(self, module: str, name: str) -> Any:
+        if (module, name) not in self.ALLOWED:
+            raise VocabularyError(
+                f"This pickle asks to import {module}.{name}. A gene dictionary holds only text and numbers, so it was "
+                "refused and nothing in it was run. Get the file again from its official source."
+            )
+        return super().find_class(module.replace("numpy.core", "numpy._core"), name)
+
+
+def restricted_load(path: str | Path) -> dict:
+    """Read a pickled dictionary of text and numbers, running no code that the file may contain.
+
+    Raises
+    ------
+    VocabularyError
+        If the pickle asks for anything but numpy scalars, is damaged, or does not hold a dictionary.
+    """
+    path = Path(path)
+    try:
+        content = _OnlyNumbers(io.BytesIO(path.read_bytes())).load()
+    except VocabularyError as error:
+        raise VocabularyError(f"{path.name}: {error}") from None
+    except Exception as error:  # a damaged pickle can raise nearly anything
+        raise VocabularyError(
+            f"{path.name} is not a readable pickle ({error}); it may be cut off. Fetch it again."
+        ) from error
+    if not isinstance(content, dict):
+        raise VocabularyError(f"{path.name} holds a {type(content).__name__}; a gene dictionary was expected.")
+    return content
+
+
+# --- symbols and Ensembl ids ----------------------------------------------------------------------
+
+
+@functools.lru_cache(maxsize=1)
+def gene_table() -> pd.DataFrame:
+    """The bundled table of human genes: one row per pair of ``ensembl_id`` and ``gene_symbol``, best pair first."""
+    import pandas as pd
+
+    return pd.read_csv(cache.repo_data() / "genes.tsv.gz", sep="\t", comment="#", dtype=str, keep_default_na=False)
+
+
+@functools.lru_cache(maxsize=1)
+def symbol_to_ensembl() -> dict[str, str]:
+    """Gene symbol → Ensembl id (human). A symbol that stands for several genes gives the one most datasets mean."""
+    table = gene_table().drop_duplicates("gene_symbol")
+    return dict(zip(table["gene_symbol"], table["ensembl_id"], strict=True))
+
+
+@functools.lru_cache(maxsize=1)
+def ensembl_to_symbol() -> dict[str, str]:
+    """Ensembl id (human) → gene symbol."""
+    table = gene_table().drop_duplicates("ensembl_id")
+    return dict(zip(table["ensembl_id"], table["gene_symbol"], strict=True))
+
+
+# --- Geneformer's kind: Ensembl id → token and median ---------------------------------------------
+
+# where the published dictionaries lie: in the hub's layout, or in a folder of SCFM_CACHE under their older file names
+_PUBLISHED: dict[str, dict[str, tuple[str, ...]]] = {
+    "V1": {
+        "tokens": (
+            "geneformer/gene_dictionaries_30m/token_dictionary_gc30M.pkl",
+            "dictionaries/geneformer/v1_30M/token_dictionary.pkl",
+        ),
+        "medians": (
+            "geneformer/gene_dictionaries_30m/gene_median_dictionary_gc30M.pkl",
+            "dictionaries/geneformer/v1_30M/gene_median_dictionary.pkl",
+        ),
+        "mapping": (
+            "geneformer/gene_dictionaries_30m/ensembl_mapping_dict_gc30M.pkl",
+            "dictionaries/geneformer/v1_30M/ensembl_mapping_dict_gc30M.pkl",
+        ),
+        "symbols": (
+            "geneformer/gene_dictionaries_30m/gene_name_id_dict_gc30M.pkl",
+            "dictionaries/geneformer/v1_30M/gene_name_id_dict.pkl",
+        ),
+    },
+    "V2": {
+        part: (f"geneformer/{stem}_gc104M.pkl", f"dictionaries/geneformer/v2_104M/{stem}_gc104M.pkl")
+        for part, stem in {
+            "tokens": "token_dictionary",
+            "medians": "gene_median_dictionary",
+            "mapping": "ensembl_mapping_dict",
+            "symbols": "gene_name_id_dict",
+        }.items()
+    },
+}
+_MAX_LENGTH = {"V1": 2048, "V2": 4096}
+
+
+@dataclass(frozen=True)
+class RankVocabulary:
+    """What a Geneformer-like model needs to know about genes.
+
+    ``tokens``: Ensembl id → token id. ``medians``: Ensembl id → median of its nonzero counts per 10,000 over the pretraining
+    corpus. ``mapping``: retired or alternative Ensembl ids (upper case) → current ones. ``max_len``: most tokens in a cell.
+    """
+
+    name: str
+    tokens: Mapping[str, int]
+    medians: Mapping[str, float]
+    mapping: Mapping[str, str] = field(repr=False)
+    symbols: Mapping[str, str] = field(repr=False)
+    special: Mapping[str, int]
+    max_len: int
+
+    @classmethod
+    def published(cls, version: str) -> RankVocabulary:
+        """The dictionaries of Geneformer ``"V1"`` (30M cells) or ``"V2"`` (104M cells), from the cache or the hub."""
+        if version not in _PUBLISHED:
+            raise VocabularyError(f"There is no Geneformer vocabulary {version!r}; there are {', '.join(_PUBLISHED)}.")
+        return _published(version)
+
+    @classmethod
+    def load(cls, folder: str | Path) -> RankVocabulary:
+        """Read the vocabulary that :meth:`save` wrote into a model's folder."""
+        import pandas as pd
+
+        path = Path(folder) / "vocabulary.tsv.gz"
+        if not path.exists():
+            raise VocabularyError(f"{folder} has no vocabulary.tsv.gz, so its token ids cannot be matched to genes.")
+        table = pd.read_csv(path, sep="\t", dtype={"ensembl_id": str, "gene_symbol": str}, keep_default_na=False)
+        special = table[table["ensembl_id"].str.startswith("<")]
+        genes = table.drop(special.index)
+        ids = genes["ensembl_id"].tolist()
+        settings = json.loads((Path(folder) / "tokenizer.json").read_text())
+        return cls(
+            name=settings["name"],
+            tokens=dict(zip(ids, genes["token_id"].tolist(), strict=True)),
+            medians=dict(zip(ids, genes["median"].astype(float).tolist(), strict=True)),
+            mapping={gene: gene for gene in ids},
+            symbols=dict(zip(ids, genes["gene_symbol"].tolist(), strict=True)),
+            special=dict(zip(special["ensembl_id"], special["token_id"].tolist(), strict=True)),
+            max_len=settings["max_len"],
+        )
+
+    def save(self, folder: str | Path) -> None:
+        """Write ``vocabulary.tsv.gz`` (token id, Ensembl id, symbol, median) and ``tokenizer.json`` into ``folder``."""
+        import pandas as pd
+
+        genes = sorted(self.tokens, key=self.tokens.__getitem__)
+        table = pd.DataFrame(
+            {
+                "token_id": [*self.special.values(), *(self.tokens[gene] for gene in genes)],
+                "ensembl_id": [*self.special, *genes],
+                "gene_symbol": [*self.special, *(self.symbols.get(gene, "") for gene in genes)],
+                "median": [1.0] * len(self.special) + [self.medians[gene] for gene in genes],
+            }
+        )
+        with cache.atomic_write(Path(folder) / "vocabulary.tsv.gz") as path:
+            # mtime 0: the same vocabulary gives the same bytes, so its hash can be published
+            table.to_csv(path, sep="\t", index=False, compression={"method": "gzip", "mtime": 0})
+        with cache.atomic_write(Path(folder) / "tokenizer.json") as path:
+            path.write_text(json.dumps({"name": self.name, "max_len": self.max_len}, indent=1) + "\n")
+
+    def __len__(self) -> int:
+        return len(self.tokens) + len(self.special)
+
+    @property
+    def starts_with_cls(self) -> bool:
+        """Whether a cell's tokens are framed by ``<cls>`` and ``<eos>`` (V2 and our mini) or bare (V1)."""
+        return CLS in self.special
+
+    @functools.cached_property
+    def _gene_of(self) -> dict[int, str]:
+        return {token: gene for gene, token in [*self.tokens.items(), *self.special.items()]}
+
+    def gene(self, token_id: int) -> str:
+        """Ensembl id (or special token) of a token id."""
+        return self._gene_of[int(token_id)]
+
+    def symbol(self, token_id: int) -> str:
+        """Gene symbol of a token id; the Ensembl id where no symbol is known."""
+        gene = self.gene(token_id)
+        return self.symbols.get(gene) or gene
+
+    @functools.cached_property
+    def _token_of_symbol(self) -> dict[str, int]:
+        # two Ensembl ids can share a symbol; the lower token id answers for both
+        pairs = sorted(((token, self.symbols.get(gene, "")) for gene, token in self.tokens.items()), reverse=True)
+        return {symbol: token for token, symbol in pairs if symbol}
+
+    def token(self, gene: str) -> int:
+        """Token id of a gene given as Ensembl id or symbol, or of a special token such as ``<mask>``."""
+        if gene in self.special:
+            return self.special[gene]
+        current = self.mapping.get(gene.upper(), gene)
+        token = self.tokens.get(current, self._token_of_symbol.get(gene))
+        if token is None:
+            raise VocabularyError(f"{gene!r} is not in the vocabulary {self.name}.")
+        return token
+
+    def columns(self, ensembl_ids: Iterable[str]) -> tuple[np.ndarray, np.ndarray]:
+        """For each column of a dataset its token id (int32; -1: not in the vocabulary) and its median (float64).
+
+        Columns that map to the same gene get the same token: their counts are to be summed.
+        """
+        tokens: list[int] = []
+        medians: list[float] = []
+        for gene in ensembl_ids:
+            current = self.mapping.get(str(gene).upper())
+            known = current is not None and current in self.tokens and current in self.medians
+            tokens.append(self.tokens[current] if known else -1)  # type: ignore[index]
+            medians.append(self.medians[current] if known else 1.0)  # type: ignore[index]
+        return np.asarray(tokens, dtype=np.int32), np.asarray(medians, dtype=np.float64)
+
+
+@functools.lru_cache(maxsize=2)
+def _published(version: str) -> RankVocabulary:
+    content = {}
+    for part, names in _PUBLISHED[version].items():
+        path = cache.find(*names)
+        if path is None:
+            from scfm import hub  # the only step that may need a network
+
+            path = hub.fetch_dictionary(names[0])
+        content[part] = restricted_load(path)
+    specials = {token: int(number) for token, number in content["tokens"].items() if token.startswith("<")}
+    symbols: dict[str, str] = {}
+    for symbol, gene in content["symbols"].items():
+        symbols.setdefault(gene, symbol)
+    return RankVocabulary(
+        name=f"geneformer-{version.lower()}",
+        tokens={gene: int(number) for gene, number in content["tokens"].items() if gene not in specials},
+        medians={gene: float(median) for gene, median in content["medians"].items()},
+        mapping=content["mapping"],
+        symbols=symbols,
+        special=specials,
+        max_len=_MAX_LENGTH[version],
+    )
+
+
+# --- scGPT's kind: symbol → token -----------------------------------------------------------------
+
+
+@dataclass(frozen=True)
+class SymbolVocabulary:
+    """scGPT's vocabulary: gene symbol → token id, with ``<pad>``, ``<cls>`` and ``<eoc>`` after the genes."""
+
+    name: str
+    tokens: Mapping[str, int]
+    special: Mapping[str, int]
+
+    @classmethod
+    def load(cls, path: str | Path) -> SymbolVocabulary:
+        """Read a ``vocab.json``. Special tokens that the file lacks are numbered after the genes, as upstream does."""
+        try:
+            content = json.loads(Path(path).read_text())
+        except (json.JSONDecodeError, UnicodeDecodeError) as error:
+            raise VocabularyError(f"{path} is not a readable JSON file ({error}); it may be cut off.") from error
+        if not isinstance(content, dict) or not all(isinstance(token, int) for token in content.values()):
+            raise VocabularyError(f"{path} should hold one object of gene symbol → token id.")
+        special = {name: content.pop(name) for name in (PAD, CLS, "<eoc>") if name in content}
+        for name in (PAD, CLS, "<eoc>"):
+            if name not in special:
+                special[name] = 1 + max([*content.values(), *special.values()], default=-1)
+        return cls(name=Path(path).stem, tokens=content, special=special)
+
+    def __len__(self) -> int:
+        return len(self.tokens) + len(self.special)
+
+    def token(self, gene: str) -> int:
+        """Token id of a gene symbol or a special token."""
+        token = self.special.get(gene, self.tokens.get(gene))
+        if token is None:
+            raise VocabularyError(f"{gene!r} is not in the vocabulary {self.name}, which goes by gene symbols.")
+        return token
+
+    def columns(self, symbols: Iterable[str]) -> np.ndarray:
+        """Token id of each column's gene symbol (int32; -1: not in the vocabulary)."""
+        return np.asarray([self.tokens.get(str(symbol), -1) for symbol in symbols], dtype=np.int32)
+
+
+# --- do a dataset and a vocabulary fit? -----------------------------------------------------------
+
+
+@dataclass(frozen=True)
+class Overlap:
+    """How much of a dataset a vocabulary covers."""
+
+    n_genes: int
+    n_mapped: int
+    fraction_counts: float
+    missing: tuple[str, ...]
+
+    @property
+    def fraction_genes(self) -> float:
+        return self.n_mapped / max(self.n_genes, 1)
+
+    def __str__(self) -> str:
+        return (
+            f"{self.n_mapped:,} of {self.n_genes:,} genes ({self.fraction_genes:.0%}) are in the vocabulary; "
+            f"they hold {self.fraction_counts:.1%} of all counts."
+        )
+
+
+def overlap(adata: anndata.AnnData, vocabulary: RankVocabulary | SymbolVocabulary) -> Overlap:
+    """Count the genes and the counts of ``adata`` that ``vocabulary`` covers.
+
+    Raises
+    ------
+    VocabularyError
+        If under 20 % of the genes are known: another species, another kind of gene id, or the wrong vocabulary.
+    """
+    by_symbol = isinstance(vocabulary, SymbolVocabulary)
+    column = "gene_symbol" if by_symbol else "ensembl_id"
+    if column not in adata.var:
+        raise VocabularyError(
+            f"adata.var has no column {column!r}; read the file with scfm.load_dataset, which makes it."
+        )
+    names = adata.var[column].astype(str).to_numpy()
+    tokens = vocabulary.columns(names) if isinstance(vocabulary, SymbolVocabulary) else vocabulary.columns(names)[0]
+    known = tokens >= 0
+    per_gene = np.asarray(adata.X.sum(axis=0)).ravel()
+    # the genes that are missed most are the ones to look at first
+    missed = np.flatnonzero(~known)
+    missed = missed[np.argsort(-per_gene[missed], kind="stable")]
+    found = Overlap(
+        n_genes=len(names),
+        n_mapped=int(known.sum()),
+        fraction_counts=float(per_gene[known].sum() / max(per_gene.sum(), 1e-12)),
+        missing=tuple(names[missed[:10]]),
+    )
+    if found.fraction_genes < LOWEST_OVERLAP:
+        raise VocabularyError(
+            f"Only {found.n_mapped:,} of {found.n_genes:,} genes ({found.fraction_genes:.1%}) are in the vocabulary "
+            f"{vocabulary.name}; at least {LOWEST_OVERLAP:.0%} are needed for its tokens to mean anything. Not found, for "
+            f"example: {', '.join(found.missing[:5])}. It goes by human {'gene symbols' if by_symbol else 'Ensembl ids'}: "
+            "check the species and the kind of gene id."
+        )
+    return found

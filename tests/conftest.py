@@ -1,0 +1,34 @@
+"""Fixtures for all tests. What needs files that are not in the repository says so when it is skipped."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+
+from scfm import cache
+
+
+@pytest.fixture(scope="session")
+def shared() -> Callable[[str], Path]:
+    """``shared("golden/scgpt_plain")`` → its path in one of the folders of SCFM_CACHE, or a skip that says what to set."""
+
+    def locate(name: str) -> Path:
+        path = cache.find(name)
+        if path is None:
+            pytest.skip(f"needs {name} in a folder of SCFM_CACHE (not part of the repository)")
+        return path
+
+    return locate
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    gpu_items = [item for item in items if item.get_closest_marker("gpu")]
+    if not gpu_items:
+        return
+    import torch
+
+    if not torch.cuda.is_available():
+        for item in gpu_items:
+            item.add_marker(pytest.mark.skip(reason="needs a CUDA device; this machine has none"))
