@@ -171,7 +171,7 @@ class RankVocabulary:
         special = table[table["ensembl_id"].str.startswith("<")]
         genes = table.drop(special.index)
         ids = genes["ensembl_id"].tolist()
-        settings = json.loads((Path(folder) / "tokenizer.json").read_text())
+        settings = json.loads((Path(folder) / "rank_tokenizer.json").read_text())
         return cls(
             name=settings["name"],
             tokens=dict(zip(ids, genes["token_id"].tolist(), strict=True)),
@@ -183,7 +183,7 @@ class RankVocabulary:
         )
 
     def save(self, folder: str | Path) -> None:
-        """Write ``vocabulary.tsv.gz`` (token id, Ensembl id, symbol, median) and ``tokenizer.json`` into ``folder``."""
+        """Write ``vocabulary.tsv.gz`` (token id, Ensembl id, symbol, median) and ``rank_tokenizer.json`` into ``folder``."""
         import pandas as pd
 
         genes = sorted(self.tokens, key=self.tokens.__getitem__)
@@ -198,7 +198,7 @@ class RankVocabulary:
         with cache.atomic_write(Path(folder) / "vocabulary.tsv.gz") as path:
             # mtime 0: the same vocabulary gives the same bytes, so its hash can be published
             table.to_csv(path, sep="\t", index=False, compression={"method": "gzip", "mtime": 0})
-        with cache.atomic_write(Path(folder) / "tokenizer.json") as path:
+        with cache.atomic_write(Path(folder) / "rank_tokenizer.json") as path:
             path.write_text(json.dumps({"name": self.name, "max_len": self.max_len}, indent=1) + "\n")
 
     def __len__(self) -> int:
