@@ -13,30 +13,49 @@ N_BUCKETS = 4096  # of the rank sort: about two genes of a cell share a bucket
 LONG_BUCKET = 24  # from here on sorting a bucket by insertion would be slow
 
 
-@njit(cache=True, nogil=True, error_model="numpy")
-def census(indptr, indices, data, column_token, first, last, n_genes, row_sum, bad):
-    """Count per cell the genes that have a token (a stored zero is no gene) and sum its counts; count unusable values.
+# A column's token: >= 0 its gene's; -1 not in the vocabulary; <= -2 its gene has several columns, and it is group -2 - token.
 
-    bad: int64 (3,): values that are not finite, negative, fractional.
+
+@njit(cache=True, nogil=True, error_model="numpy")
+def census(indptr, indices, data, column_token, n_groups, first, last, n_genes, row_sum, kept_sum, bad):
+    """Per cell: the genes that have a token (a stored zero is no gene), all its counts, the counts of those genes.
+
+    bad: int64 (4,): values that are not finite, negative, fractional; entries out of the order of the columns.
     """
+    counted_in = np.full(n_groups, -1, np.int64)
     not_finite = 0
     negative = 0
     fractional = 0
+    unsorted = 0
     for cell in range(first, last):
         n = 0
         total = 0.0
+        kept = 0.0
+        previous = -1
         for j in range(indptr[cell], indptr[cell + 1]):
             x = np.float64(data[j])
+            column = indices[j]
+            token = column_token[column]
             total += x
-            n += x != 0.0 and column_token[indices[j]] >= 0
+            if token != -1:
+                kept += x
+                if token >= 0:
+                    n += x != 0.0
+                elif x != 0.0 and counted_in[-2 - token] != cell:
+                    counted_in[-2 - token] = cell
+                    n += 1
             fractional += x != np.rint(x)
             negative += x < 0.0
             not_finite += not np.isfinite(x)
+            unsorted += column <= previous
+            previous = column
         n_genes[cell] = n
         row_sum[cell] = total
+        kept_sum[cell] = kept
     bad[0] += not_finite
     bad[1] += negative
     bad[2] += fractional
+    bad[3] += unsorted
 
 
 @njit(cache=True, nogil=True, inline="always")
@@ -68,7 +87,9 @@ def _heap_sort(order, low, high, value, token):
 
 
 @njit(cache=True, nogil=True, error_model="numpy")
-def rank(indptr, indices, data, n_counts, column_token, column_median, first, last, offsets, tokens, cls, eos):
+def rank(
+    indptr, indices, data, n_counts, column_token, column_median, group_token, first, last, offsets, tokens, cls, eos
+):
     """Write the tokens of each cell, by decreasing value, into tokens[offsets[cell]:offsets[cell + 1]].
 
     The room between the offsets says how many genes are kept. Genes are first thrown into buckets by the leading bits of
@@ -83,6 +104,10 @@ def rank(indptr, indices, data, n_counts, column_token, column_median, first, la
     token = np.empty(longest, np.int32)
     order = np.empty(longest, np.int32)
     start = np.empty(N_BUCKETS + 1, np.int64)
+    n_groups = len(group_token)
+    seen_in = np.full(n_groups, -1, np.int64)  # the last cell that had this gene, where in its list, how many counts
+    place = np.empty(n_groups, np.int64)
+    summed = np.empty(n_groups, np.float64)
 
     for cell in range(first, last):
         out = offsets[cell]
@@ -102,13 +127,25 @@ def rank(indptr, indices, data, n_counts, column_token, column_median, first, la
         for j in range(indptr[cell], indptr[cell + 1]):
             column = indices[j]
             x = np.float64(data[j])
-            if x != 0.0 and column_token[column] >= 0:
-                value[n] = x / depth * 1e4 / column_median[column]  # upstream's arithmetic, in upstream's order
-                token[n] = column_token[column]
-                single[n] = value[n]
-                least = min(least, bits[n])
-                most = max(most, bits[n])
-                n += 1
+            gene = column_token[column]
+            if x == 0.0 or gene == -1:
+                continue
+            i = n
+            if gene < -1:  # several columns are this gene: their counts are summed
+                group = -2 - gene
+                gene = group_token[group]
+                if seen_in[group] == cell:
+                    i = place[group]
+                    x += summed[group]
+                seen_in[group] = cell
+                place[group] = i
+                summed[group] = x
+            value[i] = x / depth * 1e4 / column_median[column]  # upstream's arithmetic, in upstream's order
+            token[i] = gene
+            single[i] = value[i]
+            least = min(least, bits[i])
+            most = max(most, bits[i])
+            n += i == n
         if n == 0:
             continue
 
@@ -146,3 +183,145 @@ def rank(indptr, indices, data, n_counts, column_token, column_median, first, la
             low = high
         for i in range(room):
             tokens[out + i] = token[order[i]]
+
+
+@njit(cache=True, nogil=True)
+def _quantile(ascending, n, q):
+    """numpy's linear quantile of ascending[:n], step by step, so that the last bit is the same."""
+    virtual = q * (n - 1)
+    if virtual >= n - 1:
+        return ascending[n - 1]
+    below = int(np.floor(virtual))
+    a = ascending[below]
+    b = ascending[below + 1]
+    t = virtual - below
+    if t >= 0.5:
+        return b - (b - a) * (1 - t)
+    return a + (b - a) * t
+
+
+@njit(cache=True, nogil=True)
+def _sort_values(value, n, tally, ascending):
+    """Copy value[:n] in ascending order into `ascending`; counts are few and small, so they are tallied, not sorted."""
+    largest = 0.0
+    whole = True
+    for i in range(n):
+        largest = max(largest, value[i])
+        whole = whole and value[i] == np.floor(value[i]) and value[i] > 0.0
+    if not whole or largest >= len(tally):
+        ascending[:n] = np.sort(value[:n])
+        return False
+    top = int(largest)
+    tally[: top + 1] = 0
+    for i in range(n):
+        tally[int(value[i])] += 1
+    k = 0
+    for count in range(1, top + 1):
+        for _ in range(tally[count]):
+            ascending[k] = count
+            k += 1
+    return True
+
+
+@njit(cache=True, nogil=True)
+def bin_values(value, n, quantiles, randomly, edges, ascending, tally, left, right, bins):
+    """The bin of each of value[:n], all nonzero: scGPT's quantile bins, 1 to len(quantiles).
+
+    L = number of edges <= x, R = number of edges < x; the bin is L or, randomly, ceil(u * (R - L) + L).
+    """
+    if n == 0:
+        return
+    tallied = _sort_values(value, n, tally, ascending)
+    n_edges = len(quantiles)
+    for k in range(n_edges):
+        edges[k] = _quantile(ascending, n, quantiles[k])
+    if tallied:  # one look-up per distinct count
+        at_most = 0
+        less = 0
+        for count in range(1, int(ascending[n - 1]) + 1):
+            while less < n_edges and edges[less] < count:
+                less += 1
+            at_most = max(at_most, less)
+            while at_most < n_edges and edges[at_most] <= count:
+                at_most += 1
+            left[count] = at_most
+            right[count] = less
+    for i in range(n):
+        if tallied:
+            high = left[int(value[i])]
+            low = right[int(value[i])]
+        else:
+            high = np.searchsorted(edges, value[i], side="right")
+            low = np.searchsorted(edges, value[i], side="left")
+        if randomly:
+            bins[i] = np.ceil(np.random.random() * (low - high) + high)  # noqa: NPY002 (numba's own, seeded below)
+        else:
+            bins[i] = high
+
+
+@njit(cache=True, nogil=True)
+def encode_bins(
+    indptr, indices, data, column_token, quantiles, scale_to, log1p, zeros, cls, seed, sample_seed, first, last,
+    offsets, tokens, values,
+):  # fmt: skip
+    """Write tokens and values of each cell: <cls> with 0, then the genes in the order of their columns.
+
+    No quantiles: the values stay unbinned. Where there are more genes than room, a random sample is kept.
+    """
+    n_columns = len(column_token)
+    value = np.empty(n_columns, np.float64)
+    bins = np.empty(n_columns, np.float64)
+    ascending = np.empty(n_columns, np.float64)
+    token = np.empty(n_columns, np.int32)
+    dense = np.zeros(n_columns if zeros else 0, np.float64)
+    edges = np.empty(len(quantiles), np.float64)
+    tally = np.empty(4096, np.int64)
+    left = np.empty(4096, np.int64)
+    right = np.empty(4096, np.int64)
+
+    for cell in range(first, last):
+        n = 0
+        total = 0.0
+        for j in range(indptr[cell], indptr[cell + 1]):
+            x = np.float64(data[j])
+            if x != 0.0 and column_token[indices[j]] >= 0:
+                value[n] = x
+                token[n] = indices[j] if zeros else column_token[indices[j]]
+                total += x
+                n += 1
+        if len(quantiles) > 0:
+            if seed >= 0:
+                np.random.seed(seed)  # noqa: NPY002 (again for each cell: its bins do not depend on the cells before it)
+            bin_values(value, n, quantiles, seed >= 0, edges, ascending, tally, left, right, bins)
+        else:
+            for i in range(n):
+                bins[i] = value[i] / total * scale_to if scale_to > 0.0 else value[i]
+                if log1p:
+                    bins[i] = np.log1p(bins[i])
+        if zeros:  # all genes of the vocabulary, in the order of the columns
+            for i in range(n):
+                dense[token[i]] = bins[i]
+            n = 0
+            for column in range(n_columns):
+                if column_token[column] >= 0:
+                    token[n] = column_token[column]
+                    bins[n] = dense[column]
+                    n += 1
+            dense[:] = 0.0
+
+        out = offsets[cell]
+        if cls >= 0:
+            tokens[out] = cls
+            values[out] = 0.0
+            out += 1
+        room = offsets[cell + 1] - out
+        if room < n:
+            np.random.seed((sample_seed + cell) % 4294967296)  # noqa: NPY002
+        taken = 0
+        for i in range(n):
+            # each gene is kept with the chance that just fills the room (Knuth's selection sampling): order is kept
+            if room - taken < n - i and np.random.random() * (n - i) >= room - taken:  # noqa: NPY002
+                continue
+            tokens[out + taken] = token[i]
+            values[out + taken] = bins[i]
+            taken += 1
