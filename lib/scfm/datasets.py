@@ -1,0 +1,258 @@
+"""Datasets by name or from a file, always in the same form: raw counts of human genes, cells in the rows.
+
+    adata = scfm.load_dataset("pbmc68k")          # a name of data/datasets.toml
+    adata = scfm.load_dataset("my_cells.h5ad")    # or a file of your own
+
+The form that everything else in the course relies on:
+
+- ``X``: CSR float32 of whole numbers, cells x genes
+- ``obs``: ``cell_type``, ``batch``, ``condition`` (categories; "unknown" where not known), ``n_counts`` (of the whole cell,
+  before any gene was dropped), ``donor`` where known; the file's own columns stay beside them
+- ``var``: ``ensembl_id`` ("" where not known), ``gene_symbol``; a unique index
+- ``uns["scfm"]``: name, source, sha256, licence, citation, and what was done to the genes
+"""
+
+from __future__ import annotations
+
+import difflib
+import functools
+import importlib.util
+import logging
+import tomllib
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from scfm import cache
+from scfm.errors import (
+    ColumnError,
+    DatasetError,
+    DownloadError,
+    FileFormatError,
+    GeneNameError,
+    NotCountsError,
+    UnknownDatasetError,
+)
+from scfm.form import UNKNOWN, in_form
+from scfm.technology import simulate_batch
+
+if TYPE_CHECKING:
+    import anndata
+    import pandas as pd
+
+__all__ = [
+    "ColumnError",
+    "DatasetError",
+    "DownloadError",
+    "FileFormatError",
+    "GeneNameError",
+    "NotCountsError",
+    "UnknownDatasetError",
+    "entries",
+    "list_datasets",
+    "load_dataset",
+    "simulate_batch",
+]
+
+log = logging.getLogger("scfm")
+
+
+@functools.lru_cache(maxsize=1)
+def entries() -> dict[str, dict[str, Any]]:
+    """The list of datasets (data/datasets.toml): name → its entry."""
+    with (cache.repo_data() / "datasets.toml").open("rb") as file:
+        return tomllib.load(file)
+
+
+def list_datasets() -> pd.DataFrame:
+    """All datasets by name: what each is, how large, under which licence, and whether it is at hand."""
+    import pandas as pd
+
+    fields = ("title", "tissue", "cells", "genes", "counts", "split", "bytes", "licence", "citation", "doi")
+    rows = {
+        name: {"availability": _availability(entry), **{field: entry.get(field) for field in fields}}
+        for name, entry in entries().items()
+    }
+    table = pd.DataFrame.from_dict(rows, orient="index")
+    table["megabytes"] = (table.pop("bytes").astype(float) / 1e6).round(1)
+    return table.astype({"cells": "Int64", "genes": "Int64"}).rename_axis("name")
+
+
+def _availability(entry: dict[str, Any]) -> str:
+    source = entry["source"]
+    if source in ("bundled", "simulated"):
+        return "bundled"
+    if cache.find(entry["file"] if source == "cache" else f"downloads/{entry['file']}"):
+        return "in cache"
+    if source == "cache":
+        return "not here (a file of SCFM_CACHE)"
+    return "download" if source == "download" else "download (needs cellxgene-census)"
+
+
+def load_dataset(
+    name_or_path: str | Path, label: str | None = None, batch: str | None = None, seed: int = 0
+) -> anndata.AnnData:
+    """Load a dataset by name, or a file, as raw counts in the course's form (see the top of this module).
+
+    ``label``, ``batch``: columns of the file's ``obs`` to use as ``cell_type`` and ``batch``. ``seed``: for what is drawn at
+    random (the simulated batch, a slice of the Census).
+
+    Raises
+    ------
+    UnknownDatasetError
+        If there is no such name and no such file; close names are given.
+    NotCountsError, GeneNameError, FileFormatError, ColumnError, DownloadError
+        If the file does not hold raw counts of human genes, cannot be read, lacks the column, or could not be fetched.
+    """
+    name = str(name_or_path)
+    entry = entries().get(name)
+    if entry is None:
+        path = Path(name_or_path).expanduser()
+        if not path.exists():
+            raise UnknownDatasetError(_not_found(name))
+        from scfm.readers import read_any
+
+        entry = {"title": path.name, "source": "file", "file": str(path), "licence": UNKNOWN, "citation": UNKNOWN}
+        adata = in_form(read_any(path), path.name.split(".")[0], entry, cache.sha256(path), label, batch)
+    elif entry["source"] == "simulated":
+        base = entries()[entry["of"]]
+        raw, sha256 = _read_entry(entry["of"], base, seed)
+        adata = simulate_batch(in_form(raw, entry["of"], base, sha256, label, batch), seed)
+        adata.uns["scfm"] |= {"name": name, "title": entry["title"], "citation": entry["citation"]}
+    elif entry.get("fallback") and _availability(entry) != "in cache":
+        log.warning(
+            "%s is in no folder of SCFM_CACHE; %s is loaded instead: %s", name, entry["fallback"], entry["notes"]
+        )
+        return load_dataset(entry["fallback"], label, batch, seed)
+    else:
+        raw, sha256 = _read_entry(name, entry, seed)
+        adata = in_form(raw, name, entry, sha256, label, batch)
+    cache.announce("dataset", adata.uns["scfm"]["name"], adata.uns["scfm"]["sha256"])
+    return adata
+
+
+def _not_found(name: str) -> str:
+    near = difflib.get_close_matches(name, entries(), n=3, cutoff=0.5)
+    hint = f" Did you mean {' or '.join(near)}?" if near else ""
+    if Path(name).suffix or "/" in name:
+        return f"There is no file {name} (seen from {Path.cwd()}).{hint} scfm.list_datasets() shows the sets known by name."
+    return f"There is no dataset named {name!r} and no such file.{hint} scfm.list_datasets() shows all names."
+
+
+# --- where the listed sets come from ----------------------------------------------------------------
+
+
+def _read_entry(name: str, entry: dict[str, Any], seed: int) -> tuple[anndata.AnnData, str]:
+    """Read a listed set as its file holds it, and the sha256 of the file."""
+    from scfm.readers import read_any
+
+    if entry["source"] == "bundled":
+        path = _bundled(entry["file"])
+        sha256 = cache.sha256(path)
+        if sha256 != entry["sha256"]:
+            log.warning(
+                "%s differs from the file this course was tested with (another scanpy); its counts are checked.", name
+            )
+        return _recover_pbmc68k(path), sha256
+    if entry["source"] == "cache":
+        path = _in_cache(name, entry)
+    elif entry["source"] == "census":
+        path = _census(entry, seed)
+    else:
+        path = _fetch(entry)
+    adata = read_any(path)
+    if "labels" in entry:
+        column = entry["labels"]["column"]
+        adata.obs[column] = _read_labels(_fetch(entry["labels"]), entry["labels"]).reindex(adata.obs_names).to_numpy()
+    return adata, cache.sha256(path)
+
+
+def _bundled(file: str) -> Path:
+    package, _, inside = file.partition("/")
+    spec = importlib.util.find_spec(package)  # finding costs nothing, importing scanpy two seconds
+    path = Path(spec.origin).parent / inside if spec and spec.origin else None
+    if path is None or not path.exists():
+        raise DatasetError(
+            f"{file} comes with the package {package}, which lacks it or is not installed: pip install {package}"
+        )
+    return path
+
+
+def _in_cache(name: str, entry: dict[str, Any]) -> Path:
+    path = cache.find(entry["file"])
+    if path is None:
+        looked = ", ".join(map(str, cache.folders())) or "no folder"
+        raise DatasetError(
+            f"{name} is the file {entry['file']} of a folder named by SCFM_CACHE; it is not there (looked in: {looked}). Set "
+            "SCFM_CACHE to the folder that holds it; scfm.list_datasets() shows what is bundled or can be downloaded."
+        )
+    if cache.sha256(path) != entry["sha256"]:
+        raise FileFormatError(
+            f"{path} is not the file that is listed as {name} (sha256 {entry['sha256']} expected, {cache.sha256(path)} "
+            "found): changed or damaged. Copy it again, or give its path to load it as a file of your own."
+        )
+    return path
+
+
+def _downloads(file: str) -> Path:
+    """The downloads folder that has the file, else the one that takes new files."""
+    found = cache.find(f"downloads/{file}")
+    return found.parent if found else cache.writable() / "downloads"
+
+
+def _fetch(entry: dict[str, Any]) -> Path:
+    from scfm.download import fetch
+
+    file = entry["file"]
+    return fetch(file, entry["urls"], _downloads(file), sha256=entry.get("sha256"), md5=entry.get("md5"))
+
+
+def _census(entry: dict[str, Any], seed: int) -> Path:
+    from scfm.census import slice_census
+    from scfm.download import fetch
+
+    file = entry["file"] if seed == 0 else entry["file"].replace(".h5ad", f"_seed{seed}.h5ad")
+    folder = _downloads(file)
+    if not (folder / file).exists():
+        adata = slice_census(entry, seed)
+        with cache.atomic_write(folder / file) as path:
+            adata.write_h5ad(path)
+    return fetch(file, [], folder)  # checks against the record of the first time, or makes it
+
+
+def _read_labels(path: Path, entry: dict[str, Any]) -> pd.Series:
+    import pandas as pd
+
+    if path.suffix == ".h5ad":
+        import h5py
+        from anndata.io import read_elem
+
+        with h5py.File(path) as file:
+            return read_elem(file["obs"])[entry["column"]].astype(str)
+    return pd.read_csv(path, sep="\t", dtype=str).set_index(entry["key"])[entry["column"]]
+
+
+def _recover_pbmc68k(path: Path) -> anndata.AnnData:
+    """Undo scanpy's preprocessing: raw = log1p(counts / n_counts * 10,000), stored to three decimals.
+
+    A rounding of ±0.0005 in raw is one of ±0.0005 (count + n_counts / 10,000) in the count: further off, it was not counts.
+    """
+    import anndata
+
+    from scfm.readers import read_any
+
+    stored = read_any(path)
+    logged = stored.raw.X.tocsr().astype(np.float64)
+    scale = np.repeat(stored.obs["n_counts"].to_numpy(np.float64) / 1e4, np.diff(logged.indptr))
+    recovered = np.expm1(logged.data) * scale
+    off = np.abs(recovered - np.rint(recovered))
+    if (off > 0.0006 * (recovered + scale) + 1e-3).any() or off.max() > 0.25:
+        raise NotCountsError(
+            f"The counts of pbmc68k could not be recovered from {path.name}: some are {off.max():.2f} away from a whole number. "
+            "This scanpy bundles another file than the course knows; install the version of requirements.lock."
+        )
+    logged.data = np.rint(recovered)
+    return anndata.AnnData(
+        X=logged.astype(np.float32), obs=stored.obs[["bulk_labels", "n_counts"]], var=stored.raw.var[[]].copy()
+    )
