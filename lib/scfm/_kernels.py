@@ -9,8 +9,9 @@ from __future__ import annotations
 import numpy as np
 from numba import njit
 
-N_BUCKETS = 4096  # of the rank sort: about two genes of a cell share a bucket
-LONG_BUCKET = 24  # from here on sorting a bucket by insertion would be slow
+RADIX_BITS = 11  # of each of the two passes of the rank sort
+RADIX = 1 << RADIX_BITS
+LONG_RUN = 24  # from here on sorting by insertion would be slow
 
 
 # A column's token: >= 0 its gene's; -1 not in the vocabulary; <= -2 its gene has several columns, and it is group -2 - token.
@@ -66,7 +67,7 @@ def _comes_first(a, b, value, token):
 
 @njit(cache=True, nogil=True)
 def _heap_sort(order, low, high, value, token):
-    """Sort order[low:high] in place; for the rare bucket in which many genes (nearly) tie."""
+    """Sort order[low:high] in place; for the rare cell in which many genes (nearly) tie."""
     n = high - low
     for end in range(n - 1 + n // 2, 0, -1):  # first build the heap, then take its top, again and again
         if end >= n:
@@ -86,14 +87,70 @@ def _heap_sort(order, low, high, value, token):
             root = child
 
 
+@njit(cache=True, nogil=True)
+def _sort_run(order, low, high, value, token):
+    """Put order[low:high], whose keys are equal, into exact order."""
+    if high - low > LONG_RUN:
+        _heap_sort(order, low, high, value, token)
+        return
+    for i in range(low + 1, high):
+        gene = order[i]
+        k = i
+        while k > low and _comes_first(gene, order[k - 1], value, token):
+            order[k] = order[k - 1]
+            k -= 1
+        order[k] = gene
+
+
+@njit(cache=True, nogil=True)
+def _sort_genes(order, room, n, value, token, bits, most, least, pairs, swapped, digits):
+    """Fill order[:room] with the indices of value[:n], largest first.
+
+    A radix sort in two passes on the leading 22 bits that the cell's values differ in (bits of float32), then an exact
+    comparison of the float64 values wherever these bits are equal.
+    """
+    shift = np.uint32(0)
+    while (most - least) >> shift >= RADIX * RADIX:
+        shift += np.uint32(1)
+    digits[:] = 0
+    for i in range(n):
+        key = (most - bits[i]) >> shift
+        pairs[i] = np.uint64(key) << np.uint64(32) | np.uint64(i)
+        digits[0, key & np.uint32(RADIX - 1)] += 1
+        digits[1, key >> np.uint32(RADIX_BITS)] += 1
+    low_start = 0
+    high_start = 0
+    for digit in range(RADIX):
+        digits[0, digit], low_start = low_start, low_start + digits[0, digit]
+        digits[1, digit], high_start = high_start, high_start + digits[1, digit]
+    for i in range(n):
+        digit = (pairs[i] >> np.uint64(32)) & np.uint64(RADIX - 1)
+        swapped[digits[0, digit]] = pairs[i]
+        digits[0, digit] += 1
+    for i in range(n):
+        digit = swapped[i] >> np.uint64(32 + RADIX_BITS)
+        pairs[digits[1, digit]] = swapped[i]
+        digits[1, digit] += 1
+
+    for i in range(n):
+        order[i] = np.int32(pairs[i] & np.uint64(0xFFFFFFFF))
+    low = 0
+    for i in range(1, n + 1):
+        if i == n or pairs[i] >> np.uint64(32) != pairs[low] >> np.uint64(32):
+            if i - low > 1:
+                _sort_run(order, low, i, value, token)
+            low = i
+            if low >= room:
+                break
+
+
 @njit(cache=True, nogil=True, error_model="numpy")
 def rank(
     indptr, indices, data, n_counts, column_token, column_median, group_token, first, last, offsets, tokens, cls, eos
 ):
     """Write the tokens of each cell, by decreasing value, into tokens[offsets[cell]:offsets[cell + 1]].
 
-    The room between the offsets says how many genes are kept. Genes are first thrown into buckets by the leading bits of
-    their value in float32, then each bucket is put in exact order by the float64 values.
+    The room between the offsets says how many genes are kept.
     """
     longest = 1
     for cell in range(first, last):
@@ -103,7 +160,9 @@ def rank(
     bits = single.view(np.uint32)  # positive floats are ordered as their bits are
     token = np.empty(longest, np.int32)
     order = np.empty(longest, np.int32)
-    start = np.empty(N_BUCKETS + 1, np.int64)
+    pairs = np.empty(longest, np.uint64)
+    swapped = np.empty(longest, np.uint64)
+    digits = np.empty((2, RADIX), np.int32)
     n_groups = len(group_token)
     seen_in = np.full(n_groups, -1, np.int64)  # the last cell that had this gene, where in its list, how many counts
     place = np.empty(n_groups, np.int64)
@@ -146,41 +205,8 @@ def rank(
             least = min(least, bits[i])
             most = max(most, bits[i])
             n += i == n
-        if n == 0:
-            continue
-
-        shift = 0
-        while (most - least) >> shift >= N_BUCKETS:
-            shift += 1
-        start[:] = 0
-        for i in range(n):
-            start[((most - bits[i]) >> shift) + 1] += 1
-        n_buckets = N_BUCKETS
-        for bucket in range(N_BUCKETS):
-            if start[bucket] >= room:  # the cell is full: later buckets are cut off
-                n_buckets = bucket
-                break
-            start[bucket + 1] += start[bucket]
-        for i in range(n):
-            bucket = (most - bits[i]) >> shift
-            if bucket < n_buckets:
-                order[start[bucket]] = i
-                start[bucket] += 1  # becomes the end of its bucket
-
-        low = 0
-        for bucket in range(n_buckets):
-            high = start[bucket]
-            if high - low > LONG_BUCKET:
-                _heap_sort(order, low, high, value, token)
-            else:
-                for i in range(low + 1, high):
-                    gene = order[i]
-                    k = i
-                    while k > low and _comes_first(gene, order[k - 1], value, token):
-                        order[k] = order[k - 1]
-                        k -= 1
-                    order[k] = gene
-            low = high
+        if n > 0:
+            _sort_genes(order, room, n, value, token, bits, most, least, pairs, swapped, digits)
         for i in range(room):
             tokens[out + i] = token[order[i]]
 

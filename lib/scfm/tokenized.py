@@ -199,9 +199,11 @@ class TokenizedCells:
             "pad_id": self.pad_id,
             "report": self.report,
         }
-        fields = [("input_ids", pa.list_(pa.int32())), ("length", pa.int32()), ("cell_id", pa.string())]
+        columns = {"input_ids": _list_of(pa.int32()), "length": pa.int32(), "cell_id": pa.string()}
         if self.values is not None:
-            fields.append(("values", pa.list_(pa.float32())))
+            columns["values"] = _list_of(pa.float32())
+        # nothing is ever missing; saying so saves Parquet a third of the work
+        fields = [pa.field(name, kind, nullable=False) for name, kind in columns.items()]
         return pa.schema(fields, metadata={"scfm": json.dumps(about)})
 
     def _table(self, schema: pa.Schema, first: int, last: int) -> pa.Table:
@@ -210,12 +212,12 @@ class TokenizedCells:
         part = slice(self.offsets[first], self.offsets[last])
         offsets = pa.array((self.offsets[first : last + 1] - self.offsets[first]).astype(np.int32))
         columns = [
-            pa.ListArray.from_arrays(offsets, pa.array(self.tokens[part])),
+            pa.ListArray.from_arrays(offsets, pa.array(self.tokens[part]), type=_list_of(pa.int32())),
             pa.array(np.diff(self.offsets[first : last + 1]).astype(np.int32)),
             pa.array(self.cell_ids[first:last].tolist(), pa.string()),
         ]
         if self.values is not None:
-            columns.append(pa.ListArray.from_arrays(offsets, pa.array(self.values[part])))
+            columns.append(pa.ListArray.from_arrays(offsets, pa.array(self.values[part]), type=_list_of(pa.float32())))
         return pa.Table.from_arrays(columns, schema=schema)
 
     @classmethod
@@ -276,6 +278,12 @@ class TokenizedCells:
             first.pad_id,
             content["report"],
         )
+
+
+def _list_of(kind: pa.DataType) -> pa.DataType:
+    import pyarrow as pa
+
+    return pa.list_(pa.field("element", kind, nullable=False))
 
 
 def read_about(path: Path) -> dict[str, Any]:
