@@ -1,0 +1,321 @@
+"""How good is an embedding? Clustering, batch mixing, probes; and how sure are we.
+
+Scores are scib-metrics' (Luecken et al. 2022, 10.1038/s41592-021-01336-8), on the embedding itself, never on a 2-d picture
+of it. Every score comes with the draws it was computed on, so that methods are compared draw by draw.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import io
+import warnings
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+if TYPE_CHECKING:
+    import pandas as pd
+
+SMALLEST_CLASS = 20
+
+
+class TooFewCells(ValueError):
+    """Not enough cells, classes or groups to compute a score that means something."""
+
+
+# --- intervals --------------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True)
+class Interval:
+    """A mean with its 95 % bootstrap interval."""
+
+    mean: float
+    low: float
+    high: float
+
+    def __str__(self) -> str:
+        return f"{self.mean:.3f} [{self.low:.3f}, {self.high:.3f}]"
+
+    def excludes(self, value: float) -> bool:
+        return value < self.low or value > self.high
+
+    def overlaps(self, other: Interval) -> bool:
+        return self.low <= other.high and other.low <= self.high
+
+
+def interval(values: Sequence[float] | np.ndarray, level: float = 0.95, n_boot: int = 2000, seed: int = 0) -> Interval:
+    """Percentile-bootstrap interval of the mean over draws or seeds. ``values``: (draw,) or (draw, cell).
+
+    With cells, whole draws are resampled first and cells within them second: cells of one draw share its training set
+    and so are no independent evidence (cluster bootstrap).
+    """
+    array = np.asarray(values, dtype=np.float64)
+    if array.size == 0 or not np.isfinite(array).all():
+        raise TooFewCells(
+            f"An interval needs finite values; got {array.size} of which {np.isnan(array).sum()} are NaN."
+        )
+    rng = np.random.default_rng(seed)
+    rows = rng.integers(0, len(array), (n_boot, len(array)))
+    if array.ndim == 1:
+        means = array[rows].mean(axis=1)
+    else:
+        cells = rng.integers(0, array.shape[1], (n_boot, len(array), array.shape[1]))
+        means = np.array([array[r[:, None], c].mean() for r, c in zip(rows, cells, strict=True)])
+    low, high = np.quantile(means, [(1 - level) / 2, (1 + level) / 2])
+    return Interval(float(array.mean()), float(low), float(high))
+
+
+def summary(
+    scores: pd.DataFrame, by: Sequence[str] = ("dataset", "method", "metric"), draw: str = "seed"
+) -> pd.DataFrame:
+    """One row per ``by`` with mean, low, high, n: from the long table of scores (columns ``by``, ``draw``, ``value``)."""
+    import pandas as pd
+
+    rows = []
+    for key, part in scores.groupby(list(by), sort=False, observed=True):
+        per_draw = part.groupby(draw)["value"].mean()
+        found = interval(per_draw.to_numpy())
+        rows.append((*key, found.mean, found.low, found.high, len(per_draw)))
+    return pd.DataFrame(rows, columns=[*by, "mean", "low", "high", "n"])
+
+
+def paired_difference(scores: pd.DataFrame, method: str, baseline: str, metric: str, draw: str = "seed") -> Interval:
+    """Interval of ``method`` minus ``baseline``, draw by draw: both saw the same cells and the same labels in each."""
+    wide = scores[scores["metric"] == metric].pivot_table(index=draw, columns="method", values="value")
+    missing = {method, baseline} - set(wide.columns)
+    if missing:
+        raise KeyError(f"No scores of {', '.join(sorted(missing))}; there are {', '.join(map(str, wide.columns))}.")
+    return interval((wide[method] - wide[baseline]).dropna().to_numpy())
+
+
+# --- clustering and mixing, as scib does ------------------------------------------------------------
+
+
+def _neighbours(embedding: np.ndarray, k: int) -> Any:
+    """Exact k nearest neighbours, the cell itself first: what scib-metrics calls a NeighborsResults."""
+    from scib_metrics.nearest_neighbors import NeighborsResults
+    from sklearn.neighbors import NearestNeighbors
+
+    k = min(k, len(embedding) - 1)
+    distances, indices = NearestNeighbors(n_neighbors=k).fit(embedding).kneighbors()
+    own = np.arange(len(embedding))[:, None]
+    return NeighborsResults(
+        indices=np.hstack([own, indices[:, : k - 1]]), distances=np.hstack([np.zeros(own.shape), distances[:, : k - 1]])
+    )
+
+
+def clustering(embedding: np.ndarray, labels: Sequence[str] | np.ndarray, seed: int = 0) -> dict[str, float]:
+    """NMI, ARI, ASW and their mean AvgBIO of an embedding (cell, d) against known cell types.
+
+    NMI and ARI are of the Leiden clustering at the best of scib's resolutions; ASW is rescaled to 0..1 (0.5: no structure).
+    AvgBIO as in Kedzierska et al. 2025 (10.1186/s13059-025-03574-x).
+    """
+    names = _checked(embedding, labels)
+    with _quiet():
+        import scib_metrics
+
+        found = scib_metrics.nmi_ari_cluster_labels_leiden(
+            _neighbours(embedding, 15), names, optimize_resolution=True, n_jobs=1, seed=seed
+        )
+        asw = float(scib_metrics.silhouette_label(np.asarray(embedding, np.float32), names))
+    nmi, ari = float(found["nmi"]), float(found["ari"])
+    return {"nmi": nmi, "ari": ari, "asw": asw, "avg_bio": (nmi + ari + asw) / 3}
+
+
+def mixing(embedding: np.ndarray, labels: Sequence[str] | np.ndarray, batches: Sequence[str]) -> dict[str, float]:
+    """How well batches (donors, technologies) are mixed: iLISI, batch ASW, graph connectivity. All 0..1, 1 = well mixed."""
+    names, batch_names = _checked(embedding, labels), np.asarray(batches).astype(str)
+    if len(set(batch_names)) < 2:
+        raise TooFewCells("Batch mixing needs at least two batches; this set has one.")
+    with _quiet():
+        import scib_metrics
+
+        neighbours = _neighbours(embedding, 90)
+        return {
+            "ilisi": float(scib_metrics.ilisi_knn(neighbours, batch_names)),
+            "asw_batch": float(scib_metrics.silhouette_batch(np.asarray(embedding, np.float32), names, batch_names)),
+            "graph_connectivity": float(scib_metrics.graph_connectivity(_neighbours(embedding, 15), names)),
+        }
+
+
+def _checked(embedding: np.ndarray, labels: Sequence[str] | np.ndarray) -> np.ndarray:
+    names = np.asarray(labels).astype(str)
+    if len(names) != len(embedding):
+        raise ValueError(
+            f"{len(embedding):,} rows of the embedding but {len(names):,} labels; one label per cell is needed."
+        )
+    if not np.isfinite(embedding).all():
+        raise ValueError("The embedding holds NaN or infinite values; no score can be computed from it.")
+    if len(set(names)) < 2:
+        raise TooFewCells("All cells have the same label; there is nothing to tell apart.")
+    return names
+
+
+@contextlib.contextmanager
+def _quiet() -> Iterator[None]:
+    """scib-metrics' import talks about missing accelerators, its clustering about its progress; neither is a result."""
+    with warnings.catch_warnings(), contextlib.redirect_stderr(io.StringIO()):
+        warnings.simplefilter("ignore")
+        yield
+
+
+# --- draws ------------------------------------------------------------------------------------------
+
+
+def usable_cells(
+    labels: Sequence[str] | np.ndarray, smallest: int = SMALLEST_CLASS
+) -> tuple[np.ndarray, dict[str, int]]:
+    """Indices of the cells with a known label in a class of at least ``smallest`` cells; and the classes left out."""
+    names = np.asarray(labels).astype(str)
+    classes, counts = np.unique(names, return_counts=True)
+    left_out = {str(c): int(n) for c, n in zip(classes, counts, strict=True) if n < smallest or c in ("unknown", "nan")}
+    return np.flatnonzero(~np.isin(names, list(left_out))), left_out
+
+
+def subsamples(
+    labels: Sequence[str] | np.ndarray, n_draws: int = 20, share: float = 0.8, seed: int = 0
+) -> Iterator[np.ndarray]:
+    """``n_draws`` index arrays with ``share`` of the cells of each class, without replacement (duplicates would be each
+    other's nearest neighbours)."""
+    names = np.asarray(labels).astype(str)
+    for draw in range(n_draws):
+        rng = np.random.default_rng([seed, draw])
+        yield np.sort(
+            np.concatenate(
+                [
+                    rng.choice(own, max(2, round(share * len(own))), replace=False)
+                    for own in (np.flatnonzero(names == c) for c in np.unique(names))
+                ]
+            )
+        )
+
+
+def label_draws(
+    labels: Sequence[str] | np.ndarray,
+    per_class: int,
+    n_draws: int = 20,
+    seed: int = 0,
+    groups: Sequence[str] | np.ndarray | None = None,
+) -> Iterator[tuple[np.ndarray, np.ndarray]]:
+    """Draws of few labelled cells to train on, and the cells to test on. Indices (train, test), ``n_draws`` times.
+
+    A class gives ``per_class`` cells but never over 60 % of those it has to train on. With ``groups`` (donors, batches)
+    each draw keeps the groups of training and test apart: one group in turn is tested, labels come from the others.
+
+    Raises
+    ------
+    TooFewCells
+        If a class has fewer than 2 cells to learn from, or there is only one group.
+    """
+    names = np.asarray(labels).astype(str)
+    classes = np.unique(names)
+    group_of = None if groups is None else np.asarray(groups).astype(str)
+    group_names = None if group_of is None else np.unique(group_of)
+    if group_names is not None and len(group_names) < 2:
+        raise TooFewCells("A split by donor or batch needs at least two of them; this set has one.")
+    for draw in range(n_draws):
+        rng = np.random.default_rng([seed, per_class, draw])
+        pool = np.arange(len(names))
+        if group_of is not None and group_names is not None:
+            tested = group_of == group_names[draw % len(group_names)]
+            pool = pool[~tested]
+        train = []
+        for c in classes:
+            own = pool[names[pool] == c]
+            n = min(per_class, int(0.6 * len(own)))
+            if n < 2 and group_of is None:
+                raise TooFewCells(
+                    f"{c!r} has {len(own)} cells; at least {SMALLEST_CLASS} are needed (see usable_cells)."
+                )
+            train.append(rng.choice(own, n, replace=False))
+        chosen = np.concatenate(train)
+        if group_of is None:
+            test = np.setdiff1d(pool, chosen)
+        else:
+            # a class that the training groups do not have cannot be learned, so it is not tested
+            test = np.flatnonzero(tested & np.isin(names, np.unique(names[chosen])))
+        yield chosen, test
+
+
+# --- probes -----------------------------------------------------------------------------------------
+
+
+def probe(
+    embeddings: Mapping[str, np.ndarray],
+    labels: Sequence[str] | np.ndarray,
+    per_class: int = 10,
+    n_draws: int = 20,
+    seed: int = 0,
+    groups: Sequence[str] | np.ndarray | None = None,
+    kind: str = "logistic",
+    shuffle_labels: bool = False,
+) -> pd.DataFrame:
+    """What a simple classifier reads out of each embedding, from few labels; the same draws for all of them.
+
+    Standardized features, then logistic regression (``kind="logistic"``) or the 5 nearest neighbours (``"knn"``), trained on
+    ``per_class`` cells a class and tested on cells it did not see (see :func:`label_draws`). ``shuffle_labels`` trains on
+    permuted labels: the control, which must fall to chance.
+
+    Returns a long table: method, metric (accuracy, balanced_accuracy, macro_f1), labels_per_class, seed (the draw), value.
+    """
+    import pandas as pd
+    from sklearn.linear_model import LogisticRegression
+    from sklearn.metrics import balanced_accuracy_score, f1_score
+    from sklearn.neighbors import KNeighborsClassifier
+    from sklearn.pipeline import make_pipeline
+    from sklearn.preprocessing import StandardScaler
+
+    if kind not in ("logistic", "knn"):
+        raise ValueError(f"kind is {kind!r}; it can be 'logistic' or 'knn'.")
+    names = np.asarray(labels).astype(str)
+    for method, embedding in embeddings.items():
+        if len(embedding) != len(names):
+            raise ValueError(
+                f"{method}: {len(embedding):,} rows but {len(names):,} labels; one label per cell is needed."
+            )
+    rows = []
+    for draw, (train, test) in enumerate(label_draws(names, per_class, n_draws, seed, groups)):
+        given = names[train]
+        if shuffle_labels:
+            given = np.random.default_rng([seed, draw]).permutation(given)
+        for method, embedding in embeddings.items():
+            model = LogisticRegression(max_iter=500) if kind == "logistic" else KNeighborsClassifier(5)
+            pipeline = make_pipeline(StandardScaler(), model)
+            with warnings.catch_warnings():
+                warnings.simplefilter("ignore")  # a probe that has not quite converged is still a probe
+                answer = pipeline.fit(embedding[train], given).predict(embedding[test])
+                scores = {
+                    "accuracy": float(np.mean(answer == names[test])),
+                    "balanced_accuracy": float(balanced_accuracy_score(names[test], answer)),
+                    "macro_f1": float(f1_score(names[test], answer, average="macro", labels=np.unique(names[test]))),
+                }
+            rows += [(method, metric, per_class, draw, value) for metric, value in scores.items()]
+    return pd.DataFrame(rows, columns=["method", "metric", "labels_per_class", "seed", "value"])
+
+
+def cluster_scores(
+    embeddings: Mapping[str, np.ndarray],
+    labels: Sequence[str] | np.ndarray,
+    n_draws: int = 20,
+    seed: int = 0,
+    batches: Sequence[str] | np.ndarray | None = None,
+) -> pd.DataFrame:
+    """:func:`clustering` (and :func:`mixing` where there are batches) of each embedding on the same subsamples of cells.
+
+    Returns a long table: method, metric, seed (the draw), value.
+    """
+    import pandas as pd
+    from tqdm.auto import tqdm
+
+    names = np.asarray(labels).astype(str)
+    rows = []
+    for draw, cells in enumerate(tqdm(list(subsamples(names, n_draws, seed=seed)), desc="clustering", unit="draw")):
+        for method, embedding in embeddings.items():
+            scores = clustering(embedding[cells], names[cells], seed=draw)
+            if batches is not None:
+                scores |= mixing(embedding[cells], names[cells], np.asarray(batches)[cells])
+            rows += [(method, metric, draw, value) for metric, value in scores.items()]
+    return pd.DataFrame(rows, columns=["method", "metric", "seed", "value"])

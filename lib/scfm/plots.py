@@ -1,0 +1,220 @@
+"""Every figure of the course: one style, a colour-blind-safe palette, alt text. Each function returns the Axes.
+
+    ax = plots.intervals(table, metric="avg_bio")
+    plots.show(ax, alt="AvgBIO of five embeddings ...")
+
+``show`` puts the figure into the notebook together with a sentence for readers who cannot see it.
+"""
+
+from __future__ import annotations
+
+import io
+from collections.abc import Mapping, Sequence
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+if TYPE_CHECKING:
+    import pandas as pd
+    from matplotlib.axes import Axes
+
+# Okabe & Ito's eight colours, told apart with any kind of colour vision; black last
+PALETTE = ("#0072B2", "#E69F00", "#009E73", "#D55E00", "#56B4E9", "#CC79A7", "#F0E442", "#000000")
+# one colour for one kind of method in every lesson
+ROLE = {"model": PALETTE[0], "twin": PALETTE[4], "baseline": PALETTE[1], "control": "#8C8C8C"}
+MARKERS = ("o", "s", "^", "D", "v", "P", "X", "*")
+
+
+def style() -> dict[str, Any]:
+    """Matplotlib settings of all figures."""
+    return {
+        "figure.dpi": 110,
+        "figure.constrained_layout.use": True,
+        "font.size": 10,
+        "axes.titlesize": 11,
+        "axes.titleweight": "bold",
+        "axes.titlelocation": "left",
+        "axes.spines.top": False,
+        "axes.spines.right": False,
+        "axes.grid": False,
+        "axes.axisbelow": True,
+        "legend.frameon": False,
+        "figure.facecolor": "white",
+        "axes.facecolor": "white",
+    }
+
+
+def axes(width: float = 6.0, height: float = 3.6, rows: int = 1, columns: int = 1, **more: Any) -> Any:
+    """New Axes (an array of them for several rows or columns) in the course's style, not attached to any window."""
+    import matplotlib.pyplot as plt
+
+    with plt.rc_context(style()):
+        figure, made = plt.subplots(rows, columns, figsize=(width, height), squeeze=False, **more)
+    plt.close(figure)  # show() displays it; the notebook should not do so a second time
+    return made[0, 0] if rows == columns == 1 else made
+
+
+def show(ax: Axes | np.ndarray, alt: str) -> None:
+    """Display the figure of ``ax`` with its alternative text.
+
+    Raises
+    ------
+    ValueError
+        If ``alt`` says too little to stand for the figure.
+    """
+    if len(alt) < 30:
+        raise ValueError("alt should say what the figure shows, for someone who cannot see it: a sentence, not a word.")
+    first = ax.flat[0] if isinstance(ax, np.ndarray) else ax
+    png = io.BytesIO()
+    first.figure.savefig(png, format="png", dpi=110, bbox_inches="tight")
+    from IPython.display import Image, display
+
+    display(Image(png.getvalue(), alt=alt), metadata={"image/png": {"alt": alt}})
+
+
+def intervals(
+    table: pd.DataFrame,
+    value: str = "mean",
+    label: str = "method",
+    hue: str | None = None,
+    roles: Mapping[str, str] | None = None,
+    xlabel: str = "",
+    title: str = "",
+    reference: float | None = None,
+    ax: Axes | None = None,
+) -> Axes:
+    """Dots with their 95 % intervals, one row per ``label``; columns ``low`` and ``high`` give the whiskers.
+
+    ``roles``: label → "model" | "twin" | "baseline" | "control" chooses the colour. ``hue``: a column whose values are
+    drawn side by side, each with its own marker. ``reference`` draws a dashed line, for chance say.
+    """
+    labels = list(dict.fromkeys(table[label]))
+    kinds = list(dict.fromkeys(table[hue])) if hue else [None]
+    ax = axes(6.4, 0.9 + (0.34 if len(kinds) == 1 else 0.2 * len(kinds)) * len(labels)) if ax is None else ax
+    for number, kind in enumerate(kinds):
+        part = table if hue is None else table[table[hue] == kind]
+        part = part.drop_duplicates(label).set_index(label)
+        shift = (number - (len(kinds) - 1) / 2) * 0.7 / max(len(kinds), 1)
+        for row, name in enumerate(labels):
+            if name not in part.index:
+                continue
+            at, low, high = (float(part.loc[name, column]) for column in (value, "low", "high"))
+            colour = ROLE[roles[name]] if roles else PALETTE[number % 7]
+            ax.plot([low, high], [row + shift] * 2, color=colour, lw=2.2, solid_capstyle="butt")
+            ax.plot(at, row + shift, MARKERS[number % 8], color=colour, ms=6, label=kind if row == 0 else None)
+    if reference is not None:
+        ax.axvline(reference, color="#8C8C8C", lw=1, ls="--", zorder=0)
+    ax.set_yticks(range(len(labels)), labels)
+    ax.set_ylim(len(labels) - 0.5, -0.5)
+    ax.set_xlabel(xlabel)
+    ax.set_title(title)
+    ax.grid(axis="x", color="#E5E5E5")
+    if hue:
+        ax.legend(loc="center left", bbox_to_anchor=(1, 0.5), title=hue)
+    return ax
+
+
+def scatter(
+    points: np.ndarray,
+    labels: Sequence[str],
+    title: str = "",
+    legend: bool = True,
+    ax: Axes | None = None,
+    size: float = 6,
+) -> Axes:
+    """Cells in two dimensions, coloured by label; rare labels drawn last. A picture to look at, never to compute from."""
+    import matplotlib.pyplot as plt
+
+    ax = axes(5.2, 4.2) if ax is None else ax
+    names = np.asarray(labels).astype(str)
+    kinds, counts = np.unique(names, return_counts=True)
+    colours = [*PALETTE[:6], PALETTE[7], *plt.get_cmap("tab20b").colors]
+    for number in np.argsort(-counts):
+        own = names == kinds[number]
+        # colour and marker together tell more kinds apart than colour alone
+        ax.scatter(
+            *points[own].T[:2],
+            s=size,
+            color=colours[number % len(colours)],
+            marker=MARKERS[number // 7 % 8],
+            label=kinds[number],
+            linewidths=0,
+            alpha=0.8,
+        )
+    ax.set_xticks([])
+    ax.set_yticks([])
+    ax.set_title(title)
+    for side in ("left", "bottom"):
+        ax.spines[side].set_visible(False)
+    if legend:
+        ax.legend(loc="center left", bbox_to_anchor=(1, 0.5), markerscale=2.5, fontsize=8)
+    return ax
+
+
+def heatmap(
+    table: pd.DataFrame,
+    title: str = "",
+    label: str = "",
+    fmt: str = ".2f",
+    ax: Axes | None = None,
+    cmap: str = "cividis",
+) -> Axes:
+    """A table of numbers as colours, with the numbers in it."""
+    import seaborn as sns
+
+    ax = axes(1.6 + 0.85 * table.shape[1], 0.9 + 0.36 * table.shape[0]) if ax is None else ax
+    sns.heatmap(
+        table, annot=True, fmt=fmt, cmap=cmap, ax=ax, cbar_kws={"label": label}, linewidths=0.5, annot_kws={"size": 8}
+    )
+    ax.set(title=title, xlabel="", ylabel="")
+    ax.tick_params(left=False, bottom=False)
+    ax.set_yticklabels(ax.get_yticklabels(), rotation=0)
+    return ax
+
+
+def curves(
+    table: pd.DataFrame,
+    x: str,
+    hue: str,
+    xlabel: str = "",
+    ylabel: str = "",
+    title: str = "",
+    roles: Mapping[str, str] | None = None,
+    log_x: bool = False,
+    ax: Axes | None = None,
+) -> Axes:
+    """Lines of ``mean`` over ``x`` with the interval (``low``, ``high``, where given) as a band, one line per ``hue``."""
+    ax = axes(6.4, 3.8) if ax is None else ax
+    for number, name in enumerate(dict.fromkeys(table[hue])):
+        part = table[table[hue] == name].sort_values(x)
+        colour = ROLE[roles[str(name)]] if roles else PALETTE[number % 8]
+        ax.plot(part[x], part["mean"], marker=MARKERS[number % 8], ms=5, color=colour, label=str(name), lw=1.8)
+        if {"low", "high"} <= set(part):
+            ax.fill_between(part[x], part["low"], part["high"], color=colour, alpha=0.18, lw=0)
+    if log_x:
+        ax.set_xscale("log")
+        ticks = sorted(set(table[x]))
+        ax.set_xticks(ticks, [f"{tick:g}" for tick in ticks])
+        ax.minorticks_off()
+    ax.set(xlabel=xlabel, ylabel=ylabel, title=title)
+    ax.grid(color="#E5E5E5")
+    ax.legend(loc="center left", bbox_to_anchor=(1, 0.5))
+    return ax
+
+
+def bars(
+    values: Mapping[str, float],
+    xlabel: str = "",
+    title: str = "",
+    colours: Sequence[str] | None = None,
+    ax: Axes | None = None,
+) -> Axes:
+    """Horizontal bars, the first on top, each with its number."""
+    ax = axes(6.0, 0.9 + 0.3 * len(values)) if ax is None else ax
+    names, heights = list(values), list(values.values())
+    drawn = ax.barh(range(len(names)), heights, color=colours or PALETTE[0], height=0.7)
+    ax.bar_label(drawn, fmt="%.3g", padding=3, fontsize=8)
+    ax.set_yticks(range(len(names)), names)
+    ax.invert_yaxis()
+    ax.set(xlabel=xlabel, title=title)
+    return ax
