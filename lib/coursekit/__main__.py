@@ -1,0 +1,232 @@
+"""The command line: ``python -m coursekit build | run | course | verify | expect | list | table | doctor``."""
+
+from __future__ import annotations
+
+import argparse
+import sys
+from pathlib import Path
+
+from .course import PROFILES, CourseError, atomic_write, choose, find_root, lessons
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(prog="coursekit", description="Build, run and check the lessons of the course.")
+    parser.add_argument("--root", type=Path, help="the course's folder (default: found from the current one)")
+    commands = parser.add_subparsers(dest="command", required=True)
+
+    add = commands.add_parser("build", help="make the notebooks from notebooks/source")
+    add.add_argument("lessons", nargs="*", metavar="NN")
+    add.add_argument("--check", action="store_true", help="change nothing; say what is wrong and exit 1")
+    add.set_defaults(go=_build)
+
+    add = commands.add_parser("run", help="run one lesson and keep notebook, page and card")
+    add.add_argument("lesson", metavar="NN", help="number, name, or the path of a notebook you changed")
+    _run_options(add)
+    add.add_argument("--again", action="store_true", help="start from the parameters of its last run")
+    add.add_argument("--progress-lines", action="store_true", help=argparse.SUPPRESS)
+    add.set_defaults(go=_run)
+
+    add = commands.add_parser("course", help="run all lessons (or those named) and end with a table")
+    add.add_argument("lessons", nargs="*", metavar="NN")
+    _run_options(add)
+    add.add_argument("--jobs", type=int, default=1, help="lessons at a time (default 1)")
+    add.set_defaults(go=_course)
+
+    add = commands.add_parser("verify", help="run a card's lesson again and compare the results")
+    add.add_argument("card", type=Path, help="card.json or its folder")
+    add.set_defaults(go=_verify)
+
+    add = commands.add_parser("expect", help="draft tests/notebooks/expected/NN.toml from a lesson's last run")
+    add.add_argument("lesson", metavar="NN")
+    add.add_argument("--write", action="store_true", help="write the file where there is none")
+    add.set_defaults(go=_expect)
+
+    add = commands.add_parser("list", help="the lessons with their parameters")
+    add.set_defaults(go=_list)
+
+    add = commands.add_parser("table", help="the table of the last run of each lesson")
+    add.set_defaults(go=_table)
+
+    add = commands.add_parser("doctor", help="is this machine ready for the course?")
+    add.add_argument("--offline", action="store_true", help="do not try the network")
+    add.set_defaults(go=_doctor)
+    return parser
+
+
+def _run_options(add: argparse.ArgumentParser) -> None:
+    add.add_argument("--profile", choices=PROFILES)
+    add.add_argument("-p", "--parameter", action="append", default=[], metavar="NAME=VALUE", dest="words")
+    add.add_argument("--edition", choices=("solution", "learner"), default="solution")
+    add.add_argument("--threads", type=int, help="limit the threads of BLAS, OpenMP and numba")
+    add.add_argument("--runs", type=Path, help="where to put the runs (default: runs/<lesson>)")
+
+
+def _build(args: argparse.Namespace, root: Path) -> int:
+    from . import build
+
+    chosen = choose(root, args.lessons)
+    problems: list[str] = []
+    for lesson in chosen:
+        if args.check:
+            problems += [f"{lesson.name}: {line}" for line in build.check(lesson)]
+        else:
+            for path in build.build(lesson):
+                print(f"built {path.relative_to(root)}")
+            problems += [f"{lesson.name}: {line}" for line in build.check(lesson)]
+    if not args.lessons:
+        problems += build.strangers(root)
+        problems += build.readme(root, write=not args.check)
+    for line in problems:
+        print(line, file=sys.stderr)
+    print(f"{len(chosen)} lessons, {len(problems)} problems.")
+    return 1 if problems else 0
+
+
+def _run(args: argparse.Namespace, root: Path) -> int:
+    from . import card as cards
+    from .run import parameters_again, progress_line, run
+
+    path = Path(args.lesson)
+    file = path.resolve() if path.suffix == ".ipynb" else None
+    if file and not file.is_file():
+        raise CourseError(f"There is no notebook {path}.")
+    lesson = choose(root, [args.lesson])[0]
+    given = {}
+    if args.again:
+        last = cards.latest(lesson.runs)
+        if last is None:
+            raise CourseError(f"{lesson.name} has no earlier run to repeat.")
+        given = parameters_again(last)
+    words = [*([f"profile={args.profile}"] if args.profile else []), *args.words]
+    if words and given:  # what is said now goes before what was said then
+        given = {name: value for name, value in given.items() if not any(word.startswith(f"{name}=") for word in words)}
+    done = run(
+        lesson,
+        given,
+        words,
+        edition=args.edition,
+        file=file,
+        folder=args.runs / lesson.name if args.runs else None,
+        threads=args.threads,
+        progress=progress_line if args.progress_lines else None,
+        bar=not args.progress_lines,
+    )
+    if args.progress_lines:
+        print(f"@folder {done.folder}", flush=True)
+    else:
+        from .courserun import Outcome, table
+
+        print(table([Outcome(lesson, done.folder, done.card)]))
+        if not done.passed:
+            print((done.folder / "traceback.txt").read_text(encoding="utf-8"), file=sys.stderr)
+    return 0 if done.passed else 1
+
+
+def _course(args: argparse.Namespace, root: Path) -> int:
+    from .courserun import run_all, table
+
+    chosen = choose(root, args.lessons)
+    if not chosen:
+        raise CourseError("There are no lessons yet: notebooks/source is empty.")
+    options = ["--edition", args.edition]
+    options += ["--profile", args.profile] if args.profile else []
+    options += [part for word in args.words for part in ("-p", word)]
+    options += ["--threads", str(args.threads)] if args.threads else []
+    options += ["--runs", str(args.runs.resolve())] if args.runs else []
+    outcomes = run_all(chosen, options, args.jobs)
+    print("\n" + table(outcomes))
+    failed = [outcome.lesson.name for outcome in outcomes if not outcome.card or outcome.card["status"] != "passed"]
+    good = len(outcomes) - len(failed)
+    print(f"\n{good} of {len(outcomes)} lessons ran." + (f" Failed: {', '.join(failed)}" if failed else ""))
+    return 1 if failed else 0
+
+
+def _verify(args: argparse.Namespace, root: Path) -> int:
+    from .verify import verify
+
+    lines, good = verify(root, args.card, bar=True)
+    print("\n".join(lines))
+    return 0 if good else 1
+
+
+def _expect(args: argparse.Namespace, root: Path) -> int:
+    from . import card as cards
+    from .expect import draft
+
+    lesson = choose(root, [args.lesson])[0]
+    last = cards.latest(lesson.runs)
+    if last is None:
+        raise CourseError(f"{lesson.name} has no run yet. Run it first: python -m coursekit run {lesson.number}")
+    text = draft(cards.read(last))
+    print(text, end="")
+    if args.write:
+        if lesson.expected.exists():
+            raise CourseError(f"{lesson.expected.name} is there already; take over what you need from above by hand.")
+        with atomic_write(lesson.expected) as handle:
+            handle.write(text)
+    return 0
+
+
+def _list(args: argparse.Namespace, root: Path) -> int:
+    from .course import lesson_facts
+    from .notebook import read_source
+    from .params import parameters_of
+
+    for lesson in lessons(root):
+        full = read_source(lesson)
+        facts = lesson_facts(full["cells"][0]["source"])
+        print(f"{lesson.name}   {facts['title'] or ''}   {facts['time'] or ''}")
+        for parameter in parameters_of(full).values():
+            print(f"    {parameter.describe()}")
+    return 0
+
+
+def _table(args: argparse.Namespace, root: Path) -> int:
+    from . import card as cards
+    from .courserun import Outcome, table
+
+    outcomes = []
+    for lesson in lessons(root):
+        last = cards.latest(lesson.runs)
+        outcomes.append(
+            Outcome(lesson, last.parent, cards.read(last)) if last else Outcome(lesson, None, None, "no run yet")
+        )
+    print(table(outcomes))
+    return 0
+
+
+def _doctor(args: argparse.Namespace, root: Path) -> int:
+    from .doctor import FAIL, WARN, examine
+
+    levels = []
+    for finding in examine(root, network=not args.offline):
+        print(finding.text(), flush=True)
+        levels.append(finding.level)
+    print(f"\n{len(levels)} questions: {levels.count(FAIL)} failures, {levels.count(WARN)} warnings.")
+    return 1 if FAIL in levels else 0
+
+
+def main(argv: list[str] | None = None) -> int:
+    """Run one command; returns the exit status (0 well, 1 not well, 2 wrong use, 130 stopped)."""
+    args = _parser().parse_args(argv)
+    try:
+        root = args.root.resolve() if args.root else find_root()
+        return int(args.go(args, root))
+    except CourseError as error:
+        print(f"coursekit: {error}", file=sys.stderr)
+        return 2
+    except KeyboardInterrupt:
+        print("\ncoursekit: stopped; no card was written.", file=sys.stderr)
+        return 130
+    except ModuleNotFoundError as error:
+        if (error.name or "").split(".")[0] in ("coursekit", "scfm"):
+            raise
+        print(
+            f"coursekit: the package {error.name!r} is missing. Run: make setup (make doctor tells more)",
+            file=sys.stderr,
+        )
+        return 2
+
+
+if __name__ == "__main__":
+    raise SystemExit(main())

@@ -1,0 +1,96 @@
+"""Build the notebooks of a lesson from its source, or check that they are what the source says."""
+
+from __future__ import annotations
+
+import re
+from pathlib import Path
+
+from .course import Lesson, atomic_write, lesson_facts, lessons
+from .lint import leaks, lint
+from .notebook import EDITIONS, edition, from_json, read_source, restore, to_json, unparse
+
+_TABLE = re.compile(r"(<!-- lessons -->\n).*?(<!-- /lessons -->)", re.S)
+
+
+def build(lesson: Lesson) -> list[Path]:
+    """Write both editions of a lesson; returns the files that changed."""
+    full = read_source(lesson)
+    changed = []
+    for name in EDITIONS:
+        path, text = lesson.notebook(name), to_json(edition(full, name, lesson.name))
+        if not path.is_file() or path.read_text(encoding="utf-8") != text:
+            with atomic_write(path) as handle:
+                handle.write(text)
+            changed.append(path)
+    return changed
+
+
+def check(lesson: Lesson) -> list[str]:
+    """Everything wrong with a lesson and its two notebooks, one sentence each; an empty list means all is well."""
+    problems = lint(lesson)
+    full = read_source(lesson)
+    for name in EDITIONS:
+        path = lesson.notebook(name)
+        where = path.relative_to(lesson.root)
+        if not path.is_file():
+            problems.append(f"{where} is missing. Run: make build")
+            continue
+        written = from_json(path)
+        wanted = edition(full, name, lesson.name)
+        if path.read_text(encoding="utf-8") != to_json(wanted):
+            problems.append(f"{where} is out of step with its source{_outputs(written)}. Run: make build")
+        if unparse(restore(written)) != unparse(restore(wanted)):
+            problems.append(f"{where}: written back to py:percent, it is not what stands in the source.")
+        if name == "learner":
+            problems += [
+                f"{where}: a line of the solution of {number} survives: {line}" for number, line in leaks(full, written)
+            ]
+    return list(dict.fromkeys(problems))
+
+
+def _outputs(notebook: object) -> str:
+    cells = notebook["cells"]  # type: ignore[index]
+    return " (it holds outputs)" if any(cell.get("outputs") for cell in cells) else ""
+
+
+def strangers(root: Path) -> list[str]:
+    """Generated notebooks whose source has gone, and checks files without a lesson."""
+    names = {lesson.name for lesson in lessons(root)}
+    numbers = {name[:2] for name in names}
+    found = []
+    for folder in (root / "notebooks", root / "notebooks" / "solutions"):
+        for path in sorted(folder.glob("[0-9][0-9]_*.ipynb")):
+            if path.stem not in names:
+                found.append(f"{path.relative_to(root)} has no source; delete it or bring back source/{path.stem}.py.")
+    for path in sorted((root / "notebooks" / "source").glob("checks_*.py")):
+        if path.stem.removeprefix("checks_") not in numbers:
+            found.append(f"{path.relative_to(root)} belongs to no lesson.")
+    return found
+
+
+def readme_table(root: Path) -> str:
+    """The README's table of all lessons, made from their first cells."""
+    lines = ["| Lesson | You will be able to | Time | Solutions |", "|---|---|---|---|"]
+    for lesson in lessons(root):
+        facts = lesson_facts(read_source(lesson)["cells"][0]["source"])
+        here, there = (lesson.notebook(name).relative_to(root).as_posix() for name in ("learner", "solution"))
+        title = facts["title"] or lesson.name
+        lines.append(f"| [{title}]({here}) | {facts['objectives'] or ''} | {facts['time'] or ''} | [open]({there}) |")
+    return "\n".join(lines) + "\n"
+
+
+def readme(root: Path, write: bool) -> list[str]:
+    """Put the table between ``<!-- lessons -->`` and ``<!-- /lessons -->`` of README.md, or say that it is out of step."""
+    path = root / "README.md"
+    text = path.read_text(encoding="utf-8") if path.is_file() else ""
+    if not _TABLE.search(text):
+        return []
+    table = readme_table(root)
+    new = _TABLE.sub(lambda match: match[1] + table + match[2], text)
+    if new == text:
+        return []
+    if not write:
+        return ["README.md: its table of lessons is out of step. Run: make build"]
+    with atomic_write(path) as handle:
+        handle.write(new)
+    return []

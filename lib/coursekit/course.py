@@ -1,0 +1,143 @@
+"""Where the course lies on disk, and which lessons it has (found, never listed)."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import re
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import IO, Any
+
+LESSON_GLOB = "[0-9][0-9]_*.py"
+PROFILES = ("quick", "cpu", "gpu")
+
+
+class CourseError(Exception):
+    """Something a person can put right; its text says what, and how. The command line prints it without a traceback."""
+
+
+@dataclass(frozen=True)
+class Lesson:
+    """One lesson: ``number`` ("02"), ``name`` ("02_tokens") and the course ``root`` it belongs to."""
+
+    root: Path
+    name: str
+
+    @property
+    def number(self) -> str:
+        """The two digits that begin the file's name."""
+        return self.name[:2]
+
+    @property
+    def source(self) -> Path:
+        """The only file that a person edits."""
+        return self.root / "notebooks" / "source" / f"{self.name}.py"
+
+    @property
+    def checks(self) -> Path:
+        """The checkers of its exercises."""
+        return checks_path(self.root, self.number)
+
+    @property
+    def expected(self) -> Path:
+        """What its recorded values must be."""
+        return self.root / "tests" / "notebooks" / "expected" / f"{self.number}.toml"
+
+    @property
+    def runs(self) -> Path:
+        """The folder of its runs, which git ignores."""
+        return self.root / "runs" / self.name
+
+    def notebook(self, edition: str) -> Path:
+        """The generated notebook of an edition: "learner" or "solution"."""
+        folder = self.root / "notebooks"
+        return (folder if edition == "learner" else folder / "solutions") / f"{self.name}.ipynb"
+
+
+def checks_path(root: Path, number: str) -> Path:
+    """The file that holds the exercise checkers of lesson ``number``."""
+    return root / "notebooks" / "source" / f"checks_{number}.py"
+
+
+def find_root(start: str | Path | None = None) -> Path:
+    """The folder of the course: COURSEKIT_ROOT, else upwards from ``start`` (the current folder), else from this package.
+
+    Raises CourseError where none of them holds ``notebooks/source``.
+    """
+    given = os.environ.get("COURSEKIT_ROOT")
+    if given and start is None:
+        return Path(given).resolve()
+    for origin in (Path(start or Path.cwd()).resolve(), Path(__file__).resolve()):
+        for folder in (origin, *origin.parents):
+            if (folder / "notebooks" / "source").is_dir():
+                return folder
+    raise CourseError(
+        "No course found: neither the current folder nor any above it holds notebooks/source.\n"
+        "Go to the folder you cloned, or name it: COURSEKIT_ROOT=/path/to/the/course"
+    )
+
+
+def lessons(root: Path) -> list[Lesson]:
+    """All lessons of the course in order. Raises CourseError where two share a number."""
+    found = [Lesson(root, path.stem) for path in sorted((root / "notebooks" / "source").glob(LESSON_GLOB))]
+    numbers = [lesson.number for lesson in found]
+    for lesson in found:
+        if numbers.count(lesson.number) > 1:
+            twins = ", ".join(other.name for other in found if other.number == lesson.number)
+            raise CourseError(f"Two lessons have the number {lesson.number}: {twins}. Rename one of them.")
+    return found
+
+
+def choose(root: Path, wanted: list[str]) -> list[Lesson]:
+    """The lessons meant by ``wanted`` (numbers, names, or paths of their files); all of them when it is empty."""
+    known = lessons(root)
+    if not wanted:
+        return known
+    chosen = []
+    for word in wanted:
+        stem = Path(word).stem
+        stem = stem.zfill(2) if stem.isdigit() else stem
+        match = [lesson for lesson in known if stem in (lesson.number, lesson.name)]
+        if not match:
+            names = ", ".join(lesson.name for lesson in known) or "none yet (notebooks/source is empty)"
+            raise CourseError(f"There is no lesson {word!r}. The lessons are: {names}.")
+        chosen += match
+    return chosen
+
+
+@contextlib.contextmanager
+def atomic_write(path: Path) -> Iterator[IO[str]]:
+    """Open a text file that appears under its name only when it is complete (a temporary name, then a rename)."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
+    try:
+        with open(temporary, "w", encoding="utf-8", newline="\n") as handle:
+            yield handle
+        os.replace(temporary, path)
+    finally:
+        temporary.unlink(missing_ok=True)
+
+
+def lesson_facts(title_cell: str) -> dict[str, Any]:
+    """Title, objectives and minutes as the first cell of a lesson states them: a heading and a one-row table.
+
+    Returns the keys title, objectives, time, needs, minutes; a value is None where the cell does not say it.
+    """
+    facts: dict[str, Any] = dict.fromkeys(("title", "objectives", "time", "needs", "minutes"))
+    heading = re.search(r"^# (\d\d · .+)$", title_cell, re.M)
+    facts["title"] = heading[1].strip() if heading else None
+    rows = [
+        [part.strip() for part in line.strip().strip("|").split("|")]
+        for line in title_cell.splitlines()
+        if line.lstrip().startswith("|")
+    ]
+    if len(rows) >= 3:
+        row = dict(zip([word.lower() for word in rows[0]], rows[2], strict=False))
+        facts["objectives"] = row.get("you will be able to") or None
+        facts["time"] = row.get("time") or None
+        facts["needs"] = row.get("needs") or None
+        minutes = re.search(r"(\d+)\s*min", facts["time"] or "")
+        facts["minutes"] = int(minutes[1]) if minutes else None
+    return facts
