@@ -23,6 +23,7 @@ log = logging.getLogger("scfm")
 
 COUNT_LAYERS = ("counts", "raw_counts", "raw", "count", "umi", "UMI")
 _CLOSE = 1e-3  # how far from a whole number a stored count may be (float16 and text files round)
+_BLOCK = 1 << 22
 
 # --- which matrix holds the counts? -----------------------------------------------------------------
 
@@ -32,26 +33,36 @@ def judge(matrix: Any) -> str:
 
     ``matrix``: cells x genes, scipy sparse or numpy. Looks at every stored value.
     """
-    data = matrix.data if hasattr(matrix, "indptr") else np.asarray(matrix).ravel()
+    data = matrix.data if hasattr(matrix, "indptr") else np.asarray(matrix).reshape(-1)
     if data.dtype.kind not in "fiub":
         return f"values of type {data.dtype}, which are no numbers"
-    if data.dtype.kind == "f" and not np.isfinite(data).all():
-        wrong = int((~np.isfinite(data)).sum())
+    parts = [data[i : i + _BLOCK] for i in range(0, len(data), _BLOCK)]  # views: no copy of the whole matrix
+    if data.dtype.kind == "f" and not all(np.isfinite(part).all() for part in parts):
+        wrong = sum(int((~np.isfinite(part)).sum()) for part in parts)
         return f"{wrong:,} values that are NaN or infinite"
     if not data.any():
         return "nothing but zeros"
     if data.min() < 0:
         return f"negative values (down to {data.min():.3g}): scaled or centred data"
-    if data.dtype.kind in "iub" or (np.abs(data - np.rint(data)) <= _CLOSE).all():
+    if data.dtype.kind in "iub":
         return "counts"
-    values = data[data > 0]
-    example = values[np.abs(values - np.rint(values)) > _CLOSE][0]
+    broken = next((part for part in parts if (np.abs(part - np.rint(part)) > _CLOSE).any()), None)
+    if broken is None:
+        return "counts"
+    example, largest = broken[np.abs(broken - np.rint(broken)) > _CLOSE][0], data.max()
     totals = np.asarray(matrix.sum(axis=1), dtype=np.float64).ravel()
     totals = totals[totals > 0]
     if len(totals) > 1 and totals.std() < 0.01 * totals.mean():
         return f"normalized values: every cell sums to about {totals.mean():,.0f}"
-    if values.max() < 20:
-        return f"values that look log-transformed (for example {example:.3g}; the largest is {values.max():.3g})"
+    if largest < 20:
+        undone = (
+            matrix.astype(np.float64).expm1() if hasattr(matrix, "indptr") else np.expm1(np.asarray(matrix, np.float64))
+        )
+        totals = np.asarray(undone.sum(axis=1)).ravel()
+        totals = totals[totals > 0]
+        if len(totals) > 1 and totals.std() < 0.01 * totals.mean():
+            return f"log-transformed values: with the log undone, every cell sums to about {totals.mean():,.0f}"
+        return f"small fractions (for example {example:.3g}; the largest is {largest:.3g}): log-transformed or corrected data"
     return f"values that are not whole numbers (for example {example:.3g}): normalized, corrected or imputed data"
 
 
