@@ -25,7 +25,7 @@ ROLE = {"model": PALETTE[0], "twin": PALETTE[4], "baseline": PALETTE[1], "contro
 MARKERS = ("o", "s", "^", "D", "v", "P", "X", "*")
 
 
-def style() -> dict[str, Any]:
+def style() -> Any:
     """Matplotlib settings of all figures."""
     return {
         "figure.dpi": 110,
@@ -64,9 +64,9 @@ def show(ax: Axes | np.ndarray, alt: str) -> None:
     """
     if len(alt) < 30:
         raise ValueError("alt should say what the figure shows, for someone who cannot see it: a sentence, not a word.")
-    first = ax.flat[0] if isinstance(ax, np.ndarray) else ax
+    figure: Any = (ax.flat[0] if isinstance(ax, np.ndarray) else ax).figure
     png = io.BytesIO()
-    first.figure.savefig(png, format="png", dpi=110, bbox_inches="tight")
+    figure.savefig(png, format="png", dpi=110, bbox_inches="tight")
     from IPython.display import Image, display
 
     display(Image(png.getvalue(), alt=alt), metadata={"image/png": {"alt": alt}})
@@ -128,12 +128,13 @@ def scatter(
     ax = axes(5.2, 4.2) if ax is None else ax
     names = np.asarray(labels).astype(str)
     kinds, counts = np.unique(names, return_counts=True)
-    colours = [*PALETTE[:6], PALETTE[7], *plt.get_cmap("tab20b").colors]
+    colours = [*PALETTE[:6], PALETTE[7], *plt.get_cmap("tab20b")(np.arange(20))]
     for number in np.argsort(-counts):
         own = names == kinds[number]
         # colour and marker together tell more kinds apart than colour alone
         ax.scatter(
-            *points[own].T[:2],
+            points[own, 0],
+            points[own, 1],
             s=size,
             color=colours[number % len(colours)],
             marker=MARKERS[number // 7 % 8],
