@@ -81,6 +81,11 @@ class Handler(BaseHTTPRequestHandler):
         self.wfile.write(body)
 
 
+@pytest.fixture(autouse=True)
+def _no_proxy(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("NO_PROXY", "*")  # the local server is never reached through a proxy
+
+
 @pytest.fixture
 def server() -> Iterator[Server]:
     running = Server()

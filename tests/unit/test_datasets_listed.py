@@ -30,6 +30,11 @@ from scfm import cache, datasets, genes
 from scfm.datasets import DatasetError, DownloadError, entries, list_datasets, load_dataset, simulate_batch
 
 
+@pytest.fixture(autouse=True)
+def _no_proxy(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("NO_PROXY", "*")  # the local server is never reached through a proxy
+
+
 @pytest.fixture(scope="module")
 def pbmc68k() -> anndata.AnnData:
     return load_dataset("pbmc68k")
