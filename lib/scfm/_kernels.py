@@ -212,66 +212,72 @@ def rank(
 
 
 @njit(cache=True, nogil=True)
-def _quantile(ascending, n, q):
-    """numpy's linear quantile of ascending[:n], step by step, so that the last bit is the same."""
-    virtual = q * (n - 1)
-    if virtual >= n - 1:
-        return ascending[n - 1]
-    below = int(np.floor(virtual))
-    a = ascending[below]
-    b = ascending[below + 1]
-    t = virtual - below
-    if t >= 0.5:
-        return b - (b - a) * (1 - t)
-    return a + (b - a) * t
+def _between(a, b, t):
+    """numpy's interpolation, step by step, so that the last bit is the same."""
+    return b - (b - a) * (1 - t) if t >= 0.5 else a + (b - a) * t
 
 
 @njit(cache=True, nogil=True)
-def _sort_values(value, n, tally, ascending):
-    """Copy value[:n] in ascending order into `ascending`; counts are few and small, so they are tallied, not sorted."""
-    largest = 0.0
-    whole = True
-    for i in range(n):
-        largest = max(largest, value[i])
-        whole = whole and value[i] == np.floor(value[i]) and value[i] > 0.0
-    if not whole or largest >= len(tally):
-        ascending[:n] = np.sort(value[:n])
-        return False
-    top = int(largest)
-    tally[: top + 1] = 0
-    for i in range(n):
-        tally[int(value[i])] += 1
-    k = 0
+def _edges_of_counts(n_up_to, quantiles, edges, left, right):
+    """Bin edges from n_up_to[c] = number of values <= c; for each count its L and R."""
+    top = len(n_up_to) - 1
+    n = n_up_to[top]
+    a = 1
+    b = 1
+    for k in range(len(quantiles)):
+        virtual = quantiles[k] * (n - 1)
+        below = min(int(virtual), n - 1)
+        while n_up_to[a] <= below:  # the values below and above this place in the sorted row, without sorting it
+            a += 1
+        while n_up_to[b] <= min(below + 1, n - 1):
+            b += 1
+        edges[k] = _between(float(a), float(b), virtual - below)
+    at_most = 0
+    less = 0
     for count in range(1, top + 1):
-        for _ in range(tally[count]):
-            ascending[k] = count
-            k += 1
-    return True
+        while less < len(edges) and edges[less] < count:
+            less += 1
+        at_most = max(at_most, less)
+        while at_most < len(edges) and edges[at_most] <= count:
+            at_most += 1
+        left[count] = at_most
+        right[count] = less
 
 
 @njit(cache=True, nogil=True)
-def bin_values(value, n, quantiles, randomly, edges, ascending, tally, left, right, bins):
-    """The bin of each of value[:n], all nonzero: scGPT's quantile bins, 1 to len(quantiles).
+def _edges_of_values(value, n, quantiles, edges):
+    """Bin edges of value[:n], which need not be whole: numpy's linear quantiles."""
+    ascending = np.sort(value[:n])
+    for k in range(len(quantiles)):
+        virtual = quantiles[k] * (n - 1)
+        below = min(int(virtual), n - 1)
+        edges[k] = _between(ascending[below], ascending[min(below + 1, n - 1)], virtual - below)
+
+
+@njit(cache=True, nogil=True)
+def bin_values(value, n, largest, whole, quantiles, randomly, edges, n_up_to, left, right, bins):
+    """The bin of each of value[:n], all above zero: scGPT's quantile bins, 1 to len(quantiles).
 
     L = number of edges <= x, R = number of edges < x; the bin is L or, randomly, ceil(u * (R - L) + L).
+    Counts are few and small: they are tallied, not sorted.
     """
     if n == 0:
         return
-    tallied = _sort_values(value, n, tally, ascending)
-    n_edges = len(quantiles)
-    for k in range(n_edges):
-        edges[k] = _quantile(ascending, n, quantiles[k])
-    if tallied:  # one look-up per distinct count
-        at_most = 0
-        less = 0
-        for count in range(1, int(ascending[n - 1]) + 1):
-            while less < n_edges and edges[less] < count:
-                less += 1
-            at_most = max(at_most, less)
-            while at_most < n_edges and edges[at_most] <= count:
-                at_most += 1
-            left[count] = at_most
-            right[count] = less
+    tallied = whole and largest < len(n_up_to)
+    if tallied:
+        n_up_to = n_up_to[: int(largest) + 1]
+        n_up_to[:] = 0
+        for i in range(n):
+            n_up_to[int(value[i])] += 1
+        for count in range(1, len(n_up_to)):
+            n_up_to[count] += n_up_to[count - 1]
+        _edges_of_counts(n_up_to, quantiles, edges, left, right)
+        if not randomly:
+            for i in range(n):
+                bins[i] = left[int(value[i])]
+            return
+    else:
+        _edges_of_values(value, n, quantiles, edges)
     for i in range(n):
         if tallied:
             high = left[int(value[i])]
@@ -296,34 +302,36 @@ def encode_bins(
     """
     n_columns = len(column_token)
     value = np.empty(n_columns, np.float64)
-    bins = np.empty(n_columns, np.float64)
-    ascending = np.empty(n_columns, np.float64)
+    bins = np.empty(n_columns, np.float32)
     token = np.empty(n_columns, np.int32)
     dense = np.zeros(n_columns if zeros else 0, np.float64)
     edges = np.empty(len(quantiles), np.float64)
-    tally = np.empty(4096, np.int64)
-    left = np.empty(4096, np.int64)
-    right = np.empty(4096, np.int64)
+    n_up_to = np.empty(4096, np.int64)
+    left = np.empty(4096, np.float32)
+    right = np.empty(4096, np.float32)
 
     for cell in range(first, last):
         n = 0
         total = 0.0
+        largest = 0.0
+        whole = True
         for j in range(indptr[cell], indptr[cell + 1]):
             x = np.float64(data[j])
             if x != 0.0 and column_token[indices[j]] >= 0:
                 value[n] = x
                 token[n] = indices[j] if zeros else column_token[indices[j]]
                 total += x
+                largest = max(largest, x)
+                whole &= x == np.floor(x)
                 n += 1
         if len(quantiles) > 0:
             if seed >= 0:
                 np.random.seed(seed)  # noqa: NPY002 (again for each cell: its bins do not depend on the cells before it)
-            bin_values(value, n, quantiles, seed >= 0, edges, ascending, tally, left, right, bins)
+            bin_values(value, n, largest, whole, quantiles, seed >= 0, edges, n_up_to, left, right, bins)
         else:
             for i in range(n):
-                bins[i] = value[i] / total * scale_to if scale_to > 0.0 else value[i]
-                if log1p:
-                    bins[i] = np.log1p(bins[i])
+                x = value[i] / total * scale_to if scale_to > 0.0 else value[i]
+                bins[i] = np.log1p(x) if log1p else x
         if zeros:  # all genes of the vocabulary, in the order of the columns
             for i in range(n):
                 dense[token[i]] = bins[i]
@@ -341,13 +349,15 @@ def encode_bins(
             values[out] = 0.0
             out += 1
         room = offsets[cell + 1] - out
-        if room < n:
-            np.random.seed((sample_seed + cell) % 4294967296)  # noqa: NPY002
+        if room >= n:
+            tokens[out : out + n] = token[:n]
+            values[out : out + n] = bins[:n]
+            continue
+        np.random.seed((sample_seed + cell) % 4294967296)  # noqa: NPY002
         taken = 0
         for i in range(n):
             # each gene is kept with the chance that just fills the room (Knuth's selection sampling): order is kept
-            if room - taken < n - i and np.random.random() * (n - i) >= room - taken:  # noqa: NPY002
-                continue
-            tokens[out + taken] = token[i]
-            values[out + taken] = bins[i]
-            taken += 1
+            if np.random.random() * (n - i) < room - taken:  # noqa: NPY002
+                tokens[out + taken] = token[i]
+                values[out + taken] = bins[i]
+                taken += 1
