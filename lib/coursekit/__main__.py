@@ -1,4 +1,4 @@
-"""The command line: ``python -m coursekit build | run | course | verify | expect | list | table | doctor``."""
+"""The command line: ``python -m coursekit build | run | course | verify | expect | list | table | lock | doctor``."""
 
 from __future__ import annotations
 
@@ -46,6 +46,9 @@ def _parser() -> argparse.ArgumentParser:
 
     add = commands.add_parser("table", help="the table of the last run of each lesson")
     add.set_defaults(go=_table)
+
+    add = commands.add_parser("lock", help="write requirements.lock from what is installed")
+    add.set_defaults(go=_lock)
 
     add = commands.add_parser("doctor", help="is this machine ready for the course?")
     add.add_argument("--offline", action="store_true", help="do not try the network")
@@ -193,6 +196,16 @@ def _table(args: argparse.Namespace, root: Path) -> int:
         )
     print(table(outcomes))
     return 0
+
+
+def _lock(args: argparse.Namespace, root: Path) -> int:
+    from .lock import disagreements, write
+
+    print(f"wrote {write(root).name}")
+    problems = disagreements(root)
+    for line in problems:
+        print(line, file=sys.stderr)
+    return 1 if problems else 0
 
 
 def _doctor(args: argparse.Namespace, root: Path) -> int:

@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-import asyncio
 import contextlib
-import signal
 import threading
 import time
 from collections.abc import Callable
@@ -21,39 +19,50 @@ NAME = "coursekit"
 SAVE_EVERY = 10.0  # seconds; the notebook of a killed run is at most this old
 
 
-class MemoryWatch:
-    """Peak resident memory in bytes of a process and all its children, sampled in a thread."""
+class KernelWatch:
+    """Samples, in a thread, the resident memory of a process and all its children; remembers them, to end them."""
 
     def __init__(self, pid: int, every: float = 0.05) -> None:
-        self.pid, self.every, self.peak = pid, every, 0
+        import psutil
+
+        self.every, self.peak = every, 0  # seconds, bytes
+        self._root = psutil.Process(pid)
+        self._seen: set[Any] = {self._root}
         self._done = threading.Event()
         self._thread = threading.Thread(target=self._watch, daemon=True)
         self._thread.start()
 
     def stop(self) -> int:
-        """Stop watching; returns the peak."""
+        """Stop watching and end what is left of the process and its children; returns the peak in bytes."""
+        import psutil
+
         self._done.set()
         self._thread.join()
+        for process in self._seen:
+            with contextlib.suppress(psutil.Error):
+                process.kill()
         return self.peak
 
     def _watch(self) -> None:
         import psutil
 
         while True:
+            total = 0
             with contextlib.suppress(psutil.Error):
-                root = psutil.Process(self.pid)
-                total = 0
-                for process in (root, *root.children(recursive=True)):
-                    with contextlib.suppress(psutil.Error):
-                        total += process.memory_info().rss
-                self.peak = max(self.peak, total, self._high_water())
+                self._seen.update(self._root.children(recursive=True))
+            for process in list(self._seen):
+                try:
+                    total += process.memory_info().rss
+                except psutil.Error:
+                    self._seen.discard(process)
+            self.peak = max(self.peak, total, self._high_water())
             if self._done.wait(self.every):
                 return
 
     def _high_water(self) -> int:
         """The kernel process's own peak as Linux keeps it: catches what falls between two samples."""
         try:
-            for line in Path(f"/proc/{self.pid}/status").read_text().splitlines():
+            for line in Path(f"/proc/{self._root.pid}/status").read_text().splitlines():
                 if line.startswith("VmHWM:"):
                     return int(line.split()[1]) * 1024
         except OSError:
@@ -62,79 +71,64 @@ class MemoryWatch:
 
 
 class Watch:
-    """What a run leaves behind, also when it ends badly: the notebook so far, peak memory, whether it was stopped."""
+    """What a run leaves behind, also when it ends badly: the notebook so far and the peak memory in bytes."""
 
     def __init__(self, save_to: Path, progress: Callable[[int, int], None] | None = None) -> None:
         self.save_to = save_to
         self.progress = progress
         self.notebook: Any = None
-        self.peak_memory = 0  # bytes
-        self.stopped = False
+        self.peak_memory = 0
 
 
 class _Client(PapermillNotebookClient):
-    """Executes the cells; Ctrl-C and SIGTERM kill the kernel with its children instead of waiting for it."""
+    """Executes the cells under a KernelWatch; however it ends, nothing of the kernel is left running."""
 
-    def __init__(self, nb_man: Any, watch: Watch, **kw: Any) -> None:
-        super().__init__(nb_man, **kw)
-        self.watch = watch
-        self.memory: MemoryWatch | None = None
+    kernel: KernelWatch | None = None
 
-    async def async_start_new_kernel(self, **kwargs: Any) -> None:
-        """Start the kernel, watch its memory, and put our signal handlers over nbclient's (which wait for the cell)."""
-        with contextlib.suppress(RuntimeError, ValueError, NotImplementedError):  # not in the main thread
-            loop = asyncio.get_running_loop()
-            for number in (signal.SIGINT, signal.SIGTERM):
-                loop.add_signal_handler(number, self._stop)
-        await super().async_start_new_kernel(**kwargs)
-        pid = self._kernel()
-        if pid:
-            self.memory = MemoryWatch(pid)
-        if self.watch.stopped:  # asked to stop while the kernel was starting
-            self._stop()
+    def start_new_kernel(self, **kwargs: Any) -> None:
+        """Start the kernel and watch it."""
+        super().start_new_kernel(**kwargs)
+        pid = self._pid()
+        self.kernel = KernelWatch(pid) if pid else None
 
-    def _kernel(self) -> int | None:
+    def execute(self, **kwargs: Any) -> Any:
+        """Execute all cells; see PapermillNotebookClient."""
+        try:
+            return super().execute(**kwargs)
+        except BaseException:
+            pid = self._pid()
+            if self.kernel is None and pid:  # stopped while the kernel was starting
+                KernelWatch(pid).stop()
+            raise
+        finally:
+            if self.kernel:
+                self.kernel.stop()
+
+    def _pid(self) -> int | None:
         return getattr(getattr(self.km, "provisioner", None), "pid", None)
-
-    def _stop(self) -> None:
-        import psutil
-
-        self.watch.stopped = True
-        with contextlib.suppress(psutil.Error, ValueError, TypeError):
-            kernel = psutil.Process(self._kernel() or -1)
-            for process in (*kernel.children(recursive=True), kernel):
-                with contextlib.suppress(psutil.Error):
-                    process.kill()
 
 
 class _Engine(NBClientEngine):
-    """Registered under ``NAME``; takes the keyword ``watch`` and ``env`` (the kernel's environment)."""
+    """Registered under ``NAME``; takes the keywords ``watch`` and ``env`` (the kernel's environment)."""
 
     @classmethod
-    def execute_managed_notebook(
-        cls, nb_man: Any, kernel_name: str, watch: Watch | None = None, env: Any = None, **kw: Any
-    ) -> None:  # type: ignore[override]
-        assert watch is not None
+    def execute_managed_notebook(cls, nb_man: Any, kernel_name: str, **kw: Any) -> None:  # type: ignore[override]
+        watch: Watch = kw["watch"]
         _whole_files(nb_man, watch)
         client = _Client(
             nb_man,
-            watch,
             kernel_name=kernel_name,
             log=logger,
-            startup_timeout=kw.get("start_timeout", 120),
+            startup_timeout=kw["start_timeout"],
             timeout=None,
             shutdown_kernel="immediate",
+            extra_arguments=["--log-level=40"],  # errors only: the kernel greets with a warning about TCP
         )
         try:
-            client.execute(env=env)
-        except Exception:
-            if not watch.stopped:
-                raise
+            client.execute(env=kw["env"])
         finally:
-            if client.memory:
-                watch.peak_memory = client.memory.stop()
-        if watch.stopped:
-            raise KeyboardInterrupt
+            if client.kernel:
+                watch.peak_memory = client.kernel.peak
 
 
 def _whole_files(nb_man: Any, watch: Watch) -> None:
@@ -143,9 +137,9 @@ def _whole_files(nb_man: Any, watch: Watch) -> None:
     last = 0.0
     complete = nb_man.cell_complete
 
-    def save(force: bool = False, **_: Any) -> None:
+    def save(**_: Any) -> None:
         nonlocal last
-        if force or time.monotonic() - last > SAVE_EVERY:
+        if time.monotonic() - last > SAVE_EVERY:
             write_notebook(watch.save_to, nb_man.nb)
             last = time.monotonic()
 

@@ -4,11 +4,16 @@ from __future__ import annotations
 
 import datetime
 import json
+import logging
 import os
+import re
+import signal
 import sys
 import tempfile
+import threading
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -67,7 +72,7 @@ def run(
     folder = _new_folder(folder or lesson.runs, str(values.get("profile", "run")))
     started = datetime.datetime.now(datetime.UTC)
     clock = time.monotonic()
-    with tempfile.TemporaryDirectory(prefix="coursekit-") as scratch:
+    with _terminate_as_interrupt(), tempfile.TemporaryDirectory(prefix="coursekit-") as scratch:
         trail = Path(scratch) / "provenance.jsonl"
         watch, failure = _execute(
             lesson, notebook, given, folder, _environment(lesson.root, trail, threads), progress, bar
@@ -119,6 +124,8 @@ def _execute(
     from .engine import NAME, Watch, write_notebook
 
     os.environ["JUPYTER_PREFER_ENV_PATH"] = "1"  # a kernel "python3" in the home folder may be another Python
+    # Parameters have been checked, and better: papermill cannot read an annotated one and would warn about it
+    logging.getLogger("papermill").setLevel(logging.ERROR)
     watch = Watch(folder / "notebook.ipynb", progress)
     cwd = lesson.root / "notebooks"
     try:
@@ -145,6 +152,19 @@ def _execute(
             raise
         return watch, f"The kernel ended before the lesson did (out of memory?).\n{type(error).__name__}: {error}"
     return watch, ""
+
+
+@contextmanager
+def _terminate_as_interrupt() -> Iterator[None]:
+    """SIGTERM (a cluster's or a container's way to stop) ends a run as Ctrl-C does, with the kernel gone and no card."""
+    if threading.current_thread() is not threading.main_thread():
+        yield
+        return
+    before = signal.signal(signal.SIGTERM, signal.default_int_handler)
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGTERM, before)
 
 
 def _environment(root: Path, trail: Path, threads: int | None) -> dict[str, str]:
@@ -191,8 +211,6 @@ def _cell_times(notebook: Any) -> list[dict[str, Any]]:
 
 def _plain(text: str) -> str:
     """Text without the terminal's colour codes."""
-    import re
-
     return re.sub(r"\x1b\[[0-9;]*m", "", text)
 
 

@@ -1,0 +1,110 @@
+# The face of the course. Needs Python 3.11 to 3.13 and make; everything else goes into .venv by itself.
+#   make course PROFILE=cpu JOBS=2      other sizes, two lessons at a time
+#   make setup TORCH=cpu                PyTorch's CPU build (Linux without a GPU: 0.2 GB instead of 3)
+#   make course PY=python               use the environment you are in (conda), set nothing up
+
+PROFILE ?= quick
+JOBS ?= 1
+TORCH ?= default
+NB ?=
+P ?=
+CARD ?=
+ARGS ?=
+PYTEST ?=
+PY = .venv/bin/python
+SHELL = /bin/sh
+export NUMBA_CACHE_DIR ?= $(CURDIR)/.cache/numba
+export PIP_DISABLE_PIP_VERSION_CHECK = 1
+
+# READY stands for a complete environment; with PY=... on the command line it is the reader's own affair.
+ifeq ($(origin PY),file)
+READY = .venv/ready
+endif
+
+.DEFAULT_GOAL := help
+.PHONY: help setup course run rerun verify table test test-full check format build doctor bench pretrain lock clean clean-env
+
+help:  ## this list
+	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-10s %s\n", $$1, $$2}' $(firstword $(MAKEFILE_LIST))
+
+setup: $(READY)  ## make .venv with the tested versions (TORCH=cpu for a small PyTorch; FORCE=1 to repair)
+
+course: $(READY)  ## run every lesson and end with a table (PROFILE=quick|cpu|gpu, JOBS=2, NB="01 03")
+	@$(PY) -m coursekit course $(NB) --profile $(PROFILE) --jobs $(JOBS) $(foreach p,$(P),-p '$(p)')
+
+run: $(READY)  ## run one lesson: make run NB=03 P="dataset=kang seed=1" PROFILE=cpu
+	@test -n "$(NB)" || { echo 'Which lesson? For example: make run NB=03 P="dataset=kang seed=1"'; exit 2; }
+	@$(PY) -m coursekit run $(NB) --profile $(PROFILE) $(foreach p,$(P),-p '$(p)') $(ARGS)
+
+rerun: $(READY)  ## run a lesson again with its last parameters, changed by P: make rerun NB=03 P="seed=2"
+	@test -n "$(NB)" || { echo 'Which lesson? For example: make rerun NB=03 P="seed=2"'; exit 2; }
+	@$(PY) -m coursekit run $(NB) --again $(foreach p,$(P),-p '$(p)') $(ARGS)
+
+verify: $(READY)  ## repeat a run and compare its results: make verify CARD=runs/.../card.json
+	@test -n "$(CARD)" || { echo 'Which run? For example: make verify CARD=runs/03_.../card.json'; exit 2; }
+	@$(PY) -m coursekit verify $(CARD)
+
+table: $(READY)  ## the table of the last run of each lesson
+	@$(PY) -m coursekit table
+
+test: $(READY)  ## unit, parity and notebook tests, without the slow ones (PYTEST="-k name")
+	@$(PY) -m pytest tests/unit tests/parity tests/notebooks -rs -m "not slow and not network" $(PYTEST)
+
+test-full: $(READY)  ## all tests, with the slow ones and those for a GPU
+	@$(PY) -m pytest -rs -m "not network" $(PYTEST)
+
+check: $(READY)  ## ruff, mypy, and whether notebooks, sources and README agree
+	@$(PY) -m ruff check .
+	@$(PY) -m ruff format --check .
+	@$(PY) -m mypy
+	@$(PY) -m coursekit build --check
+
+format: $(READY)  ## let ruff write the code in the house's form
+	@$(PY) -m ruff check --fix .
+	@$(PY) -m ruff format .
+
+build: $(READY)  ## make the notebooks from notebooks/source
+	@$(PY) -m coursekit build $(NB)
+
+doctor:  ## is this machine ready? what is missing, and the command that mends it
+	@py=$(PY); test -x "$$py" || command -v "$$py" >/dev/null || py=$$($(FIND_PYTHON)) || exit 1; \
+	PYTHONPATH=lib$${PYTHONPATH:+:$$PYTHONPATH} $$py -m coursekit doctor $(ARGS)
+
+bench: $(READY)  ## every benchmark: ratios within one run, with memory
+	@bad=""; for file in benchmarks/bench_*.py; do echo "== $$file"; $(PY) $$file $(ARGS) || bad="$$bad $$file"; done; \
+	test -z "$$bad" || { echo "failed:$$bad"; exit 1; }
+
+pretrain: $(READY)  ## pretrain geneformer-mini, resumable (ARGS="--help" for its options)
+	@$(PY) -m scfm.pretrain $(ARGS)
+
+lock: $(READY)  ## write requirements.lock from what is installed in .venv
+	@$(PY) -m coursekit lock
+
+clean:  ## delete runs and caches (the environment stays)
+	rm -rf runs .cache/numba .pytest_cache .mypy_cache .ruff_cache .hypothesis
+
+clean-env:  ## delete the environment
+	rm -rf .venv
+
+# The first Python of 3.11 to 3.13 that can make environments; otherwise the reason, in words.
+FIND_PYTHON = for py in $(PYTHON) python3 python3.12 python3.13 python3.11 python; do \
+	  $$py -c 'import sys; sys.exit(not (3, 11) <= sys.version_info[:2] < (3, 14))' >/dev/null 2>&1 && { echo $$py; exit 0; }; \
+	done; \
+	echo "The course needs Python 3.11, 3.12 or 3.13, and none was found (python3 here: $$(python3 -V 2>&1))." >&2; \
+	echo "Install one (python.org, apt, brew, conda), or name it: make setup PYTHON=/path/to/python3.12" >&2; \
+	exit 1
+
+ifdef FORCE
+.PHONY: .venv/ready
+endif
+
+.venv/ready: pyproject.toml requirements.lock
+	@py=$$($(FIND_PYTHON)) || exit 1; \
+	test -x .venv/bin/python || $$py -m venv .venv || { rm -rf .venv; \
+	  echo "$$py cannot make environments. On Debian and Ubuntu: apt install python3-venv" >&2; exit 1; }
+	@echo "Setting up .venv with the tested versions; the first time takes some minutes."
+	@test $(TORCH) != cpu || .venv/bin/python -m pip install -q --index-url https://download.pytorch.org/whl/cpu \
+	  $$(grep '^torch==' requirements.lock)
+	@.venv/bin/python -m pip install -q -r requirements.lock "setuptools>=77"
+	@.venv/bin/python -m pip install -q --no-deps --no-build-isolation -e .
+	@touch .venv/ready
