@@ -11,6 +11,7 @@ from numba import njit
 
 RADIX_BITS = 11  # of each of the two passes of the rank sort
 RADIX = 1 << RADIX_BITS
+MOST_TALLIED = 4095  # larger counts are sorted, not tallied
 LONG_RUN = 24  # from here on sorting by insertion would be slow
 
 
@@ -255,23 +256,18 @@ def _edges_of_values(value, n, quantiles, edges):
 
 
 @njit(cache=True, nogil=True)
-def bin_values(value, n, largest, whole, quantiles, randomly, edges, n_up_to, left, right, bins):
+def bin_values(value, n, whole, tally, quantiles, randomly, edges, left, right, bins):
     """The bin of each of value[:n], all above zero: scGPT's quantile bins, 1 to len(quantiles).
 
     L = number of edges <= x, R = number of edges < x; the bin is L or, randomly, ceil(u * (R - L) + L).
-    Counts are few and small: they are tallied, not sorted.
+    Counts (whole) are few and small: their tally does what else a sort would. It becomes its own running sum.
     """
     if n == 0:
         return
-    tallied = whole and largest < len(n_up_to)
-    if tallied:
-        n_up_to = n_up_to[: int(largest) + 1]
-        n_up_to[:] = 0
-        for i in range(n):
-            n_up_to[int(value[i])] += 1
-        for count in range(1, len(n_up_to)):
-            n_up_to[count] += n_up_to[count - 1]
-        _edges_of_counts(n_up_to, quantiles, edges, left, right)
+    if whole:
+        for count in range(1, len(tally)):
+            tally[count] += tally[count - 1]
+        _edges_of_counts(tally, quantiles, edges, left, right)
         if not randomly:
             for i in range(n):
                 bins[i] = left[int(value[i])]
@@ -279,7 +275,7 @@ def bin_values(value, n, largest, whole, quantiles, randomly, edges, n_up_to, le
     else:
         _edges_of_values(value, n, quantiles, edges)
     for i in range(n):
-        if tallied:
+        if whole:
             high = left[int(value[i])]
             low = right[int(value[i])]
         else:
@@ -306,14 +302,16 @@ def encode_bins(
     token = np.empty(n_columns, np.int32)
     dense = np.zeros(n_columns if zeros else 0, np.float64)
     edges = np.empty(len(quantiles), np.float64)
-    n_up_to = np.empty(4096, np.int64)
-    left = np.empty(4096, np.float32)
-    right = np.empty(4096, np.float32)
+    n_up_to = np.zeros(MOST_TALLIED + 1, np.int32)  # first a tally of each count, then its running sum
+    top = 0
+    left = np.empty(MOST_TALLIED + 1, np.float32)
+    right = np.empty(MOST_TALLIED + 1, np.float32)
 
     for cell in range(first, last):
         n = 0
         total = 0.0
-        largest = 0.0
+        n_up_to[: top + 1] = 0  # of the cell before
+        top = 0
         whole = True
         for j in range(indptr[cell], indptr[cell + 1]):
             x = np.float64(data[j])
@@ -321,13 +319,15 @@ def encode_bins(
                 value[n] = x
                 token[n] = indices[j] if zeros else column_token[indices[j]]
                 total += x
-                largest = max(largest, x)
-                whole &= x == np.floor(x)
                 n += 1
+                count = int(min(x, MOST_TALLIED))
+                n_up_to[count] += 1
+                top = max(top, count)
+                whole &= x == count
         if len(quantiles) > 0:
             if seed >= 0:
                 np.random.seed(seed)  # noqa: NPY002 (again for each cell: its bins do not depend on the cells before it)
-            bin_values(value, n, largest, whole, quantiles, seed >= 0, edges, n_up_to, left, right, bins)
+            bin_values(value, n, whole, n_up_to[: top + 1], quantiles, seed >= 0, edges, left, right, bins)
         else:
             for i in range(n):
                 x = value[i] / total * scale_to if scale_to > 0.0 else value[i]

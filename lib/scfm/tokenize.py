@@ -10,7 +10,7 @@ from __future__ import annotations
 import hashlib
 import warnings
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -69,7 +69,8 @@ def rank_encode(
         n_counts = None if n_counts is None else n_counts[kept]
     cells = encoder.encode((matrix.indptr, matrix.indices, matrix.data), n_counts, cell_ids, n_threads)
     cells.report["filtered_out"] = 0 if kept is None else int((~kept).sum())
-    cells.report["overlap"] = str(found)
+    in_vocabulary = cells.report["counts_in_vocabulary"] / max(cells.report["counts"], 1e-12)
+    cells.report["overlap"] = str(replace(found, fraction_counts=in_vocabulary))  # of the cells that passed
     return cells
 
 
