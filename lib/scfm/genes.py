@@ -142,6 +142,8 @@ class RankVocabulary:
 
     ``tokens``: Ensembl id → token id. ``medians``: Ensembl id → median of its nonzero counts per 10,000 over the pretraining
     corpus. ``mapping``: retired or alternative Ensembl ids (upper case) → current ones. ``max_len``: most tokens in a cell.
+    ``frequencies``, known for our own models only: each gene's share of all gene tokens of the corpus, what a guesser knows
+    that has looked at no cell.
     """
 
     name: str
@@ -151,6 +153,7 @@ class RankVocabulary:
     symbols: Mapping[str, str] = field(repr=False)
     special: Mapping[str, int]
     max_len: int
+    frequencies: Mapping[str, float] | None = field(default=None, repr=False)
 
     @classmethod
     def published(cls, version: str) -> RankVocabulary:
@@ -180,6 +183,7 @@ class RankVocabulary:
             symbols=dict(zip(ids, genes["gene_symbol"].tolist(), strict=True)),
             special=dict(zip(special["ensembl_id"], special["token_id"].tolist(), strict=True)),
             max_len=settings["max_len"],
+            frequencies=dict(zip(ids, genes["frequency"].tolist(), strict=True)) if "frequency" in genes else None,
         )
 
     def save(self, folder: str | Path) -> None:
@@ -195,6 +199,8 @@ class RankVocabulary:
                 "median": [1.0] * len(self.special) + [self.medians[gene] for gene in genes],
             }
         )
+        if self.frequencies is not None:
+            table["frequency"] = [0.0] * len(self.special) + [self.frequencies[gene] for gene in genes]
         with cache.atomic_write(Path(folder) / "vocabulary.tsv.gz") as path:
             # mtime 0: the same vocabulary gives the same bytes, so its hash can be published
             table.to_csv(path, sep="\t", index=False, compression={"method": "gzip", "mtime": 0})
@@ -208,6 +214,15 @@ class RankVocabulary:
     def starts_with_cls(self) -> bool:
         """Whether a cell's tokens are framed by ``<cls>`` and ``<eos>`` (V2 and our mini) or bare (V1)."""
         return CLS in self.special
+
+    def frequency_of_tokens(self) -> np.ndarray:
+        """``frequencies`` by token id: (len(self),) float64, zero for special tokens, summing to one."""
+        if self.frequencies is None:
+            raise VocabularyError(f"The vocabulary {self.name} does not say how frequent its genes were in the corpus.")
+        share = np.zeros(len(self))
+        for gene, token in self.tokens.items():
+            share[token] = self.frequencies[gene]
+        return share / share.sum()
 
     @functools.cached_property
     def _gene_of(self) -> dict[int, str]:

@@ -14,7 +14,7 @@ import json
 import time
 import tomllib
 from collections.abc import Iterator
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -304,9 +304,11 @@ def pretrain(corpus: Corpus, settings: Settings, work: Path, out: Path, checkpoi
         "n_genes": len(vocabulary) - len(SPECIAL),
         "seconds": round(seconds),
         "device": device,
-        "frequency_baseline": frequency_baseline(corpus, train, columns, sample, settings),
         "log": log,
     }
+    frequencies = token_frequencies(corpus, train, columns, vocabulary, settings.max_len)
+    vocabulary = replace(vocabulary, frequencies=frequencies)
+    report["frequency_baseline"] = frequency_baseline(vocabulary, sample)
     write_model(network, start if settings.warm_start else None, vocabulary, report, out)
     return report
 
@@ -337,34 +339,33 @@ def evaluate(network: BertForMaskedLM, cells: list[np.ndarray], seed: int, devic
     return {"loss": float(np.concatenate(losses).mean()), "accuracy": float(np.concatenate(hits).mean())}
 
 
-def frequency_baseline(
-    corpus: Corpus, train: np.ndarray, columns: tuple, cells: list[np.ndarray], settings: Settings
+def token_frequencies(
+    corpus: Corpus, train: np.ndarray, columns: tuple, vocabulary: genes.RankVocabulary, max_len: int
 ) -> dict[str, float]:
-    """What knowing only how often each gene is among a cell's tokens achieves; also with the cell's visible genes excluded."""
-    size = int(columns[0].max()) + 1
-    counts = np.ones(size)
-    for cell in ranked(corpus.counts[train], corpus.n_counts[train], columns, settings.max_len):
+    """Each gene's share of all gene tokens of the training cells; one is added to each count, so that none is zero."""
+    counts = np.ones(len(vocabulary))
+    for cell in ranked(corpus.counts[train], corpus.n_counts[train], columns, max_len):
         counts[cell] += 1
-    counts[: len(SPECIAL)] = 0
-    share = counts / counts.sum()
-    rng = np.random.default_rng(0)
-    plain, unseen, hits, unseen_hits = [], [], [], []
+    total = counts[len(SPECIAL) :].sum()
+    return {gene: float(counts[token] / total) for gene, token in vocabulary.tokens.items()}
+
+
+def frequency_baseline(vocabulary: genes.RankVocabulary, cells: list[np.ndarray], seed: int = 0) -> dict[str, float]:
+    """What knowing only how frequent each gene is achieves on :func:`evaluate`'s own questions; ``*_unseen``: with the genes
+    that the cell shows excluded, since none occurs twice."""
+    share = vocabulary.frequency_of_tokens()
+    rng = np.random.default_rng(seed)
+    found: dict[str, list[np.ndarray]] = {"loss": [], "accuracy": [], "loss_unseen": [], "accuracy_unseen": []}
     for tokens in length_grouped(cells, 16, rng):
-        masked, positions = mask_tokens(tokens, size, 0.15, rng, bert=False)
+        masked, positions = mask_tokens(tokens, len(share), 0.15, rng, bert=False)
         for cell, shown, at in zip(tokens, masked, positions, strict=True):
-            target = cell[at]
-            left = share.copy()
+            target, left = cell[at], share.copy()
             left[shown] = 0
-            plain.append(-np.log(share[target]))
-            unseen.append(-np.log(left[target] / left.sum()))
-            hits.append(target == share.argmax())
-            unseen_hits.append(target == left.argmax())
-    return {
-        "loss": float(np.concatenate(plain).mean()),
-        "accuracy": float(np.concatenate(hits).mean()),
-        "loss_unseen": float(np.concatenate(unseen).mean()),
-        "accuracy_unseen": float(np.concatenate(unseen_hits).mean()),
-    }
+            found["loss"].append(-np.log(share[target]))
+            found["loss_unseen"].append(-np.log(left[target] / left.sum()))
+            found["accuracy"].append(target == share.argmax())
+            found["accuracy_unseen"].append(target == left.argmax())
+    return {name: float(np.concatenate(values).mean()) for name, values in found.items()}
 
 
 def write_model(network: Any, start: dict | None, vocabulary: genes.RankVocabulary, report: dict, out: Path) -> None:
@@ -408,6 +409,7 @@ def main() -> None:
     for name in ("name", "steps", "max_len", "hidden", "layers", "min_cells", "minibatch", "learning_rate", "seed"):
         value = getattr(defaults, name)
         parser.add_argument(f"--{name.replace('_', '-')}", type=type(value), default=value, help=f"default {value}")
+    parser.add_argument("--checkpoint-every", type=int, default=250, help="steps between checkpoints (default 250)")
     parser.add_argument("--cold", action="store_true", help="no warm start of the gene embeddings")
     given = parser.parse_args()
     names = given.files
@@ -439,7 +441,7 @@ def main() -> None:
     )
     work = given.work or Path("runs/pretrain") / settings.name
     out = given.out or work / "model"
-    report = pretrain(read_corpus(names), settings, work, out)
+    report = pretrain(read_corpus(names), settings, work, out, given.checkpoint_every)
     last, baseline = report["log"][-1], report["frequency_baseline"]
     print(f"Held-out cells: loss {last['loss']:.3f}, accuracy {last['accuracy']:.1%};", end=" ")
     print(f"gene frequencies alone: {baseline['loss_unseen']:.3f}, {baseline['accuracy_unseen']:.1%}.")

@@ -39,7 +39,9 @@ def load_model(name: str | Path, device: str = "cpu", weights: str = "pretrained
     device
         ``"cpu"``, ``"cuda"``, or ``"auto"`` for the GPU if there is one.
     weights
-        ``"pretrained"``, or ``"random"`` for the same network untrained (the twin that every result is compared with).
+        ``"pretrained"``; ``"random"`` for the same network untrained (the twin that every result is compared with); or
+        ``"start"``, for our own models that keep it: the random twin with the gene embeddings and the output bias that
+        pretraining began with.
     seed
         Of the random weights.
 
@@ -50,8 +52,8 @@ def load_model(name: str | Path, device: str = "cpu", weights: str = "pretrained
     scfm.hub.HubError
         A published file could not be had or verified.
     """
-    if weights not in ("pretrained", "random"):
-        raise ModelError(f"weights is {weights!r}; it can be 'pretrained' or 'random'.")
+    if weights not in ("pretrained", "random", "start"):
+        raise ModelError(f"weights is {weights!r}; it can be 'pretrained', 'random' or 'start'.")
     folder, entry, official = _locate(name, weights)
     shown = official if official is not None else Path(name).resolve().name
     if folder is None:
@@ -153,6 +155,9 @@ def _from_folder(folder: Path, name: str, entry: dict[str, Any], weights: str, s
     if weights == "random":
         network, digest = random_network(config, seed), None
         name = f"{name} (random weights, seed {seed})"
+    elif weights == "start":
+        network, digest = warm_start_network(folder, config, seed), None
+        name = f"{name} (warm start, seed {seed})"
     else:
         path = paths.get(WEIGHTS, folder / WEIGHTS)
         network = read_network(path, config)
@@ -242,6 +247,20 @@ def random_network(config: BertConfig, seed: int) -> BertForMaskedLM:
     with torch.random.fork_rng(devices=[]):  # the caller's random state stays as it was
         torch.manual_seed(seed)
         return BertForMaskedLM(config)
+
+
+def warm_start_network(folder: Path, config: BertConfig, seed: int) -> BertForMaskedLM:
+    """The random twin with the tensors of ``start.safetensors`` in it: the state before the first step of pretraining."""
+    from safetensors.torch import load_file
+
+    path = folder / "start.safetensors"
+    if not path.exists():
+        raise ModelError(f"{folder.name} keeps no warm start (no start.safetensors): it has only 'pretrained' and 'random'.")
+    network = random_network(config, seed)
+    _, unexpected = network.load_state_dict({k: v.float() for k, v in load_file(path).items()}, strict=False)
+    if unexpected:
+        raise ModelError(f"{path} holds tensors that the network does not have: {', '.join(unexpected)}.")
+    return network
 
 
 def read_network(path: Path, config: BertConfig) -> BertForMaskedLM:

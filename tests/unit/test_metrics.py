@@ -1,0 +1,160 @@
+"""Scores, draws and intervals: that they mean what they say."""
+
+from __future__ import annotations
+
+import numpy as np
+import pandas as pd
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from scfm import metrics
+
+
+@pytest.fixture(scope="module")
+def blobs() -> tuple[np.ndarray, np.ndarray]:
+    """Three clouds of 40 cells in 8 dimensions, well apart, and their names."""
+    rng = np.random.default_rng(0)
+    centers = rng.normal(0, 6, (3, 8))
+    names = np.repeat(["a", "b", "c"], 40)
+    return (centers[np.repeat(range(3), 40)] + rng.normal(size=(120, 8))).astype(np.float32), names
+
+
+def test_interval_of_a_constant_is_the_constant() -> None:
+    found = metrics.interval([0.25] * 20)
+    assert (found.mean, found.low, found.high) == (0.25, 0.25, 0.25)
+
+
+def test_interval_covers_the_true_mean_about_95_percent_of_the_time() -> None:
+    rng = np.random.default_rng(1)
+    hits = [not metrics.interval(rng.normal(1.0, 1.0, 30), n_boot=400).excludes(1.0) for _ in range(300)]
+    assert 0.88 < np.mean(hits) < 0.99
+
+
+def test_cells_of_one_draw_are_not_independent_evidence() -> None:
+    # 20 draws that differ much, 200 identical cells in each: the cells must not narrow the interval
+    draws = np.random.default_rng(2).normal(0, 1, (20, 1)) * np.ones((1, 200))
+    clustered, flat = metrics.interval(draws, n_boot=500), metrics.interval(draws.ravel(), n_boot=500)
+    by_draw = metrics.interval(draws[:, 0], n_boot=500)
+    assert clustered.high - clustered.low > 3 * (flat.high - flat.low)
+    assert clustered.high - clustered.low == pytest.approx(by_draw.high - by_draw.low, rel=0.15)
+
+
+def test_interval_refuses_nan() -> None:
+    with pytest.raises(metrics.TooFewCells, match="1 are NaN"):
+        metrics.interval([0.1, np.nan])
+
+
+def test_paired_difference_sees_what_two_intervals_hide() -> None:
+    rng = np.random.default_rng(0)
+    base = rng.normal(0.5, 0.1, 20)
+    rows = [("m", s, "acc", v + 0.02) for s, v in enumerate(base)] + [("pca", s, "acc", v) for s, v in enumerate(base)]
+    scores = pd.DataFrame(rows, columns=["method", "seed", "metric", "value"])
+    assert metrics.interval(base).overlaps(metrics.interval(base + 0.02))
+    assert metrics.paired_difference(scores, "m", "pca", "acc").low > 0
+    with pytest.raises(KeyError, match="No scores of scvi"):
+        metrics.paired_difference(scores, "m", "scvi", "acc")
+
+
+def test_clustering_of_clear_types_is_nearly_perfect_and_of_shuffled_ones_is_not(blobs) -> None:
+    embedding, names = blobs
+    good = metrics.clustering(embedding, names)
+    shuffled = metrics.clustering(embedding, np.random.default_rng(0).permutation(names))
+    assert good["nmi"] > 0.95
+    assert good["ari"] > 0.95
+    assert good["asw"] > 0.7
+    assert good["avg_bio"] == pytest.approx(np.mean([good["nmi"], good["ari"], good["asw"]]))
+    assert shuffled["nmi"] < 0.2
+    assert shuffled["asw"] == pytest.approx(0.5, abs=0.05)
+
+
+def test_mixing_tells_mixed_from_separate_batches(blobs) -> None:
+    embedding, names = blobs
+    batches = np.tile(["x", "y"], 60)
+    apart = embedding + 30.0 * (batches == "y")[:, None]
+    mixed, separate = metrics.mixing(embedding, names, batches), metrics.mixing(apart, names, batches)
+    assert mixed["ilisi"] > 0.6 > 0.3 > separate["ilisi"]
+    assert mixed["graph_connectivity"] > separate["graph_connectivity"]
+    with pytest.raises(metrics.TooFewCells, match="at least two batches"):
+        metrics.mixing(embedding, names, ["x"] * 120)
+
+
+def test_scores_do_not_depend_on_the_order_of_the_cells(blobs) -> None:
+    embedding, names = blobs
+    order = np.random.default_rng(3).permutation(len(names))
+    assert metrics.clustering(embedding[order], names[order])["asw"] == pytest.approx(
+        metrics.clustering(embedding, names)["asw"], abs=1e-5
+    )
+
+
+@pytest.mark.parametrize(
+    ("embedding", "labels", "message"),
+    [
+        (np.zeros((3, 2)), ["a", "b"], "one label per cell"),
+        (np.full((2, 2), np.nan), ["a", "b"], "NaN or infinite"),
+        (np.zeros((2, 2)), ["a", "a"], "nothing to tell apart"),
+    ],
+)
+def test_unusable_input_is_refused_in_words(embedding, labels, message) -> None:
+    with pytest.raises(ValueError, match=message):
+        metrics.clustering(embedding, labels)
+
+
+def test_usable_cells_names_what_it_leaves_out() -> None:
+    kept, left_out = metrics.usable_cells(["T"] * 30 + ["rare"] * 3 + ["unknown"] * 40)
+    assert kept.tolist() == list(range(30))
+    assert left_out == {"rare": 3, "unknown": 40}
+
+
+@settings(max_examples=40, deadline=None)
+@given(
+    sizes=st.lists(st.integers(20, 60), min_size=2, max_size=5), per_class=st.integers(2, 80), seed=st.integers(0, 99)
+)
+def test_label_draws_never_take_over_60_percent_and_never_test_what_they_trained_on(sizes, per_class, seed) -> None:
+    names = np.repeat([f"type {i}" for i in range(len(sizes))], sizes)
+    for train, test in metrics.label_draws(names, per_class, 3, seed):
+        assert len(np.intersect1d(train, test)) == 0
+        assert len(train) + len(test) == len(names)
+        for i, size in enumerate(sizes):
+            taken = (names[train] == f"type {i}").sum()
+            assert taken == min(per_class, int(0.6 * size))
+
+
+def test_label_draws_by_group_keep_the_tested_donor_out_of_training() -> None:
+    names, donors = np.tile(["T", "B"], 60), np.repeat(["d1", "d2", "d3"], 40)
+    tested = []
+    for train, test in metrics.label_draws(names, 5, 6, 0, groups=donors):
+        assert set(donors[train]).isdisjoint(donors[test])
+        tested += list(set(donors[test]))
+    assert sorted(tested) == ["d1", "d1", "d2", "d2", "d3", "d3"]
+    with pytest.raises(metrics.TooFewCells, match="has one"):
+        next(metrics.label_draws(names, 5, 2, 0, groups=["d1"] * 120))
+
+
+def test_label_draws_are_the_same_for_the_same_seed() -> None:
+    names = np.tile(["T", "B"], 60)
+    first, again = (list(metrics.label_draws(names, 5, 3, 7)) for _ in range(2))
+    assert all((a[0] == b[0]).all() for a, b in zip(first, again, strict=True))
+    assert (first[0][0] != next(iter(metrics.label_draws(names, 5, 1, 8)))[0]).any()
+
+
+@pytest.mark.parametrize("kind", ["logistic", "knn"])
+def test_probe_reads_clear_types_and_falls_to_chance_with_shuffled_labels(blobs, kind) -> None:
+    embedding, names = blobs
+    embeddings = {"clear": embedding, "noise": np.random.default_rng(0).normal(size=embedding.shape)}
+    table = metrics.summary(metrics.probe(embeddings, names, 10, 20, kind=kind), by=("method", "metric")).set_index(
+        ["method", "metric"]
+    )
+    assert table.loc[("clear", "accuracy"), "mean"] > 0.95
+    assert table.loc[("noise", "balanced_accuracy"), "mean"] == pytest.approx(1 / 3, abs=0.08)
+    shuffled = metrics.probe({"clear": embedding}, names, 10, 20, kind=kind, shuffle_labels=True)
+    found = metrics.interval(shuffled.loc[shuffled["metric"] == "balanced_accuracy", "value"].to_numpy())
+    assert found.low - 0.08 < 1 / 3 < found.high + 0.08
+
+
+def test_cluster_scores_give_every_method_the_same_draws(blobs) -> None:
+    embedding, names = blobs
+    table = metrics.cluster_scores({"one": embedding, "again": embedding.copy()}, names, n_draws=3)
+    wide = table.pivot(index=["metric", "seed"], columns="method", values="value")
+    assert np.allclose(wide["one"], wide["again"])
+    assert wide.groupby("metric").size().to_dict() == {"ari": 3, "asw": 3, "avg_bio": 3, "nmi": 3}
