@@ -51,7 +51,9 @@ def pca(adata: anndata.AnnData, n_components: int = 50, n_genes: int = 2000, see
 
     matrix = hvg_matrix(adata, n_genes)
     n_components = min(n_components, min(matrix.shape) - 1)
-    return PCA(n_components, svd_solver="randomized", random_state=seed).fit_transform(matrix).astype(np.float32)
+    # exact and the same on every run; cheap, because there are never many genes
+    solver = "covariance_eigh" if matrix.shape[1] <= 5000 else "arpack"
+    return PCA(n_components, svd_solver=solver, random_state=seed).fit_transform(matrix).astype(np.float32)
 
 
 def mds(

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import json
 import os
 import signal
@@ -132,24 +133,45 @@ def test_no_cell_of_an_evaluation_set_is_in_the_corpus(shared) -> None:
 
 
 def test_pretraining_learns_and_says_so_in_its_log(blood: corpus.Corpus, tmp_path: Path) -> None:
-    report = pretrain.pretrain(blood, SMALL, tmp_path / "work", tmp_path / "out", checkpoint_every=20)
-    losses = [row["train_loss"] for row in report["log"]]
-    assert losses[-1] < losses[0]
-    assert set(p.name for p in (tmp_path / "out").iterdir()) == {
-        "config.json", "model.safetensors", "start.safetensors", "vocabulary.tsv.gz", "rank_tokenizer.json", "training_log.json",
+    cold = dataclasses.replace(SMALL, warm_start=False, learning_rate=3e-3)
+    report = pretrain.pretrain(blood, cold, tmp_path / "work", tmp_path / "out", checkpoint_every=20)
+    assert report["log"][-1]["loss"] < report["log"][0]["loss"] - 0.02
+    assert report["log"][0]["loss"] < np.log(report["n_genes"])  # a guess among all genes alike
+    assert {p.name for p in (tmp_path / "out").iterdir()} == {
+        "config.json", "model.safetensors", "vocabulary.tsv.gz", "rank_tokenizer.json", "training_log.json",
     }  # fmt: skip
     import scfm
 
     model = scfm.load_model(tmp_path / "out")
     assert model.embed(model.tokenize(scfm.load_dataset("pbmc68k")[:3]), progress=False).shape == (3, 32)
     with pytest.raises(ValueError, match="other settings"):
-        pretrain.pretrain(blood, pretrain.Settings(name="small", hidden=64), tmp_path / "work", tmp_path / "out")
+        pretrain.pretrain(blood, SMALL, tmp_path / "work", tmp_path / "out")
+
+
+def test_a_warm_start_is_kept_beside_the_model_and_begins_at_the_gene_frequencies(blood, tmp_path: Path) -> None:
+    import scfm
+
+    report = pretrain.pretrain(blood, dataclasses.replace(SMALL, steps=10), tmp_path / "work", tmp_path / "out")
+    start = scfm.load_model(tmp_path / "out", weights="start").network.state_dict()
+    twin = scfm.load_model(tmp_path / "out", weights="random").network.state_dict()
+    differing = {key for key in start if not np.array_equal(start[key].numpy(), twin[key].numpy())}
+    assert differing == {
+        "bert.embeddings.word_embeddings.weight", "cls.predictions.decoder.weight", "cls.predictions.bias", "cls.predictions.decoder.bias",
+    }  # fmt: skip
+    vocabulary = scfm.load_model(tmp_path / "out").vocabulary
+    frequency = vocabulary.frequency_of_tokens()
+    assert frequency.sum() == pytest.approx(1)
+    correlation = np.corrcoef(np.log(frequency[4:]), start["cls.predictions.bias"].numpy()[4:])[0, 1]
+    assert correlation > 0.5  # the bias counts cells, the frequencies the tokens that are left after truncation
+    assert (
+        report["frequency_baseline"]["loss_unseen"] < report["frequency_baseline"]["loss"] < np.log(report["n_genes"])
+    )
 
 
 def test_a_killed_run_goes_on_from_its_checkpoint_to_the_same_weights(tmp_path: Path) -> None:
     from safetensors.numpy import load_file
 
-    options = "--files pbmc68k --name k --hidden 32 --layers 1 --min-cells 30 --minibatch 4 --max-len 40 --steps 200 "
+    options = "--files pbmc68k --name k --hidden 32 --layers 1 --min-cells 30 --minibatch 4 --max-len 40 --steps 120 "
     command = [sys.executable, "-m", "scfm.pretrain", *(options + "--checkpoint-every 40 --threads 1").split()]
     environment = os.environ | {"OMP_NUM_THREADS": "1"}
 
@@ -171,4 +193,4 @@ def test_a_killed_run_goes_on_from_its_checkpoint_to_the_same_weights(tmp_path: 
         assert np.array_equal(one[key], other[key]), key
     steps = [row["step"] for row in json.loads((tmp_path / "killed/model/training_log.json").read_text())["log"]]
     assert steps == sorted(set(steps))
-    assert steps[-1] == 200
+    assert steps[-1] == 120
