@@ -3,7 +3,11 @@
 from __future__ import annotations
 
 import argparse
+import signal
 import sys
+import threading
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 from .course import PROFILES, CourseError, atomic_write, choose, find_root, lessons
@@ -219,12 +223,26 @@ def _doctor(args: argparse.Namespace, root: Path) -> int:
     return 1 if FAIL in levels else 0
 
 
+@contextmanager
+def _terminate_as_interrupt() -> Iterator[None]:
+    """SIGTERM (a cluster's or a container's way to stop) ends a command as Ctrl-C does."""
+    if threading.current_thread() is not threading.main_thread():
+        yield
+        return
+    before = signal.signal(signal.SIGTERM, signal.default_int_handler)
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGTERM, before)
+
+
 def main(argv: list[str] | None = None) -> int:
     """Run one command; returns the exit status (0 well, 1 not well, 2 wrong use, 130 stopped)."""
     args = _parser().parse_args(argv)
     try:
         root = args.root.resolve() if args.root else find_root()
-        return int(args.go(args, root))
+        with _terminate_as_interrupt():
+            return int(args.go(args, root))
     except CourseError as error:
         print(f"coursekit: {error}", file=sys.stderr)
         return 2

@@ -62,7 +62,9 @@ def _python(root: Path) -> Iterator[Finding]:
         yield Finding(OK, f"Python {version}")
     else:
         wanted = f"{low[0]}.{low[1]} to {high[0]}.{high[1] - 1}"
-        yield Finding(FAIL, f"Python {version}; the course needs {wanted}", "make clean-env; make setup PYTHON=python3.12")
+        yield Finding(
+            FAIL, f"Python {version}; the course needs {wanted}", "make clean-env; make setup PYTHON=python3.12"
+        )
     if sys.prefix == sys.base_prefix and not os.environ.get("CONDA_PREFIX"):
         yield Finding(WARN, "this Python is not in an environment of its own", "make setup, then: . .venv/bin/activate")
 

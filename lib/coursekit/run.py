@@ -7,13 +7,10 @@ import json
 import logging
 import os
 import re
-import signal
 import sys
 import tempfile
-import threading
 import time
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -72,7 +69,7 @@ def run(
     folder = _new_folder(folder or lesson.runs, str(values.get("profile", "run")))
     started = datetime.datetime.now(datetime.UTC)
     clock = time.monotonic()
-    with _terminate_as_interrupt(), tempfile.TemporaryDirectory(prefix="coursekit-") as scratch:
+    with tempfile.TemporaryDirectory(prefix="coursekit-") as scratch:
         trail = Path(scratch) / "provenance.jsonl"
         watch, failure = _execute(
             lesson, notebook, given, folder, _environment(lesson.root, trail, threads), progress, bar
@@ -152,19 +149,6 @@ def _execute(
             raise
         return watch, f"The kernel ended before the lesson did (out of memory?).\n{type(error).__name__}: {error}"
     return watch, ""
-
-
-@contextmanager
-def _terminate_as_interrupt() -> Iterator[None]:
-    """SIGTERM (a cluster's or a container's way to stop) ends a run as Ctrl-C does, with the kernel gone and no card."""
-    if threading.current_thread() is not threading.main_thread():
-        yield
-        return
-    before = signal.signal(signal.SIGTERM, signal.default_int_handler)
-    try:
-        yield
-    finally:
-        signal.signal(signal.SIGTERM, before)
 
 
 def _environment(root: Path, trail: Path, threads: int | None) -> dict[str, str]:

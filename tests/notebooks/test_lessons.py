@@ -1,0 +1,72 @@
+"""All lessons, found in the folder: they run in both editions, their results are as expected, their exercises can fail."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+
+from coursekit import build, expect
+from coursekit.course import Lesson, lessons
+from coursekit.lint import exercise_ids
+from coursekit.notebook import read_source, tags
+from coursekit.page import outside_references
+from coursekit.run import Run
+
+ROOT = Path(__file__).resolve().parents[2]
+LESSONS = lessons(ROOT)
+LessonRun = Callable[[str, str], Run]
+
+
+def each(editions: tuple[str, ...] = ()) -> list[object]:
+    """A parameter per lesson (and edition); with pytest-xdist, one worker makes all the runs of one lesson's edition."""
+    if not editions:
+        return [pytest.param(lesson, id=lesson.name) for lesson in LESSONS]
+    return [
+        pytest.param(
+            lesson, edition, id=f"{lesson.name}-{edition}", marks=pytest.mark.xdist_group(f"{lesson.name}-{edition}")
+        )
+        for lesson in LESSONS
+        for edition in editions
+    ]
+
+
+def test_there_are_lessons() -> None:
+    assert LESSONS, "notebooks/source holds no lesson"
+    assert build.strangers(ROOT) == []
+
+
+@pytest.mark.parametrize("lesson", each())
+def test_form_and_notebooks_in_step(lesson: Lesson) -> None:
+    assert build.check(lesson) == []
+
+
+@pytest.mark.parametrize(("lesson", "edition"), each(("solution", "learner")))
+def test_runs_top_to_bottom(lesson: Lesson, edition: str, lesson_run: LessonRun) -> None:
+    done = lesson_run(lesson.name, edition)
+    assert done.passed, (done.folder / "traceback.txt").read_text()
+
+
+@pytest.mark.parametrize(("lesson", "edition"), each(("solution",)))
+def test_results_are_as_expected(lesson: Lesson, edition: str, lesson_run: LessonRun) -> None:
+    results = lesson_run(lesson.name, edition).card["results"]
+    assert results, "the lesson records nothing"
+    assert expect.judge(expect.load(lesson, "quick"), results) == []
+
+
+@pytest.mark.parametrize(("lesson", "edition"), each(("solution", "learner")))
+def test_stub_fails_and_solution_passes(lesson: Lesson, edition: str, lesson_run: LessonRun) -> None:
+    cells = read_source(lesson)["cells"]
+    numbers = [number for cell in cells if "exercise" in tags(cell) for number in exercise_ids(cell)]
+    verdicts = {entry["number"]: entry["passed"] for entry in lesson_run(lesson.name, edition).card["exercises"]}
+    assert verdicts == dict.fromkeys(numbers, edition == "solution")
+
+
+@pytest.mark.parametrize(("lesson", "edition"), each(("solution",)))
+def test_what_it_used_is_known_by_hash_and_the_page_is_offline(
+    lesson: Lesson, edition: str, lesson_run: LessonRun
+) -> None:
+    done = lesson_run(lesson.name, edition)
+    assert all(entry.get("sha256") for entry in done.card["used"]), done.card["used"]
+    assert outside_references((done.folder / "notebook.html").read_text()) == []
