@@ -289,8 +289,8 @@ def bin_values(value, n, whole, tally, quantiles, randomly, edges, left, right, 
 
 @njit(cache=True, nogil=True)
 def encode_bins(
-    indptr, indices, data, column_token, quantiles, scale_to, log1p, zeros, cls, seed, sample_seed, first, last,
-    offsets, tokens, values,
+    indptr, indices, data, column_token, n_genes, quantiles, scale_to, log1p, zeros, cls, seed, sample_seed,
+    first, last, offsets, tokens, values,
 ):  # fmt: skip
     """Write tokens and values of each cell: <cls> with 0, then the genes in the order of their columns.
 
@@ -298,8 +298,8 @@ def encode_bins(
     """
     n_columns = len(column_token)
     value = np.empty(n_columns, np.float64)
-    bins = np.empty(n_columns, np.float32)
-    token = np.empty(n_columns, np.int32)
+    spare_token = np.empty(n_columns, np.int32)
+    spare_bins = np.empty(n_columns, np.float32)
     dense = np.zeros(n_columns if zeros else 0, np.float64)
     edges = np.empty(len(quantiles), np.float64)
     n_up_to = np.zeros(MOST_TALLIED + 1, np.int32)  # first a tally of each count, then its running sum
@@ -308,6 +308,16 @@ def encode_bins(
     right = np.empty(MOST_TALLIED + 1, np.float32)
 
     for cell in range(first, last):
+        out = offsets[cell]
+        if cls >= 0:
+            tokens[out] = cls
+            values[out] = 0.0
+            out += 1
+        room = offsets[cell + 1] - out
+        sampled = n_genes[cell] > room
+        token = spare_token if sampled or zeros else tokens[out : out + room]
+        bins = spare_bins if sampled or zeros else values[out : out + room]
+
         n = 0
         total = 0.0
         n_up_to[: top + 1] = 0  # of the cell before
@@ -342,22 +352,15 @@ def encode_bins(
                     bins[n] = dense[column]
                     n += 1
             dense[:] = 0.0
-
-        out = offsets[cell]
-        if cls >= 0:
-            tokens[out] = cls
-            values[out] = 0.0
-            out += 1
-        room = offsets[cell + 1] - out
-        if room >= n:
-            tokens[out : out + n] = token[:n]
-            values[out : out + n] = bins[:n]
-            continue
-        np.random.seed((sample_seed + cell) % 4294967296)  # noqa: NPY002
-        taken = 0
-        for i in range(n):
-            # each gene is kept with the chance that just fills the room (Knuth's selection sampling): order is kept
-            if np.random.random() * (n - i) < room - taken:  # noqa: NPY002
-                tokens[out + taken] = token[i]
-                values[out + taken] = bins[i]
-                taken += 1
+            if not sampled:
+                tokens[out : out + n] = token[:n]
+                values[out : out + n] = bins[:n]
+        if sampled:
+            np.random.seed((sample_seed + cell) % 4294967296)  # noqa: NPY002
+            taken = 0
+            for i in range(n):
+                # a gene is kept with the chance that just fills the room (Knuth's selection sampling): order is kept
+                if np.random.random() * (n - i) < room - taken:  # noqa: NPY002
+                    tokens[out + taken] = token[i]
+                    values[out + taken] = bins[i]
+                    taken += 1

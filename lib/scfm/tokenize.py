@@ -321,8 +321,8 @@ def bin_rows(
 
     def encode(first: int, last: int) -> None:
         _kernels.encode_bins(
-            *matrix, column_token, quantiles, float(normalize or 0), log1p, include_zeros, cls, numpy_seed, sample_seed,
-            first, last, offsets, tokens, values,
+            *matrix, column_token, n_genes, quantiles, float(normalize or 0), log1p, include_zeros, cls, numpy_seed,
+            sample_seed, first, last, offsets, tokens, values,
         )  # fmt: skip
 
     in_threads(encode, len(n_tokens), n_threads)
