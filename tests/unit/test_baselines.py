@@ -47,8 +47,9 @@ def test_depth_does_not_change_the_normalized_values(adata) -> None:
 
 def test_variable_genes_finds_the_genes_that_vary(adata) -> None:
     rng = np.random.default_rng(1)
-    mean = np.full((200, 300), 4.0)
-    mean[:100, :50] *= 5  # the first 50 genes tell two halves of the cells apart, the others only scatter
+    mean = np.tile(np.exp(rng.uniform(0, 3, 300)), (200, 1))  # the method compares genes of similar mean
+    mean[:100, :50] *= 1.8  # the first 50 genes tell two halves of the cells apart, the others only scatter
+    mean[100:, :50] *= 0.2
     counts = rng.poisson(mean).astype(np.float32)
     two_types = ad.AnnData(
         sp.csr_matrix(counts), obs=pd.DataFrame({"n_counts": counts.sum(1)}, index=map(str, range(200)))
