@@ -114,7 +114,7 @@ def measure(kind: str, n_cells: int, pairs: int, clock: Callable[[], float]) -> 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--pairs", type=int, default=5)
-    parser.add_argument("--cells", type=int, default=16)
+    parser.add_argument("--cells", type=int, help="number of cells (8 full ones, 16 ragged ones)")
     parser.add_argument("--kind", choices=["full", "ragged"])
     parser.add_argument("--clock", choices=["wall", "cpu"], default="wall")
     parser.add_argument("--one", choices=WAYS, help=argparse.SUPPRESS)
@@ -135,7 +135,7 @@ def main() -> None:
         f"{'cells':8}{'tokens':>8}  {'way':10}{'cells/s':>9}{'x textbook':>12}{'goal':>6}{'peak MB':>9}{'of textbook':>13}"
     )
     for kind in [args.kind] if args.kind else ["full", "ragged"]:
-        measured = measure(kind, args.cells, args.pairs, clock)
+        measured = measure(kind, args.cells or {"full": 8, "ragged": 16}[kind], args.pairs, clock)
         for row in measured:
             share = row["peak_mb"] / measured[0]["peak_mb"]
             print(
