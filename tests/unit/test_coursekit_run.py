@@ -11,6 +11,7 @@ import time
 from pathlib import Path
 from typing import Any
 
+import nbformat
 import psutil
 import pytest
 from tiny_course import make_course
@@ -19,7 +20,7 @@ from coursekit import card as cards
 from coursekit.__main__ import main
 from coursekit.course import CourseError, lessons
 from coursekit.notebook import parse
-from coursekit.page import outside_references
+from coursekit.page import outside_references, write_page
 from coursekit.params import accept, from_words, parameters_of
 from coursekit.run import Run, run
 from coursekit.verify import changes, verify
@@ -63,8 +64,22 @@ def test_page_needs_nothing_from_outside(passed: Run) -> None:
     page = (passed.folder / "notebook.html").read_text()
     assert "Is two more than one?" in page
     assert outside_references(page) == []
+    assert outside_references("require(['https://cdn.example/embed-amd.js'])") != []
     assert outside_references('<script src="https://cdn.example/x.js"></script>') != []
     assert outside_references("@import url('https://fonts.example/x.css')") != []
+
+
+def test_page_leaves_finished_progress_bars_out(tmp_path: Path) -> None:
+    view = "application/vnd.jupyter.widget-view+json"
+    bar = nbformat.v4.new_output("display_data", {view: {"model_id": "m", "version_major": 2}, "text/plain": "0%| |"})
+    cell = nbformat.v4.new_code_cell("work()", outputs=[bar])
+    state = {"application/vnd.jupyter.widget-state+json": {"state": {}, "version_major": 2, "version_minor": 0}}
+    write_page(tmp_path / "page.html", nbformat.v4.new_notebook(cells=[cell], metadata={"widgets": state}), "bars")
+    page = (tmp_path / "page.html").read_text()
+    assert "work" in page
+    assert "0%|" not in page
+    assert outside_references(page) == []
+    assert len(cell["outputs"]) == 1  # the notebook itself keeps them
 
 
 def test_wrong_parameters_are_named_before_anything_runs(root: Path, capsys: pytest.CaptureFixture[str]) -> None:
