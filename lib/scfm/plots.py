@@ -219,3 +219,34 @@ def bars(
     ax.invert_yaxis()
     ax.set(xlabel=xlabel, title=title)
     return ax
+
+
+def slope(
+    lists: Mapping[str, Sequence[str]], marked: Sequence[str] = (), title: str = "", ax: Axes | None = None
+) -> Axes:
+    """Lists of gene names side by side, the first gene on top; a line joins a gene to its place in the next list.
+
+    ``marked`` genes are drawn in the baseline's colour, all others in the model's.
+    """
+    longest = max(len(names) for names in lists.values())
+    ax = axes(2.1 * len(lists) + 0.6, 0.7 + 0.24 * longest) if ax is None else ax
+    columns = list(lists.items())
+    box = {"boxstyle": "round,pad=0.18", "lw": 0}
+    for x, (_, names) in enumerate(columns):
+        for y, name in enumerate(names):
+            colour = ROLE["baseline" if name in marked else "model"]
+            # light fill, dark text: readable for every eye, also in print
+            ax.text(x, y, name, ha="center", va="center", fontsize=8.5, bbox=box | {"facecolor": colour, "alpha": 0.3})
+            if x + 1 < len(columns) and name in columns[x + 1][1]:
+                end = list(columns[x + 1][1]).index(name)
+                ax.plot([x + 0.22, x + 0.78], [y, end], color=colour, lw=1.3)
+    ax.set_xlim(-0.45, len(columns) - 0.55)
+    ax.set_ylim(longest - 0.4, -0.6)
+    ax.xaxis.tick_top()
+    ax.set_xticks(range(len(columns)), [name for name, _ in columns])
+    ax.set_yticks(range(longest), [str(y + 1) for y in range(longest)], fontsize=8)
+    ax.tick_params(length=0)
+    for side in ax.spines.values():
+        side.set_visible(False)
+    ax.set_title(title)
+    return ax
