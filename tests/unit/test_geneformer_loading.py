@@ -116,6 +116,36 @@ def test_list_models_reads_the_catalogue():
     assert table.loc["geneformer-v2-316m", "layers"] == 18
 
 
+def test_counts_go_in_directly():
+    """embed(adata) tokenizes with the model's own vocabulary; the first token is the gene highest above its median."""
+    import anndata
+    import pandas as pd
+    import scipy.sparse as sp
+
+    model = tiny.model()
+    genes = list(model.vocabulary.tokens)
+    counts = np.zeros((2, len(genes)), np.float32)
+    counts[0, [3, 7]] = [2, 9]
+    counts[1, [0, 39, 5]] = [4, 4, 1]
+    adata = anndata.AnnData(
+        sp.csr_matrix(counts),
+        obs=pd.DataFrame({"n_counts": counts.sum(1)}, index=["a", "b"]),
+        var=pd.DataFrame({"ensembl_id": genes, "gene_symbol": genes}, index=genes),
+    )
+    cells = model.tokenize(adata)
+    assert cells[0].tolist() == [2, model.vocabulary.tokens[genes[7]], model.vocabulary.tokens[genes[3]], 3]
+    assert cells.vocabulary_name == "tiny"
+    expected = model.embed(cells, dtype="float32", progress=False)
+    np.testing.assert_array_equal(model.embed(adata, dtype="float32", progress=False), expected)
+    assert len(model.tokenize(adata, max_len=3)[1]) == 3
+
+
+def test_a_warm_start_that_was_not_kept(folder):
+    for name in (folder, "geneformer-v1-10m"):
+        with pytest.raises(ModelError, match="only 'pretrained' and 'random'"):
+            load_model(name, weights="start")
+
+
 # --- names ------------------------------------------------------------------------------------------
 
 

@@ -21,7 +21,6 @@ from scfm.tokenized import TokenizedCells
 
 if TYPE_CHECKING:
     import anndata
-    import pandas as pd
     from transformers import BertForMaskedLM
 
     from scfm.objectives import MaskedScore
@@ -205,13 +204,3 @@ class Geneformer:
                 shutil.rmtree(folder)
             os.replace(whole, folder)  # all or nothing
         return folder
-
-
-def gene_symbols(model: Geneformer, tokens: Iterable[int]) -> pd.Series:
-    """Gene symbol of each token id."""
-    import pandas as pd
-
-    ids = [int(token) for token in tokens]
-    return pd.Series(
-        [model.vocabulary.symbol(token) for token in ids], index=pd.Index(ids, name="token_id"), name="gene_symbol"
-    )

@@ -110,6 +110,8 @@ def _locate(name: str | Path, weights: str) -> tuple[Path | None, dict[str, Any]
             return folder, entry, plain
         if weights == "random":
             return None, entry, plain
+        if weights == "start":
+            raise ModelError(f"{plain} was published without its warm start: it has only 'pretrained' and 'random'.")
         paths = [
             hub.fetch(entry["repo"], entry["revision"], f"{entry['folder']}/{f}", pin)
             for f, pin in entry["files"].items()
@@ -255,7 +257,9 @@ def warm_start_network(folder: Path, config: BertConfig, seed: int) -> BertForMa
 
     path = folder / "start.safetensors"
     if not path.exists():
-        raise ModelError(f"{folder.name} keeps no warm start (no start.safetensors): it has only 'pretrained' and 'random'.")
+        raise ModelError(
+            f"{folder.name} keeps no warm start (no start.safetensors): it has only 'pretrained' and 'random'."
+        )
     network = random_network(config, seed)
     _, unexpected = network.load_state_dict({k: v.float() for k, v in load_file(path).items()}, strict=False)
     if unexpected:
