@@ -198,7 +198,9 @@ def code_lines(source: str) -> list[str]:
                 lines[row - 1] = lines[row - 1][:column]
     except (tokenize.TokenError, SyntaxError):
         lines = [line.split("  #")[0] for line in lines]
-    return [line.strip() for line in lines if line.strip() and not line.lstrip().startswith("#")]
+    bare = [line.strip() for line in lines if line.strip() and not line.lstrip().startswith("#")]
+    # a formatter puts a stub's body behind its `def`: it is the same line of code for that
+    return [line.removesuffix(" ...") if line.endswith(": ...") else line for line in bare]
 
 
 def _squeeze(text: str) -> str:

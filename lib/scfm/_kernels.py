@@ -50,7 +50,7 @@ def census(indptr, indices, data, column_token, n_groups, first, last, n_genes, 
             negative += x < 0.0
             not_finite += not np.isfinite(x)
             unsorted += column <= previous
-            previous = column
+            previous = column  # type: ignore[assignment]
         n_genes[cell] = n
         row_sum[cell] = total
         kept_sum[cell] = kept

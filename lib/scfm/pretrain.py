@@ -45,9 +45,11 @@ class Settings:
     pool: int = 50  # minibatches that are augmented and sorted by length together
     thin_share: float = 0.7  # this share of the cells has its counts thinned to 20-100 %
     panel_share: float = 0.3  # this share keeps a random 5-100 % of its genes, as a small gene panel would
-    steps: int = 7000
+    steps: int = 5250
     warmup: int = 300
     learning_rate: float = 1e-3
+    slope_to: int = 7500  # the rate falls linearly as if to zero at this step ...
+    cooldown: int = 1000  # ... and over the last steps of the run all the way to it
     weight_decay: float = 0.01
     dropout: float = 0.05  # hidden layers only: attention dropout would send SDPA down its slow path
     warm_start: bool = True  # gene embeddings from an SVD of gene presence, output bias from the genes' frequencies
@@ -274,7 +276,7 @@ def pretrain(corpus: Corpus, settings: Settings, work: Path, out: Path, checkpoi
             rng = np.random.default_rng([settings.seed, 3, step])
             torch.manual_seed(settings.seed * 1_000_003 + step)
             masked, positions = mask_tokens(tokens, len(vocabulary), settings.mask_fraction, rng)
-            rate = settings.learning_rate * min((step + 1) / settings.warmup, 1 - step / settings.steps)
+            rate = learning_rate(step, settings)
             for group in optimizer.param_groups:
                 group["lr"] = rate
             batch = [torch.from_numpy(a).to(device) for a in (tokens, masked, positions)]
@@ -311,6 +313,13 @@ def pretrain(corpus: Corpus, settings: Settings, work: Path, out: Path, checkpoi
     report["frequency_baseline"] = frequency_baseline(vocabulary, sample)
     write_model(network, start if settings.warm_start else None, vocabulary, report, out)
     return report
+
+
+def learning_rate(step: int, settings: Settings) -> float:
+    """Linear warm-up, a slow linear fall, and a faster one to zero over the last steps."""
+    slope_to, cooldown = max(settings.slope_to, settings.steps), min(settings.cooldown, settings.steps)
+    warm, fall = (step + 1) / settings.warmup, 1 - step / slope_to
+    return settings.learning_rate * min(warm, fall) * min(1.0, (settings.steps - step) / cooldown)
 
 
 def split(corpus: Corpus, settings: Settings) -> tuple[np.ndarray, np.ndarray]:

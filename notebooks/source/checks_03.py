@@ -64,12 +64,17 @@ def balanced_accuracy(balanced):
 def both_or_nothing(fair):
     """High only if both are."""
     need(np.ndim(fair(0.5, 0.5)) == 0, "Return one number.")
-    need(fair(0.6, 0.6) > fair(1.0, 0.15), "Perfect mixing with lost biology (1.0, 0.15) still beats an honest (0.6, 0.6).")
+    need(
+        fair(0.6, 0.6) > fair(1.0, 0.15),
+        "Perfect mixing with lost biology (1.0, 0.15) still beats an honest (0.6, 0.6).",
+    )
     need(fair(0.6, 0.6) > fair(0.05, 0.9), "Perfect biology without any mixing (0.05, 0.9) still beats (0.6, 0.6).")
     need(fair(0.7, 0.7) > fair(0.6, 0.6), "Better in both should score higher.")
-    need(fair(0.7, 0.6) > fair(0.6, 0.6), "More mixing at the same biology should score higher.") if fair(0.7, 0.6) != fair(
-        0.6, 0.6
-    ) else need(min(0.7, 0.6) == fair(0.7, 0.6), "More mixing at the same biology should not score lower.")
+    need(fair(0.7, 0.6) > fair(0.6, 0.6), "More mixing at the same biology should score higher.") if fair(
+        0.7, 0.6
+    ) != fair(0.6, 0.6) else need(
+        min(0.7, 0.6) == fair(0.7, 0.6), "More mixing at the same biology should not score lower."
+    )
     need(fair(0.0, 0.9) <= 0.01, "No mixing at all should score (about) nothing, and not divide by zero.")
     return "A constant embedding cannot win any more."
 
