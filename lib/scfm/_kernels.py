@@ -47,10 +47,10 @@ def census(indptr, indices, data, column_token, n_groups, first, last, n_genes, 
                     counted_in[-2 - token] = cell
                     n += 1
             fractional += x != np.rint(x)
-            negative += x < 0.0
+            negative += x < 0.0  # type: ignore[assignment]
             not_finite += not np.isfinite(x)
             unsorted += column <= previous
-            previous = column  # type: ignore[assignment]
+            previous = column
         n_genes[cell] = n
         row_sum[cell] = total
         kept_sum[cell] = kept
