@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from pathlib import Path
 
+import nbformat
 import pytest
 
 from coursekit import build, expect
@@ -70,3 +71,16 @@ def test_what_it_used_is_known_by_hash_and_the_page_is_offline(
     done = lesson_run(lesson.name, edition)
     assert all(entry.get("sha256") for entry in done.card["used"]), done.card["used"]
     assert outside_references((done.folder / "notebook.html").read_text()) == []
+
+
+@pytest.mark.parametrize(("lesson", "edition"), each(("solution",)))
+def test_every_figure_has_an_alternative_text(lesson: Lesson, edition: str, lesson_run: LessonRun) -> None:
+    notebook = nbformat.read(lesson_run(lesson.name, edition).folder / "notebook.ipynb", as_version=4)
+    outputs = [
+        output for cell in notebook.cells for output in cell.get("outputs", []) if "image/png" in output.get("data", {})
+    ]
+    assert outputs, "a lesson without a figure"
+    for output in outputs:
+        assert len(output["metadata"].get("image/png", {}).get("alt", "")) >= 30, (
+            "show figures by scfm.plots.show(ax, alt=...)"
+        )

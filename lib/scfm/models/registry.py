@@ -60,7 +60,8 @@ def load_model(name: str | Path, device: str = "cpu", weights: str = "pretrained
         model = _random_without_files(shown, entry, seed)
     else:
         model = _from_folder(folder, shown, entry, weights, seed)
-    cache.announce("model", model.name, model.sha256)
+    if model.sha256:  # a random twin comes from its seed, not from a file
+        cache.announce("model", model.name, model.sha256)
     model.network.to(_device(device)).eval()  # type: ignore[arg-type]
     return model
 
@@ -158,7 +159,7 @@ def _from_folder(folder: Path, name: str, entry: dict[str, Any], weights: str, s
         network, digest = random_network(config, seed), None
         name = f"{name} (random weights, seed {seed})"
     elif weights == "start":
-        network, digest = warm_start_network(folder, config, seed), None
+        network, digest = warm_start_network(folder, config, seed), cache.sha256(folder / "start.safetensors")
         name = f"{name} (warm start, seed {seed})"
     else:
         path = paths.get(WEIGHTS, folder / WEIGHTS)
