@@ -68,7 +68,10 @@ record("overlap_genes", found.fraction_genes, tolerance=0.005)
 record("overlap_counts", found.fraction_counts, tolerance=0.005)
 print(found)
 known_as = genes.ensembl_to_symbol()
-print("Most counts among the missing:", ", ".join(known_as.get(name, name) for name in found.missing if name) or "none")
+print(
+    "Most counts among the missing:",
+    ", ".join(known_as.get(name, name) for name in found.missing if name) or "none",
+)
 
 # %%
 token, median = vocabulary.columns(whole.var["ensembl_id"])  # (gene,) -1: not in the vocabulary
@@ -79,13 +82,20 @@ token, median = vocabulary.columns(adata.var["ensembl_id"])
 symbols = adata.var["gene_symbol"].to_numpy().astype(str)
 n_counts = adata.obs["n_counts"].to_numpy(np.float64)
 types = adata.obs["cell_type"].to_numpy().astype(str)
-pd.DataFrame({"gene": symbols, "Ensembl id": adata.var["ensembl_id"].to_numpy(), "token id": token, "median": median.round(1)}).sample(6, random_state=seed).style.hide(axis="index").format(precision=1)
+pd.DataFrame(
+    {
+        "gene": symbols,
+        "Ensembl id": adata.var["ensembl_id"].to_numpy(),
+        "token id": token,
+        "median": median.round(1),
+    }
+).sample(6, random_state=seed).style.hide(axis="index").format(precision=1)
 
 # %% [markdown]
 # ## One cell, by hand
 #
 # Take one monocyte, one of average depth for its kind. Which genes would you put first? The obvious answer is: the ones with the
-# highest counts. Try it, and the cell begins with what *every* cell has. All sentences would begin with the same words.
+# highest counts. But what is abundant in this cell is mostly abundant in any cell, and all sentences would begin alike.
 #
 # So Geneformer asks, for each gene: is this a lot *for this gene*? It divides by the gene's **nonzero median**: its typical
 # amount, over the pretraining cells in which it was seen at all. Call the result *surprise*; 1 is as usual.
@@ -102,7 +112,15 @@ expressed = np.flatnonzero(counts)  # zeros are dropped: a gene that was not see
 by_count = expressed[np.argsort(-counts[expressed], kind="stable")]
 by_surprise = expressed[np.argsort(-surprise[expressed], kind="stable")]
 
-table = pd.DataFrame({"gene": symbols, "count": counts.astype(int), "per 10,000": per_10k, "median": median, "surprise": surprise})
+table = pd.DataFrame(
+    {
+        "gene": symbols,
+        "count": counts.astype(int),
+        "per 10,000": per_10k,
+        "median": median,
+        "surprise": surprise,
+    }
+)
 table.iloc[by_surprise[:8]].style.hide(axis="index").format(precision=1)
 
 # %% [markdown]
@@ -114,11 +132,19 @@ seen = adata.X > 0  # (cell, gene)
 breadth = np.array([np.asarray(seen[types == name].mean(axis=0)).ravel() for name in sorted(set(types))]).min(axis=0)
 everyday = np.flatnonzero(breadth >= 0.8)
 named = pd.Series(symbols)
-ribosomal = np.flatnonzero(named.str.fullmatch(r"RP[LS]\d+[AX]?|RPLP[012]|RPSA"))  # proteins of the ribosome, no look-alikes
+ribosomal = np.flatnonzero(
+    named.str.fullmatch(r"RP[LS]\d+[AX]?|RPLP[012]|RPSA")
+)  # proteins of the ribosome, no look-alikes
 mitochondrial = np.flatnonzero(named.str.startswith("MT-"))
-print(f"Everyday genes among these {len(symbols):,}: {len(everyday)} ({', '.join(symbols[everyday[:12]])}{', ...' if len(everyday) > 12 else ''})")
+print(
+    f"Everyday genes among these {len(symbols):,}: {len(everyday)} ({', '.join(symbols[everyday[:12]])}{', ...' if len(everyday) > 12 else ''})"
+)
 print(f"Ribosomal proteins: {len(ribosomal)}. Mitochondrial genes: {len(mitochondrial)}.", end=" ")
-print("A panel of variable genes was chosen to lack such genes: the cpu profile has them." if len(ribosomal) < 20 else "As in any whole transcriptome.")
+print(
+    "A panel of variable genes was chosen to lack such genes: the cpu profile has them."
+    if len(ribosomal) < 20
+    else "As in any whole transcriptome."
+)
 
 ax = plots.slope(
     {"by count": symbols[by_count[:20]].tolist(), "by surprise": symbols[by_surprise[:20]].tolist()},
@@ -126,7 +152,10 @@ ax = plots.slope(
     title=f"The first 20 words of one {chosen_type}",
 )
 n_everyday = [int(np.isin(order[:20], everyday).sum()) for order in (by_count, by_surprise)]
-plots.show(ax, alt=f"Two lists of 20 gene names of one cell, joined by lines. Ordered by count, {n_everyday[0]} are everyday genes; ordered by surprise, {n_everyday[1]} are.")
+plots.show(
+    ax,
+    alt=f"Two lists of 20 gene names of one cell, joined by lines. Ordered by count, {n_everyday[0]} are everyday genes; ordered by surprise, {n_everyday[1]} are.",
+)
 print(f"Everyday genes among the first 20: {n_everyday[0]} by count, {n_everyday[1]} by surprise.")
 
 # %% [markdown] tags=["instructor"]
@@ -143,15 +172,25 @@ print(f"Everyday genes among the first 20: {n_everyday[0]} by count, {n_everyday
 matrix = adata.X.tocsr()
 groups = {"everyday": everyday, "ribosomal": ribosomal, "mitochondrial": mitochondrial}
 mean_log = baselines.log_normalize(adata)
-own, rest = (np.asarray(mean_log[types == chosen_type].mean(axis=0)).ravel(), np.asarray(mean_log[types != chosen_type].mean(axis=0)).ravel())
+own, rest = (
+    np.asarray(mean_log[types == chosen_type].mean(axis=0)).ravel(),
+    np.asarray(mean_log[types != chosen_type].mean(axis=0)).ravel(),
+)
 groups["telling"] = np.argsort(rest - own)[:20]  # the 20 genes in which this type exceeds the others most
 
 rows = []
 for i in range(adata.n_obs):
     g, c = matrix[i].indices, matrix[i].data.astype(float)
-    for order, value in (("by count", c), ("by surprise", c / median[g])):  # the cell's depth cannot change its own order
+    for order, value in (
+        ("by count", c),
+        ("by surprise", c / median[g]),
+    ):  # the cell's depth cannot change its own order
         place = (rankdata(-value) - 0.5) / len(g)
-        rows += [(types[i], order, name, place[np.isin(g, group)].mean()) for name, group in groups.items() if np.isin(g, group).any()]
+        rows += [
+            (types[i], order, name, place[np.isin(g, group)].mean())
+            for name, group in groups.items()
+            if np.isin(g, group).any()
+        ]
 places = pd.DataFrame(rows, columns=["type", "order", "group", "place"])
 
 
@@ -161,16 +200,33 @@ def with_interval(values):
 
 
 where = 100 * places[places["group"] == "everyday"].groupby(["type", "order"])["place"].apply(with_interval).unstack()
-ax = plots.intervals(where.reset_index(), label="type", hue="order", xlabel="place in the sentence, % (0 = first word)", title="Everyday genes sink")
+ax = plots.intervals(
+    where.reset_index(),
+    label="type",
+    hue="order",
+    xlabel="place in the sentence, % (0 = first word)",
+    title="Everyday genes sink",
+)
 before, after = where["mean"].unstack()["by count"], where["mean"].unstack()["by surprise"]
-plots.show(ax, alt=f"For each cell type, the mean place of everyday genes in the sentence: between {before.min():.0f} and {before.max():.0f} % by count, between {after.min():.0f} and {after.max():.0f} % by surprise, with 95 % intervals over cells.")
+plots.show(
+    ax,
+    alt=f"For each cell type, the mean place of everyday genes in the sentence: between {before.min():.0f} and {before.max():.0f} % by count, between {after.min():.0f} and {after.max():.0f} % by surprise, with 95 % intervals over cells.",
+)
 record("everyday_place_by_count", before.mean() / 100, tolerance=0.01)
 record("everyday_place_by_surprise", after.mean() / 100, tolerance=0.02, key=True)
-print(f"Everyday genes move from {before.mean():.0f} % to {after.mean():.0f} % of the sentence; they sink in {(after > before).sum()} of {len(before)} types.")
+print(
+    f"Everyday genes move from {before.mean():.0f} % to {after.mean():.0f} % of the sentence; they sink in {(after > before).sum()} of {len(before)} types."
+)
 
 # %%
-of_groups = 100 * places[places["type"] == chosen_type].groupby(["group", "order"])["place"].apply(with_interval).unstack()
-shown = of_groups.apply(lambda r: f"{r['mean']:.0f} [{r['low']:.0f}, {r['high']:.0f}]", axis=1).unstack().reindex([g for g in groups if len(groups[g])])
+of_groups = (
+    100 * places[places["type"] == chosen_type].groupby(["group", "order"])["place"].apply(with_interval).unstack()
+)
+shown = (
+    of_groups.apply(lambda r: f"{r['mean']:.0f} [{r['low']:.0f}, {r['high']:.0f}]", axis=1)
+    .unstack()
+    .reindex([g for g in groups if len(groups[g])])
+)
 shown.insert(0, "genes", [len(groups[name]) for name in shown.index])
 print(f"Mean place in the sentence of a {chosen_type}, % (95 % interval over {len(of_type)} cells):")
 print("telling genes:", ", ".join(symbols[groups["telling"]]))
@@ -181,7 +237,10 @@ telling = of_groups["mean"].unstack().loc["telling"]
 moved = telling["by surprise"] - telling["by count"]
 sank = (after - before)[chosen_type]
 record("telling_moved", moved / 100, tolerance=0.03)
-print(f"The genes that tell a {chosen_type} apart moved by {moved:+.0f} points, everyday genes by {sank:+.0f}.", end=" ")
+print(
+    f"The genes that tell a {chosen_type} apart moved by {moved:+.0f} points, everyday genes by {sank:+.0f}.",
+    end=" ",
+)
 if moved <= 0:
     print("The telling genes gained: what the division was made for.")
 elif moved < sank:
@@ -194,12 +253,13 @@ else:
 # Where do the medians come from? Write the function that computes one from a corpus: the median of a gene's counts per 10,000, over
 # the cells in which the gene was seen. `counts` are the counts of one gene, `n_counts` the depths of the cells, both (cell,).
 
+
 # %% tags=["exercise"]
-def nonzero_median(counts, n_counts):
-    ...  # your line
+def nonzero_median(counts, n_counts): ...  # your line
 
 
 check.exercise("02.1", nonzero_median)
+
 
 # %% tags=["solution"]
 def nonzero_median(counts, n_counts):
@@ -238,7 +298,9 @@ print("Counts times three, without dividing by depth: the same sentence, word fo
 def thin(adata, share, rng):
     """The same cells with each molecule kept with probability `share`; what lies outside these genes is thinned too."""
     thinned = adata.copy()
-    outside = np.maximum(np.rint(adata.obs["n_counts"].to_numpy(np.float64) - np.asarray(adata.X.sum(axis=1)).ravel()), 0).astype(int)
+    outside = np.maximum(
+        np.rint(adata.obs["n_counts"].to_numpy(np.float64) - np.asarray(adata.X.sum(axis=1)).ravel()), 0
+    ).astype(int)
     thinned.X.data = rng.binomial(adata.X.data.astype(int), share).astype(np.float32)
     thinned.X.eliminate_zeros()
     thinned.obs["n_counts"] = np.asarray(thinned.X.sum(axis=1)).ravel() + rng.binomial(outside, share)
@@ -251,7 +313,12 @@ def spearman(a, b):
     return np.corrcoef(ranks_a, ranks_b)[0, 1] if len(a) > 2 and np.ptp(ranks_a) and np.ptp(ranks_b) else 0.0
 
 
-questions = ["genes with a count of one", "order ~ the cell's counts", "order ~ the vocabulary's medians", "first 20 words that are one molecule"]
+questions = [
+    "genes with a count of one",
+    "order ~ the cell's counts",
+    "order ~ the vocabulary's medians",
+    "first 20 words that are one molecule",
+]
 rows = []
 for share in (1.0, 0.25, 0.1):
     at_depth = adata.X.tocsr() if share == 1 else thin(adata, share, rng).X.tocsr()
@@ -260,13 +327,35 @@ for share in (1.0, 0.25, 0.1):
         if len(g):
             value = c / median[g]
             first = np.argsort(-value, kind="stable")[:20]
-            rows.append((share, np.mean(c == 1), spearman(value, c), spearman(value, 1 / median[g]), np.mean(c[first] == 1)))
+            rows.append(
+                (
+                    share,
+                    np.mean(c == 1),
+                    spearman(value, c),
+                    spearman(value, 1 / median[g]),
+                    np.mean(c[first] == 1),
+                )
+            )
 answers = pd.DataFrame(rows, columns=["share", *questions])
-told = {(share, q): metrics.interval(part[q].to_numpy(), n_boot=300) for share, part in answers.groupby("share") for q in questions}
+told = {
+    (share, q): metrics.interval(part[q].to_numpy(), n_boot=300)
+    for share, part in answers.groupby("share")
+    for q in questions
+}
 for short, question in zip(("singles", "order_by_counts", "order_by_medians", "front_singles"), questions, strict=True):
-    record(short, {f"{share:.0%}": round(told[share, question].mean, 4) for share in (1.0, 0.25, 0.1)}, tolerance=0.02)
+    record(
+        short,
+        {f"{share:.0%}": round(told[share, question].mean, 4) for share in (1.0, 0.25, 0.1)},
+        tolerance=0.02,
+    )
 pd.DataFrame(
-    [[f"{told[share, q].mean:.2f} [{told[share, q].low:.2f}, {told[share, q].high:.2f}]" for share in (1.0, 0.25, 0.1)] for q in questions],
+    [
+        [
+            f"{told[share, q].mean:.2f} [{told[share, q].low:.2f}, {told[share, q].high:.2f}]"
+            for share in (1.0, 0.25, 0.1)
+        ]
+        for q in questions
+    ],
     index=questions,
     columns=["all molecules", "25 % of them", "10 % of them"],
 ).style.set_properties(**{"text-align": "right"})
@@ -289,6 +378,7 @@ for share in (1.0, 0.1):
 # not all: medians coincide too. Sorting routines are free to put equal values in any order, and the default one of numpy does:
 # the original Geneformer code can give two sentences for one cell. Here equal values are ordered by **token id**.
 
+
 # %%
 def share_tied(values):
     _, which, n = np.unique(values, return_inverse=True, return_counts=True)
@@ -296,7 +386,13 @@ def share_tied(values):
 
 
 tied = pd.DataFrame(
-    [(share_tied(matrix[i].data), share_tied(matrix[i].data / n_counts[i] * 10_000 / median[matrix[i].indices])) for i in range(adata.n_obs)],
+    [
+        (
+            share_tied(matrix[i].data),
+            share_tied(matrix[i].data / n_counts[i] * 10_000 / median[matrix[i].indices]),
+        )
+        for i in range(adata.n_obs)
+    ],
     columns=["counts", "surprise"],
 )
 for column in tied:
@@ -308,12 +404,13 @@ for column in tied:
 # ### Exercise 02.2
 # Return the indices of the genes in the order of the sentence: the largest value first, of equal values the smaller token id first.
 
+
 # %% tags=["exercise"]
-def order(values, token_ids):
-    ...  # your line
+def order(values, token_ids): ...  # your line
 
 
 check.exercise("02.2", order)
+
 
 # %% tags=["solution"]
 def order(values, token_ids):
@@ -344,7 +441,12 @@ assert cells[cell].tolist() == by_hand
 mirrored = tokenize.rank_encode(adata[:, ::-1], vocabulary)
 assert np.array_equal(cells.tokens, mirrored.tokens)  # another order of columns, the same sentences
 print(cells)
-print("This cell:", " ".join(vocabulary.symbol(t) for t in by_hand[:8]), "...", " ".join(vocabulary.symbol(t) for t in by_hand[-3:]))
+print(
+    "This cell:",
+    " ".join(vocabulary.symbol(t) for t in by_hand[:8]),
+    "...",
+    " ".join(vocabulary.symbol(t) for t in by_hand[-3:]),
+)
 
 # %% [markdown]
 # ## Special tokens
@@ -361,8 +463,15 @@ published = {  # facts of the released checkpoints
     "scGPT human": ("bin", 60_697, 1200, "<pad> <cls> <eoc>"),
 }
 facts = pd.DataFrame(published, index=["encoding", "tokens", "positions", "special tokens"]).T
-facts.loc[f"here: {vocabulary.name}"] = ("rank", len(vocabulary), vocabulary.max_len, " ".join(vocabulary.special))
-facts["genes at most"] = [n - 2 * ("<eos>" in s) - ("<eoc>" in s) for n, s in zip(facts["positions"], facts["special tokens"], strict=True)]
+facts.loc[f"here: {vocabulary.name}"] = (
+    "rank",
+    len(vocabulary),
+    vocabulary.max_len,
+    " ".join(vocabulary.special),
+)
+facts["genes at most"] = [
+    n - 2 * ("<eos>" in s) - ("<eoc>" in s) for n, s in zip(facts["positions"], facts["special tokens"], strict=True)
+]
 facts.style.format(thousands=",", escape="html").set_properties(**{"text-align": "right"})
 
 # %% [markdown] tags=["quiz"]
@@ -395,18 +504,49 @@ grid = [n for n in (64, 128, 256, 512, 1024, 2048, 4096) if n <= 2 * words.group
 of_cell = words.groupby("cell").agg(genes=("gene", "size"), counts=("count", "sum"), everyday=("everyday", "sum"))
 rows = []
 for length in grid:
-    stays = words[words["place"] < length - 2 * framed].groupby("cell").agg(genes=("gene", "size"), counts=("count", "sum"), everyday=("everyday", "sum"))
-    for what, name in {"genes": "its genes", "counts": "its counts", "everyday": "its everyday genes"}.items():
-        rows.append({"positions": length, "what": name, **(100 * (stays[what] / of_cell[what]).dropna()).pipe(with_interval)})
+    stays = (
+        words[words["place"] < length - 2 * framed]
+        .groupby("cell")
+        .agg(genes=("gene", "size"), counts=("count", "sum"), everyday=("everyday", "sum"))
+    )
+    for what, name in {
+        "genes": "its genes",
+        "counts": "its counts",
+        "everyday": "its everyday genes",
+    }.items():
+        rows.append(
+            {
+                "positions": length,
+                "what": name,
+                **(100 * (stays[what] / of_cell[what]).dropna()).pipe(with_interval),
+            }
+        )
 kept_at = pd.DataFrame(rows)
-ax = plots.curves(kept_at, x="positions", hue="what", xlabel="positions of the network", ylabel="kept, % of the cell", title="What a network can read of a cell", log_x=True)
+ax = plots.curves(
+    kept_at,
+    x="positions",
+    hue="what",
+    xlabel="positions of the network",
+    ylabel="kept, % of the cell",
+    title="What a network can read of a cell",
+    log_x=True,
+)
 ax.axvline(vocabulary.max_len, color="#8C8C8C", ls="--", lw=1, zorder=0)
-at = kept_at[kept_at["positions"] == vocabulary.max_len].set_index("what")["mean"] if vocabulary.max_len in grid else pd.Series(100.0, index=kept_at["what"].unique())
-plots.show(ax, alt=f"Share of a cell's genes, counts and everyday genes kept as a function of the number of positions. At {vocabulary.max_len} positions (dashed line): {at['its genes']:.0f} % of the genes, {at['its counts']:.0f} % of the counts, {at['its everyday genes']:.0f} % of the everyday genes.")
+at = (
+    kept_at[kept_at["positions"] == vocabulary.max_len].set_index("what")["mean"]
+    if vocabulary.max_len in grid
+    else pd.Series(100.0, index=kept_at["what"].unique())
+)
+plots.show(
+    ax,
+    alt=f"Share of a cell's genes, counts and everyday genes kept as a function of the number of positions. At {vocabulary.max_len} positions (dashed line): {at['its genes']:.0f} % of the genes, {at['its counts']:.0f} % of the counts, {at['its everyday genes']:.0f} % of the everyday genes.",
+)
 record("truncated_cells", cells.report["truncated_cells"] / len(cells), tolerance=0.01)
 record("kept_genes", at["its genes"] / 100, tolerance=0.01)
 record("kept_everyday", at["its everyday genes"] / 100, tolerance=0.02)
-print(f"{cells.report['truncated_cells']:,} of {len(cells):,} cells are cut at {vocabulary.max_len} positions. Kept: {at['its genes']:.1f} % of the genes, {at['its counts']:.1f} % of the counts, {at['its everyday genes']:.1f} % of the everyday genes.")
+print(
+    f"{cells.report['truncated_cells']:,} of {len(cells):,} cells are cut at {vocabulary.max_len} positions. Kept: {at['its genes']:.1f} % of the genes, {at['its counts']:.1f} % of the counts, {at['its everyday genes']:.1f} % of the everyday genes."
+)
 
 # %% [markdown] tags=["quiz"]
 # **Quiz 2.** A sentence is cut at the network's last position. Which genes are lost?
@@ -434,23 +574,26 @@ own_symbols = genes.SymbolVocabulary(
 binned = tokenize.bin_encode(adata, own_symbols, n_bins=n_bins)
 assert binned[cell].tolist() == [own_symbols.token("<cls>"), *expressed.tolist()]
 assert binned[cell : cell + 1].values.tolist() == [0, *bins_by_hand.tolist()]
-print(f"By hand = by the library: {len(expressed)} genes, {len(np.unique(bins_by_hand))} different bins in use of {n_bins - 1}.")
+print(
+    f"By hand = by the library: {len(expressed)} genes, {len(np.unique(bins_by_hand))} different bins in use of {n_bins - 1}."
+)
 
 # %% [markdown]
 # So few? Quantiles promise bins of equal size, but there are not enough different counts to keep the promise. Many edges
 # coincide, and a count that lies on several edges *could* be in any of the bins between them. This library gives the highest unless
-# told otherwise; scGPT's own code draws one of them at random, for each gene and each time anew.
+# told otherwise; scGPT's own code draws one of them at random for each gene.
 #
 # ### Exercise 02.3
 # Return the lowest and the highest bin that a count can be given. Highest: the number of edges at or below the count. Lowest: one
 # more than the number of edges strictly below it, but never more than the highest.
 
+
 # %% tags=["exercise"]
-def bin_range(count, edges):
-    ...  # return lowest, highest
+def bin_range(count, edges): ...  # return lowest, highest
 
 
 check.exercise("02.3", bin_range)
+
 
 # %% tags=["solution"]
 def bin_range(count, edges):
@@ -463,8 +606,17 @@ check.exercise("02.3", bin_range)
 
 # %%
 one = matrix[cell]  # bin_rows is bin_encode for bare arrays; with a seed, bins are drawn as scGPT draws them
-drawn = np.array([tokenize.bin_rows(one.indptr, one.indices, one.data, np.arange(adata.n_vars), n_bins, seed=s)[2] for s in range(200)])  # (draw, gene)
-levels = pd.DataFrame({"count": nonzero.astype(int), "low": drawn.min(0), "high": drawn.max(0)}).groupby("count").agg(low=("low", "min"), high=("high", "max"), n=("high", "size"))
+drawn = np.array(
+    [
+        tokenize.bin_rows(one.indptr, one.indices, one.data, np.arange(adata.n_vars), n_bins, seed=s)[2]
+        for s in range(200)
+    ]
+)  # (draw, gene)
+levels = (
+    pd.DataFrame({"count": nonzero.astype(int), "low": drawn.min(0), "high": drawn.max(0)})
+    .groupby("count")
+    .agg(low=("low", "min"), high=("high", "max"), n=("high", "size"))
+)
 levels = levels.head(12)
 ax = plots.axes(6.4, 3.4)
 for x, (low, high, n) in enumerate(levels.to_numpy()):
@@ -472,13 +624,23 @@ for x, (low, high, n) in enumerate(levels.to_numpy()):
     ax.plot(x, high, "o", color=plots.PALETTE[3], ms=5, label="highest, the fixed rule" if x == 0 else None)
     ax.annotate(f"{n:.0f}", (x, high + 2.5), ha="center", fontsize=8)
 ax.set_xticks(range(len(levels)), levels.index.astype(str))
-ax.set(xlabel="count (number of genes that have it above the bar)", ylabel="bin", ylim=(0, n_bins + 5), title="The bins of one cell")
+ax.set(
+    xlabel="count (number of genes that have it above the bar)",
+    ylabel="bin",
+    ylim=(0, n_bins + 5),
+    title="The bins of one cell",
+)
 ax.grid(axis="y", color="#E5E5E5")
 ax.legend(loc="lower right")
 span = levels["high"].iloc[0] - levels["low"].iloc[0] + 1
-plots.show(ax, alt=f"For each count in one cell, the bins it was given in 200 random draws: a count of {levels.index[0]}, shared by {levels['n'].iloc[0]} genes, was given {span:.0f} different bins, larger counts ever fewer.")
+plots.show(
+    ax,
+    alt=f"For each count in one cell, the bins it was given in 200 random draws: a count of {levels.index[0]}, shared by {levels['n'].iloc[0]} genes, was given {span:.0f} different bins, larger counts ever fewer.",
+)
 record("bins_of_lowest_count", float(span), tolerance=3)
-print(f"A count of {levels.index[0]} was given any of {span:.0f} bins: at random, the same count can look weak or middling. With the fixed rule every such gene is in bin {levels['high'].iloc[0]:.0f}.")
+print(
+    f"A count of {levels.index[0]} was given any of {span:.0f} bins: at random, the same count can look weak or middling. With the fixed rule every such gene is in bin {levels['high'].iloc[0]:.0f}."
+)
 
 # %% [markdown]
 # ### The company a gene keeps
@@ -494,10 +656,16 @@ in_half = set(token[half].tolist())
 assert [t for t in long[cell].tolist() if t in in_half] == [t for t in few_long[cell].tolist() if t in in_half]
 
 few_binned = tokenize.bin_encode(fewer, own_symbols, n_bins=n_bins)
-shift = [np.abs(binned[i : i + 1].values[1:][np.isin(binned[i][1:], half)] - few_binned[i : i + 1].values[1:]).mean() for i in range(adata.n_obs) if few_binned.lengths[i] > 1]
+shift = [
+    np.abs(binned[i : i + 1].values[1:][np.isin(binned[i][1:], half)] - few_binned[i : i + 1].values[1:]).mean()
+    for i in range(adata.n_obs)
+    if few_binned.lengths[i] > 1
+]
 found = metrics.interval(shift, n_boot=500)
 record("bin_shift_half_the_genes", found.mean, tolerance=0.2)
-print(f"Half of the genes taken away: bins of the others move by {found.mean:.1f} [{found.low:.1f}, {found.high:.1f}] of {n_bins - 1} on average, their order in the rank encoding by none.")
+print(
+    f"Half of the genes taken away: bins of the others move by {found.mean:.1f} [{found.low:.1f}, {found.high:.1f}] of {n_bins - 1} on average, their order in the rank encoding by none."
+)
 
 # %% [markdown]
 # ## What each encoding loses: the experiment
@@ -509,12 +677,13 @@ print(f"Half of the genes taken away: bins of the others move by {found.mean:.1f
 # First a prediction. A cell with these counts is thinned to `share`. Which fraction of its genes is still seen, on average? No
 # random numbers needed.
 
+
 # %% tags=["exercise"]
-def expected_kept(counts, share):
-    ...  # your line; counts are all above zero
+def expected_kept(counts, share): ...  # your line; counts are all above zero
 
 
 check.exercise("02.4", expected_kept)
+
 
 # %% tags=["solution"]
 def expected_kept(counts, share):
@@ -522,6 +691,7 @@ def expected_kept(counts, share):
 
 
 check.exercise("02.4", expected_kept)
+
 
 # %%
 def encodings(adata, max_len=None):
@@ -537,7 +707,9 @@ def encodings(adata, max_len=None):
 
 
 some = np.sort(rng.permutation(adata.n_obs)[: SIZES["thinned"]])
-others = np.array([rng.choice(np.setdiff1d(np.flatnonzero(types == types[i]), [i])) for i in some])  # another cell of the same type
+others = np.array(
+    [rng.choice(np.setdiff1d(np.flatnonzero(types == types[i]), [i])) for i in some]
+)  # another cell of the same type
 SHARES = (1.0, 0.5, 0.25, 0.10)
 itself, neighbour = encodings(adata[some]), encodings(adata[others])
 thinned = {share: itself if share == 1 else encodings(thin(adata[some], share, rng)) for share in SHARES}
@@ -551,7 +723,8 @@ thinned = {share: itself if share == 1 else encodings(thin(adata[some], share, r
 #   cell's largest log-normalized value).
 #
 # A number needs something to compare it with. Ours is *a stranger*: another cell of the same type at full depth, in the place of
-# the cell itself (dashed). If the solid line meets the dashed one, the thinned cell is no more like itself than like its neighbour, and what is
+# the cell itself (dashed). Bins and log-normalized values both follow the order of the counts, so in the second panel their lines
+# all but coincide. If the solid line meets the dashed one, the thinned cell is no more like itself than like its neighbour, and what is
 # left describes the type at best.
 
 # %%
@@ -563,39 +736,80 @@ for share, after in thinned.items():
                 full, less = before[name][i], after[name][i]
                 shared = (full > 0) & (less > 0)
                 moved_by = np.abs(full[shared] - less[shared]).mean() / full.max() if shared.any() else 1.0
-                rows.append((share, reference, name, i, 1 - shared.sum() / (full > 0).sum(), spearman(full[shared], less[shared]), moved_by))
+                rows.append(
+                    (
+                        share,
+                        reference,
+                        name,
+                        i,
+                        1 - shared.sum() / (full > 0).sum(),
+                        spearman(full[shared], less[shared]),
+                        moved_by,
+                    )
+                )
 effect = pd.DataFrame(rows, columns=["share", "reference", "encoding", "cell", "lost", "order", "moved"])
 effect[["lost", "moved"]] *= 100
 measures = {"lost": "genes lost, %", "order": "order kept (Spearman)", "moved": "moved, % of the scale"}
-summaries = {m: effect.groupby(["reference", "encoding", "share"], sort=False)[m].apply(with_interval).unstack() for m in measures}
+summaries = {
+    m: effect.groupby(["reference", "encoding", "share"], sort=False)[m].apply(with_interval).unstack()
+    for m in measures
+}
 
 drawn_in = plots.axes(11.5, 3.5, columns=3)[0]
 for ax, (measure, title) in zip(drawn_in, measures.items(), strict=True):
     found = summaries[measure].reset_index().assign(depth=lambda t: 100 * t["share"])
     if measure == "lost":  # the same for all encodings
         found = found[found["encoding"] == "ranks"]
-    plots.curves(found[found["reference"] == "itself"], x="depth", hue="encoding", xlabel="molecules kept, %", title=title, log_x=True, ax=ax)
+    plots.curves(
+        found[found["reference"] == "itself"],
+        x="depth",
+        hue="encoding",
+        xlabel="molecules kept, %",
+        title=title,
+        log_x=True,
+        ax=ax,
+    )
     for number, (_, part) in enumerate(found[found["reference"] == "a stranger"].groupby("encoding", sort=False)):
         ax.plot(part["depth"], part["mean"], ls="--", lw=1.4, color=plots.PALETTE[number])
     ax.invert_xaxis()
     ax.get_legend().remove()
-drawn_in[2].legend(*drawn_in[1].get_legend_handles_labels(), loc="center left", bbox_to_anchor=(1, 0.5), title="dashed: a stranger")
+drawn_in[2].legend(
+    *drawn_in[1].get_legend_handles_labels(),
+    loc="center left",
+    bbox_to_anchor=(1, 0.5),
+    title="dashed: a stranger",
+)
 order_at_10 = summaries["order"]["mean"].xs(0.10, level="share")
 lost_at_10 = summaries["lost"]["mean"]["itself", "ranks", 0.10]
-alt = ", ".join(f"{name} {order_at_10['itself', name]:.2f} (a stranger: {order_at_10['a stranger', name]:.2f})" for name in itself)
-plots.show(drawn_in, alt=f"Three panels over the share of molecules kept, from 100 to 10 %. Genes lost rise to {lost_at_10:.0f} %. The order kept falls to: {alt}. Third, how far genes move. Dashed lines compare with another cell of the same type.")
+alt = ", ".join(
+    f"{name} {order_at_10['itself', name]:.2f} (a stranger: {order_at_10['a stranger', name]:.2f})" for name in itself
+)
+plots.show(
+    drawn_in,
+    alt=f"Three panels over the share of molecules kept, from 100 to 10 %. Genes lost rise to {lost_at_10:.0f} %. The order kept falls to: {alt}. Third, how far genes move. Dashed lines compare with another cell of the same type.",
+)
 
 # %%
 for measure in measures:
     at_10 = summaries[measure]["mean"].xs(0.10, level="share")
-    record(f"thin10_{measure}", {f"{name} | {reference}": round(v, 4) for (reference, name), v in at_10.items()}, tolerance=0.03 if measure == "order" else 3)
+    record(
+        f"thin10_{measure}",
+        {f"{name} | {reference}": round(v, 4) for (reference, name), v in at_10.items()},
+        tolerance=0.03 if measure == "order" else 3,
+    )
 predicted = np.mean([np.mean((1 - 0.1) ** matrix[i].data) for i in some])
-print(f"At 10 % of the molecules a cell has lost {lost_at_10:.0f} % of its genes (predicted from its counts alone: {100 * predicted:.0f} %).")
+print(
+    f"At 10 % of the molecules a cell has lost {lost_at_10:.0f} % of its genes (predicted from its counts alone: {100 * predicted:.0f} %)."
+)
 shown = {}
 for measure in ("order", "moved"):
     digits = 2 if measure == "order" else 0
-    cells_of = summaries[measure].apply(lambda r, d=digits: f"{r['mean']:.{d}f} [{r['low']:.{d}f}, {r['high']:.{d}f}]", axis=1)
-    shown[measures[measure]] = cells_of.unstack("share").rename(columns=lambda c: f"{100 * c:.0f} %").swaplevel().sort_index()
+    cells_of = summaries[measure].apply(
+        lambda r, d=digits: f"{r['mean']:.{d}f} [{r['low']:.{d}f}, {r['high']:.{d}f}]", axis=1
+    )
+    shown[measures[measure]] = (
+        cells_of.unstack("share").rename(columns=lambda c: f"{100 * c:.0f} %").swaplevel().sort_index()
+    )
 pd.concat(shown).drop(columns="100 %").style.set_properties(**{"text-align": "right"})
 
 # %% [markdown]
@@ -604,10 +818,22 @@ pd.concat(shown).drop(columns="100 %").style.set_properties(**{"text-align": "ri
 # %%
 wide = effect[effect["share"] == 0.10].pivot_table(index=["encoding", "cell"], columns="reference", values="order")
 own = {name: metrics.interval((wide.loc[name]["itself"] - wide.loc[name]["a stranger"]).to_numpy()) for name in itself}
-record("itself_minus_stranger_at_10", {name: round(found.mean, 4) for name, found in own.items()}, tolerance=0.03)
+record(
+    "itself_minus_stranger_at_10",
+    {name: round(found.mean, 4) for name, found in own.items()},
+    tolerance=0.03,
+)
 for name, found in own.items():
-    verdict = "more like itself than like a stranger" if found.low > 0 else "less like itself than like a stranger" if found.high < 0 else "as much like a stranger as like itself"
+    verdict = (
+        "more like itself than like a stranger"
+        if found.low > 0
+        else "less like itself than like a stranger"
+        if found.high < 0
+        else "as much like a stranger as like itself"
+    )
     print(f"{name}: {verdict} ({found.mean:+.2f} [{found.low:+.2f}, {found.high:+.2f}])")
+most = max(own, key=lambda name: own[name].mean)
+print(f"Most of the cell itself is left in: {most}.")
 relative = []
 for full, less in zip(itself["log-normalized"], thinned[0.10]["log-normalized"], strict=True):
     shared = (full > 0) & (less > 0)
@@ -615,7 +841,9 @@ for full, less in zip(itself["log-normalized"], thinned[0.10]["log-normalized"],
         relative.append(np.median(less[shared] / full[shared]) - 1)
 found = metrics.interval(relative, n_boot=500)
 record("log_change_at_10", found.mean, tolerance="10%")
-print(f"And the log-normalized values of genes still seen? They change by {100 * found.mean:+.0f} % [{100 * found.low:+.0f}, {100 * found.high:+.0f}] (median gene): what is left of a cell is divided by less.")
+print(
+    f"And the log-normalized values of genes still seen? They change by {100 * found.mean:+.0f} % [{100 * found.low:+.0f}, {100 * found.high:+.0f}] (median gene): what is left of a cell is divided by less."
+)
 
 # %% [markdown] tags=["instructor"]
 # **Ask before running:** which of the three encodings will keep the order best? Most say ranks ("robust to depth"). Then ask about
@@ -643,7 +871,9 @@ def features(adata):
     names = ("log-normalized", "presence", "bins", "ranks", f"ranks, cut at {cut}")
     totals = {name: np.maximum(out[name].sum(axis=1, keepdims=True), 1e-9) for name in names}  # (cell, 1)
     as_they_are = {name: out[name][:, columns] for name in names}
-    return as_they_are, {name: 100 * as_they_are[name] / totals[name] for name in names}  # ... and as shares of the cell's total
+    return as_they_are, {
+        name: 100 * as_they_are[name] / totals[name] for name in names
+    }  # ... and as shares of the cell's total
 
 
 deep_features, deep_shares = features(adata)
@@ -678,20 +908,50 @@ print(f"By hand = by scfm.metrics.probe: {metrics.interval(by_hand)} balanced ac
 flat = metrics.probe(shallow_features, types, labels_per_class, n_draws, seed)
 flat = flat[flat["metric"] == "balanced_accuracy"]
 across = pd.DataFrame(
-    [("deep to shallow", name, draw, value) for name in deep_features for draw, value in enumerate(read_type(deep_features[name], shallow_features[name]))],
+    [
+        ("deep to shallow", name, draw, value)
+        for name in deep_features
+        for draw, value in enumerate(read_type(deep_features[name], shallow_features[name]))
+    ],
     columns=["setting", "method", "seed", "value"],
 )
-scores = pd.concat([deep.assign(setting="deep"), flat.assign(setting="shallow"), across])[["setting", "method", "seed", "value"]]
+scores = pd.concat([deep.assign(setting="deep"), flat.assign(setting="shallow"), across])[
+    ["setting", "method", "seed", "value"]
+]
 probed = metrics.summary(scores, by=("setting", "method"))
 chance = 1 / len(set(types))
-ax = plots.intervals(probed, hue="setting", xlabel=f"balanced accuracy, {labels_per_class} labels per type", title="The cell type, read from each encoding", reference=chance)
+ax = plots.intervals(
+    probed,
+    hue="setting",
+    xlabel=f"balanced accuracy, {labels_per_class} labels per type",
+    title="The cell type, read from each encoding",
+    reference=chance,
+)
 best = {setting: part.loc[part["mean"].idxmax(), "method"] for setting, part in probed.groupby("setting", sort=False)}
-plots.show(ax, alt=f"Balanced accuracy of a logistic probe on five encodings in three settings, with 95 % intervals over {n_draws} draws of labels; chance is {chance:.2f}. Best when deep: {best['deep']}; shallow: {best['shallow']}; deep to shallow: {best['deep to shallow']}.")
-record("probe", {f"{s} | {m}": round(v, 4) for s, m, v in zip(probed["setting"], probed["method"], probed["mean"], strict=True)}, tolerance=0.03)
+plots.show(
+    ax,
+    alt=f"Balanced accuracy of a logistic probe on five encodings in three settings, with 95 % intervals over {n_draws} draws of labels; chance is {chance:.2f}. Best when deep: {best['deep']}; shallow: {best['shallow']}; deep to shallow: {best['deep to shallow']}.",
+)
+record(
+    "probe",
+    {f"{s} | {m}": round(v, 4) for s, m, v in zip(probed["setting"], probed["method"], probed["mean"], strict=True)},
+    tolerance=0.03,
+)
+
+# %%
+cut_scores = scores[(scores["setting"] == "deep")].assign(metric="balanced_accuracy")
+cost = metrics.paired_difference(cut_scores, f"ranks, cut at {cut}", "ranks", "balanced_accuracy")
+record("truncation_cost", cost.mean, tolerance=0.02)
+print(f"Cutting the sentence at {cut} changes what ranks tell (deep) by {100 * cost.mean:+.1f} points", end=" ")
+print(f"[{100 * cost.low:+.1f}, {100 * cost.high:+.1f}]; {100 - at['its genes']:.0f} % of the genes fell off.")
+batches = adata.obs["batch"].astype(str)
+if batches.nunique() > 1 and pd.crosstab(batches, types).gt(0).sum(axis=0).max() == 1:
+    print("Caution: every type of this set is a batch of its own, so a part of each accuracy may be the batch.")
 
 # %% [markdown]
 # What does an encoding give over the simple baseline? The same cells and labels in each draw, so compare draw by draw. A difference of
 # under one point of accuracy is not worth a sentence, so we only speak of larger ones.
+
 
 # %%
 def against_log(scores, settings):
@@ -699,16 +959,27 @@ def against_log(scores, settings):
     for setting in settings:
         part = scores[scores["setting"] == setting].assign(metric="balanced_accuracy")
         for method in ("presence", "bins", "ranks"):
-            d = difference[setting, method] = metrics.paired_difference(part, method, "log-normalized", "balanced_accuracy")
+            d = difference[setting, method] = metrics.paired_difference(
+                part, method, "log-normalized", "balanced_accuracy"
+            )
             verdict = "better than" if d.low > 0.01 else "worse than" if d.high < -0.01 else "about the same as"
             print(f"{setting}: {method} {verdict} log-normalized, {d.mean:+.3f} [{d.low:+.3f}, {d.high:+.3f}]")
     return difference
 
 
 difference = against_log(scores, ("deep", "shallow", "deep to shallow"))
-record("ranks_minus_log", {setting: round(difference[setting, "ranks"].mean, 4) for setting in ("deep", "shallow", "deep to shallow")}, tolerance=0.02)
+record(
+    "ranks_minus_log",
+    {setting: round(difference[setting, "ranks"].mean, 4) for setting in ("deep", "shallow", "deep to shallow")},
+    tolerance=0.02,
+)
 record("ranks_minus_log_deep", difference["deep", "ranks"].mean, tolerance=0.02, key=True)
-record("presence_deep", float(probed[(probed["setting"] == "deep") & (probed["method"] == "presence")]["mean"].iloc[0]), tolerance=0.02, key=True)
+record(
+    "presence_deep",
+    float(probed[(probed["setting"] == "deep") & (probed["method"] == "presence")]["mean"].iloc[0]),
+    tolerance=0.02,
+    key=True,
+)
 
 # %% [markdown]
 # If the token encodings stumble from deep to shallow, why? Suspect the *length* of the sentence. A shallow cell has far fewer words, so
@@ -718,18 +989,31 @@ record("presence_deep", float(probed[(probed["setting"] == "deep") & (probed["me
 
 # %%
 fair = pd.DataFrame(
-    [("as shares", name, draw, value) for name in deep_shares for draw, value in enumerate(read_type(deep_shares[name], shallow_shares[name]))],
+    [
+        ("as shares", name, draw, value)
+        for name in deep_shares
+        for draw, value in enumerate(read_type(deep_shares[name], shallow_shares[name]))
+    ],
     columns=["setting", "method", "seed", "value"],
 )
 shares_probed = metrics.summary(fair, by=("setting", "method"))
 both = pd.concat([probed[probed["setting"] == "deep to shallow"], shares_probed])
 both["text"] = both.apply(lambda r: f"{r['mean']:.2f} [{r['low']:.2f}, {r['high']:.2f}]", axis=1)
-gained = (both.pivot(index="method", columns="setting", values="mean").eval("`as shares` - `deep to shallow`"))
+gained = both.pivot(index="method", columns="setting", values="mean").eval("`as shares` - `deep to shallow`")
 record("gained_by_shares", gained.round(4).to_dict(), tolerance=0.03)
 fair_difference = against_log(fair, ("as shares",))
-print(f"Dividing by the total changes ranks by {gained['ranks']:+.2f}, bins by {gained['bins']:+.2f}, presence by {gained['presence']:+.2f}.", end=" ")
-print("So it was mostly the length of the sentence." if gained[["ranks", "bins", "presence"]].min() > 0.03 else "So the length of the sentence does not explain it.")
-both.pivot(index="method", columns="setting", values="text").loc[list(deep_shares), ["deep to shallow", "as shares"]].style.set_properties(**{"text-align": "right"})
+print(
+    f"Dividing by the total changes ranks by {gained['ranks']:+.2f}, bins by {gained['bins']:+.2f}, presence by {gained['presence']:+.2f}.",
+    end=" ",
+)
+print(
+    "So it was mostly the length of the sentence."
+    if gained[["ranks", "bins", "presence"]].min() > 0.03
+    else "So the length of the sentence does not explain it."
+)
+both.pivot(index="method", columns="setting", values="text").loc[
+    list(deep_shares), ["deep to shallow", "as shares"]
+].style.set_properties(**{"text-align": "right"})
 
 # %%
 every = difference | fair_difference
@@ -739,10 +1023,16 @@ print("Above log-normalized counts by more than a point:", ", ".join(wins) or "n
 print("Below by more than a point:", ", ".join(losses) or "nothing", end=".\n")
 gap = difference["deep", "presence"]
 if gap.low > -0.05:
-    print("Presence alone is within five points of the values: for telling these types apart, which genes are seen is most of the message.")
+    print(
+        "Presence alone is within five points of the values: for telling these types apart, which genes are seen is most of the message."
+    )
 else:
-    print(f"Presence alone costs {-100 * gap.mean:.0f} points: in these cells the values carry a real part of the message.")
-print("An encoding is not yet a model: all it knows of other cells is its medians. What pretraining adds to it is lesson 03's question.")
+    print(
+        f"Presence alone costs {-100 * gap.mean:.0f} points: in these cells the values carry a real part of the message."
+    )
+print(
+    "An encoding is not yet a model: all it knows of other cells is its medians. What pretraining adds to it is lesson 03's question."
+)
 
 # %% [markdown] tags=["quiz"]
 # **Quiz 3.** You thin a cell to a tenth of its molecules. What changes most?
@@ -766,9 +1056,19 @@ if scgpt:
     found = genes.overlap(whole, human)
     rows.append(("scGPT human, symbols", found))
     symbol_of = dict(zip(whole.var["gene_symbol"], whole.var["ensembl_id"].map(known_as), strict=True))
-    renamed = [f"{old}, now {symbol_of[old]}" for old in found.missing if symbol_of.get(old, old) != old and human.tokens.get(symbol_of[old])]
-    print("Most counts among the genes that scGPT's vocabulary lacks:", ", ".join(name for name in found.missing if name))
-    print("There under a newer symbol:", "; ".join(renamed) or "none of these that our table of genes knows of")
+    renamed = [
+        f"{old}, now {symbol_of[old]}"
+        for old in found.missing
+        if symbol_of.get(old, old) != old and human.tokens.get(symbol_of[old])
+    ]
+    print(
+        "Most counts among the genes that scGPT's vocabulary lacks:",
+        ", ".join(name for name in found.missing if name),
+    )
+    print(
+        "There under a newer symbol:",
+        "; ".join(renamed) or "none of these that our table of genes knows of",
+    )
 else:
     print("scGPT's own vocabulary is not at hand (dictionaries/scgpt/ in a folder of SCFM_CACHE): not measured here.")
 pd.DataFrame(
@@ -789,7 +1089,11 @@ named_wrongly = adata[:50].copy()
 named_wrongly.var["ensembl_id"] = named_wrongly.var["gene_symbol"].to_numpy()
 
 refused = []
-for mistake, wrong in (("mouse genes", mouse), ("log-normalized values", logged), ("symbols where Ensembl ids belong", named_wrongly)):
+for mistake, wrong in (
+    ("mouse genes", mouse),
+    ("log-normalized values", logged),
+    ("symbols where Ensembl ids belong", named_wrongly),
+):
     try:
         tokenize.rank_encode(wrong, vocabulary)
     except (genes.VocabularyError, scfm.datasets.DatasetError) as error:
@@ -822,7 +1126,7 @@ print(f"NO n_counts\n  Warning: {caught[-1].message}")
 # - The median is what sends everyday genes back. The more counts are one, the more it alone decides the order.
 # - Depth as such changes no rank. Fewer molecules do: genes vanish, from every encoding alike, and sentences get shorter.
 # - Ties need a rule (here: the smaller token id), or two machines disagree. Counts tie so much that a bin can be a matter of chance.
-# - Truncation cuts what is low *for its gene*, not what is low.
+# - Truncation cuts what is low *for its gene*, not what is low. Check how much of your cells a network can read at all.
 # - Compare any agreement with that of a stranger of the same type, and any encoding with log-normalized counts.
 # - Raw counts, human Ensembl ids or symbols, `n_counts` of the whole cell: check the overlap before you believe a token.
 #
