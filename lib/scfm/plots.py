@@ -48,8 +48,8 @@ def axes(width: float = 6.0, height: float = 3.6, rows: int = 1, columns: int = 
     """New Axes (an array of them for several rows or columns) in the course's style, not attached to any window."""
     import matplotlib.pyplot as plt
 
-    with plt.rc_context(style()):
-        figure, made = plt.subplots(rows, columns, figsize=(width, height), squeeze=False, **more)
+    plt.rcParams.update(style())  # titles and legends that a lesson adds later read the settings only then
+    figure, made = plt.subplots(rows, columns, figsize=(width, height), squeeze=False, **more)
     plt.close(figure)  # show() displays it; the notebook should not do so a second time
     return made[0, 0] if rows == columns == 1 else made
 
