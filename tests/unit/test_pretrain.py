@@ -16,7 +16,7 @@ import numpy as np
 import pytest
 import scipy.sparse as sp
 
-from scfm import cache, corpus, pretrain
+from scfm import cache, corpus, datasets, pretrain
 
 SMALL = pretrain.Settings(
     name="small",
@@ -106,6 +106,9 @@ def test_training_and_held_out_cells_are_disjoint_and_every_cell_is_one(blood: c
 def test_no_evaluation_set_is_in_the_corpus() -> None:
     table = tomllib.loads((cache.repo_data() / "corpora.toml").read_text())["mini"]
     assert not set(table["train"]) & set(table["held_out"])
+    splits = {name: entry["split"] for name, entry in datasets.entries().items()}
+    assert {splits[name] for name in table["train"]} == {"corpus"}
+    assert {splits[name] for name in table["held_out"]} == {"evaluation"}
     log = json.loads((cache.repo_data() / "models/geneformer-mini/training_log.json").read_text())
     assert set(log["corpus"]) == set(table["train"])
 
