@@ -49,7 +49,7 @@ def endpoint() -> str:
     return os.environ.get("HF_ENDPOINT", "https://huggingface.co").rstrip("/")
 
 
-def fetch(repo: str, revision: str, name: str, pin: dict[str, Any]) -> Path:
+def fetch(repo: str, revision: str, name: str, pin: dict[str, Any], in_repo: str | None = None) -> Path:
     """The local path of one verified file of a hub repository, downloading it if no cache has it.
 
     Looked for in this order: the folders of ``SCFM_CACHE``, the user's cache, the cache of huggingface_hub, the hub.
@@ -60,6 +60,8 @@ def fetch(repo: str, revision: str, name: str, pin: dict[str, Any]) -> Path:
         Repository, commit and path of the file in the repository.
     pin
         ``{"sha256": hex digits, "bytes": size}``; either may be absent.
+    in_repo
+        The path in the repository, where it is not ``name``: files in a repository's root get a folder in the cache.
 
     Raises
     ------
@@ -70,7 +72,7 @@ def fetch(repo: str, revision: str, name: str, pin: dict[str, Any]) -> Path:
     if found is None:
         from huggingface_hub import try_to_load_from_cache
 
-        cached = try_to_load_from_cache(repo, name, revision=revision)
+        cached = try_to_load_from_cache(repo, in_repo or name, revision=revision)
         found = Path(cached) if isinstance(cached, str) else None
     if found is not None:
         verify(found, pin, advice="Delete or move it, and it will be downloaded again.")
@@ -80,7 +82,7 @@ def fetch(repo: str, revision: str, name: str, pin: dict[str, Any]) -> Path:
             f"{name} is not on this machine, and HF_HUB_OFFLINE forbids downloading it. Unset HF_HUB_OFFLINE, or copy "
             f"the file of {repo} into one of these folders as {name}: {', '.join(map(str, cache.folders()))}."
         )
-    return _download(repo, revision, name, pin)
+    return _download(repo, revision, name, pin, in_repo or name)
 
 
 def fetch_dictionary(name: str) -> Path:
@@ -114,7 +116,7 @@ def verify(path: Path, pin: dict[str, Any], advice: str = "") -> str:
     return digest
 
 
-def _download(repo: str, revision: str, name: str, pin: dict[str, Any]) -> Path:
+def _download(repo: str, revision: str, name: str, pin: dict[str, Any], in_repo: str) -> Path:
     from huggingface_hub import get_hf_file_metadata, hf_hub_download, hf_hub_url
 
     folder = cache.writable()
@@ -122,11 +124,11 @@ def _download(repo: str, revision: str, name: str, pin: dict[str, Any]) -> Path:
     with tempfile.TemporaryDirectory(prefix=".download-", dir=folder) as staging:
         try:
             # one quick question first: hf_hub_download answers a refused connection only after half a minute of retries
-            url = hf_hub_url(repo, name, revision=revision, endpoint=endpoint())
+            url = hf_hub_url(repo, in_repo, revision=revision, endpoint=endpoint())
             get_hf_file_metadata(url, token=False, timeout=20, endpoint=endpoint())
             # token=False: the files are public, so no credentials go to whatever HF_ENDPOINT names
             path = hf_hub_download(
-                repo, name, revision=revision, local_dir=staging, endpoint=endpoint(), token=False, etag_timeout=20
+                repo, in_repo, revision=revision, local_dir=staging, endpoint=endpoint(), token=False, etag_timeout=20
             )
         except Exception as error:
             _explain(error, repo, revision, name)

@@ -16,6 +16,7 @@ if TYPE_CHECKING:
     from transformers import BertConfig, BertForMaskedLM
 
     from scfm.models.geneformer import Geneformer
+    from scfm.models.scgpt import ScGPT
 
 WEIGHTS = "model.safetensors"
 PICKLED_WEIGHTS = ("pytorch_model.bin", "model.bin", "best_model.pt", "pytorch_model.pt")
@@ -27,7 +28,7 @@ class ModelError(ValueError):
     """A model's name is unknown, or its files do not make a model; the message says what to do."""
 
 
-def load_model(name: str | Path, device: str = "cpu", weights: str = "pretrained", seed: int = 0) -> Geneformer:
+def load_model(name: str | Path, device: str = "cpu", weights: str = "pretrained", seed: int = 0) -> Any:
     """Load a checkpoint, by name or from a folder.
 
     Parameters
@@ -35,7 +36,8 @@ def load_model(name: str | Path, device: str = "cpu", weights: str = "pretrained
     name
         ``"geneformer-mini"`` (comes with the course), ``"geneformer-v1-10m"``, ``"geneformer-v2-104m"``,
         ``"geneformer-v2-104m-clcancer"``, ``"geneformer-v2-316m"`` (downloaded once, then verified at each load), or a folder
-        with config.json and model.safetensors: in the hub's layout, or written by ``Geneformer.save``.
+        with config.json and model.safetensors: in the hub's layout, or written by ``Geneformer.save`` or ``ScGPT.save``. For
+        scGPT: ``"tdc/scgpt"``, or a folder as upstream releases it (args.json, best_model.pt, vocab.json).
     device
         ``"cpu"``, ``"cuda"``, or ``"auto"`` for the GPU if there is one.
     weights
@@ -44,6 +46,10 @@ def load_model(name: str | Path, device: str = "cpu", weights: str = "pretrained
         pretraining began with.
     seed
         Of the random weights.
+
+    Returns
+    -------
+    :class:`scfm.models.geneformer.Geneformer` or :class:`scfm.models.scgpt.ScGPT`.
 
     Raises
     ------
@@ -56,7 +62,12 @@ def load_model(name: str | Path, device: str = "cpu", weights: str = "pretrained
         raise ModelError(f"weights is {weights!r}; it can be 'pretrained', 'random' or 'start'.")
     folder, entry, official = _locate(name, weights)
     shown = official if official is not None else Path(name).resolve().name
-    if folder is None:
+    from scfm.models import scgpt_files
+
+    model: Geneformer | ScGPT
+    if scgpt_files.recognizes(folder, entry):
+        model = scgpt_files.load(folder, shown, entry, weights, seed)
+    elif folder is None:
         model = _random_without_files(shown, entry, seed)
     else:
         model = _from_folder(folder, shown, entry, weights, seed)
@@ -113,8 +124,11 @@ def _locate(name: str | Path, weights: str) -> tuple[Path | None, dict[str, Any]
             return None, entry, plain
         if weights == "start":
             raise ModelError(f"{plain} was published without its warm start: it has only 'pretrained' and 'random'.")
+        at_root = entry.get("at_root")  # the repository holds one model, without a folder
         paths = [
-            hub.fetch(entry["repo"], entry["revision"], f"{entry['folder']}/{f}", pin)
+            hub.fetch(
+                entry["repo"], entry["revision"], f"{entry['folder']}/{f}", pin, **({"in_repo": f} if at_root else {})
+            )
             for f, pin in entry["files"].items()
         ]
         entry = entry | {"paths": {path.name: path for path in paths}}

@@ -91,7 +91,8 @@ class ScGPTConfig(PreTrainedConfig):
         self.adversarial = adversarial
         self.generative = generative
         self.unavailable = dict(unavailable or {})
-        super().__init__(pad_token_id=pad_token_id, **kwargs)
+        self.pad_token_id = pad_token_id
+        super().__init__(**kwargs)
 
 
 @dataclass

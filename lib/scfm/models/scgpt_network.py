@@ -36,7 +36,7 @@ class ScGPTModel(PreTrainedModel):
     base_model_prefix = "scgpt"
     main_input_name = "gene_ids"
     _supports_sdpa = True
-    _no_split_modules = ("Layer",)
+    _no_split_modules = ["Layer"]  # noqa: RUF012
 
     def __init__(self, config: ScGPTConfig) -> None:
         super().__init__(config)
@@ -276,7 +276,7 @@ class ScGPTModel(PreTrainedModel):
             asked = self.encoder(gen_genes)
             y = self.normalize(self.tokens(asked, None, gen_conditions), batch_labels)  # (cell, generated, d)
             for layer in self.transformer_encoder.layers:
-                x, y = layer.forward_both(x, y, visible)
+                x, y = layer.forward_both(x, y, visible)  # type: ignore[operator]
             x, genes = torch.cat([x, y], 1), torch.cat([genes, asked], 1)
             if pcpt_modalities is not None and gen_modalities is not None:
                 modalities = torch.cat([pcpt_modalities, gen_modalities], 1)
