@@ -280,7 +280,6 @@ class Malicious:
         return os.mkdir, (self.target,)
 
 
-@pytest.mark.filterwarnings("ignore:Detected pickle protocol")
 @pytest.mark.parametrize("how", ["torch.save", "pickle 2", "pickle 4", "among tensors"])
 def test_a_malicious_pickle_is_refused_and_runs_nothing(tmp_path, state, how):
     folder = tiny.save_as_released(tmp_path / "x", state)
