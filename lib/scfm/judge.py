@@ -53,7 +53,7 @@ def twins(model: Geneformer, folder: Path) -> dict[str, Geneformer]:
 
 
 def masked_genes(
-    models: dict[str, Geneformer], adata: anndata.AnnData, n_draws: int = 20, n_cells: int = 200
+    models: dict[str, Geneformer], adata: anndata.AnnData, n_draws: int = 20, n_cells: int = 100
 ) -> list[tuple[str, int, str, float]]:
     """Loss, accuracy and top-10 accuracy of masked genes, each draw with its own cells and mask; rows (method, seed, metric,
     value). Two guessers that never look at the cell's other genes stand beside the models: the gene frequencies of the

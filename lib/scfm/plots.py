@@ -250,3 +250,27 @@ def slope(
         side.set_visible(False)
     ax.set_title(title)
     return ax
+
+
+def plane(
+    table: pd.DataFrame, x: str, y: str, xlabel: str = "", ylabel: str = "", title: str = "", ax: Axes | None = None
+) -> Axes:
+    """Methods in the plane of two metrics, each with both intervals: rows of :func:`scfm.metrics.summary`."""
+    ax = axes(6.6, 4.2) if ax is None else ax
+    for number, method in enumerate(dict.fromkeys(table["method"])):
+        own = table[table["method"] == method].set_index("metric")
+        mean, low, high = (own.loc[[x, y], column].to_numpy() for column in ("mean", "low", "high"))
+        ax.errorbar(
+            mean[0],
+            mean[1],
+            xerr=[[mean[0] - low[0]], [high[0] - mean[0]]],
+            yerr=[[mean[1] - low[1]], [high[1] - mean[1]]],
+            fmt=MARKERS[number % 8],
+            color=PALETTE[number % 8],
+            ms=8,
+            label=method,
+        )
+    ax.set(xlabel=xlabel, ylabel=ylabel, title=title)
+    ax.grid(color="#E5E5E5")
+    ax.legend(loc="center left", bbox_to_anchor=(1, 0.5))
+    return ax
