@@ -16,7 +16,7 @@ import numpy as np
 import pytest
 import scipy.sparse as sp
 
-from scfm import cache, corpus, datasets, pretrain
+from scfm import cache, corpus, datasets, minibatches, pretrain
 
 SMALL = pretrain.Settings(
     name="small",
@@ -67,16 +67,16 @@ def test_vocabulary_has_the_genes_seen_often_and_survives_saving(blood: corpus.C
 
 def test_augmentation_never_adds_a_count_and_changes_with_the_draw(blood: corpus.Corpus) -> None:
     some = blood.counts[:50]
-    thinned = pretrain.augment(some, SMALL, np.random.default_rng(0))
+    thinned = minibatches.augment(some, SMALL, np.random.default_rng(0))
     assert (thinned > some).nnz == 0
     assert thinned.sum() < some.sum()
-    assert (thinned != pretrain.augment(some, SMALL, np.random.default_rng(0))).nnz == 0
-    assert (thinned != pretrain.augment(some, SMALL, np.random.default_rng(1))).nnz > 0
+    assert (thinned != minibatches.augment(some, SMALL, np.random.default_rng(0))).nnz == 0
+    assert (thinned != minibatches.augment(some, SMALL, np.random.default_rng(1))).nnz > 0
 
 
 def test_minibatches_are_framed_unpadded_and_lose_only_last_ranks() -> None:
     cells = [np.arange(100, 100 + n) for n in (9, 30, 12, 10, 31, 29)]
-    for tokens in pretrain.length_grouped(cells, 2, np.random.default_rng(0)):
+    for tokens in minibatches.length_grouped(cells, 2, np.random.default_rng(0)):
         assert (tokens[:, 0] == 2).all()
         assert (tokens[:, -1] == 3).all()
         assert (tokens[:, 1:-1] == np.arange(100, 100 + tokens.shape[1] - 2)).all()
@@ -84,7 +84,7 @@ def test_minibatches_are_framed_unpadded_and_lose_only_last_ranks() -> None:
 
 def test_mask_hides_15_percent_of_the_genes_and_never_the_frame() -> None:
     tokens = np.tile(np.r_[2, np.arange(10, 110), 3], (400, 1))
-    masked, positions = pretrain.mask_tokens(tokens, 200, 0.15, np.random.default_rng(0))
+    masked, positions = minibatches.mask_tokens(tokens, 200, 0.15, np.random.default_rng(0))
     assert positions.shape == (400, 15)
     assert all(len(set(row)) == 15 for row in positions)
     assert positions.min() >= 1
