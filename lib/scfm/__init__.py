@@ -20,12 +20,13 @@ _FUNCTIONS = {
     "list_datasets": "scfm.datasets",
     "load_model": "scfm.models",
 }
-_MODULES = ("baselines", "cache", "datasets", "embed", "genes", "metrics", "models", "plots", "pretrain", "tokenize")
+_MODULES = ("baselines", "cache", "datasets", "drawings", "embed", "genes", "metrics", "models", "plots", "pretrain", "tokenize")
 
 __all__ = [
     "baselines",
     "cache",
     "datasets",
+    "drawings",
     "embed",
     "genes",
     "list_datasets",
@@ -39,7 +40,7 @@ __all__ = [
 ]
 
 if TYPE_CHECKING:
-    from scfm import baselines, cache, datasets, embed, genes, metrics, models, plots, pretrain, tokenize
+    from scfm import baselines, cache, datasets, drawings, embed, genes, metrics, models, plots, pretrain, tokenize
     from scfm.datasets import list_datasets, load_dataset
     from scfm.models import load_model
 

@@ -1,0 +1,906 @@
+# %% [markdown]
+# # 01 · What is a foundation model?
+#
+# You have a few thousand cells, and labels for some of them. Somebody else has a hundred million cells and no labels at all. A
+# foundation model is a way to carry what can be learned from *their* cells over to *yours*. Whether anything useful arrives is a
+# question that can be measured, and by the end of this lesson you will have measured it once, on a network small enough for a laptop.
+#
+# | You will be able to | Time | Needs |
+# |---|---|---|
+# | say what pretraining, transfer and fine-tuning are, and what each one trains and costs; find the foundation model and the classical method of a field; hide genes from a model, score its guesses, and put honest baselines beside them | 40 min (quick: 1 min of computing) | some Python; what a cell and a gene are |
+
+# %% tags=["parameters"]
+profile = "quick"  # quick | cpu | gpu: the same code, other sizes
+dataset: str | None = None  # None = the profile's own; pbmc68k, pbmc_zheng_facs, ... or a path to your file
+label: str | None = None  # None = the dataset's own; the column of obs that holds the cell types
+model = "geneformer-mini"  # geneformer-mini, geneformer-v1-10m, ... or a folder
+n_draws = 20  # draws of cells and of hidden genes; the intervals are over these
+hidden_share = 0.15  # share of the genes of a cell that is hidden
+seed = 0
+
+# %%
+import time
+
+import numpy as np
+import pandas as pd
+import torch
+
+import scfm
+from coursekit import check, record
+from scfm import cache, drawings, hub, metrics, plots
+
+SIZES = {
+    "quick": {"dataset": "pbmc68k", "cells_per_draw": 12},
+    "cpu": {"dataset": "pbmc_zheng_facs", "cells_per_draw": 60},
+    "gpu": {"dataset": "pbmc_zheng_facs", "cells_per_draw": 150},
+}[profile]
+pd.set_option("display.max_colwidth", None)
+
+# %% [markdown]
+# ## The idea in one picture
+
+# %%
+ax = drawings.boxes(
+    {
+        "data": (1.0, 1.7, "many cells,\nno labels", "control"),
+        "task": (3.0, 1.7, "hide some genes,\nguess them", "model"),
+        "network": (5.0, 1.7, "a network that\nhas read many cells", "model"),
+        "types": (7.7, 2.85, "cell types from few labels", "baseline"),
+        "embed": (7.7, 2.1, "a map of the cells", "baseline"),
+        "perturb": (7.7, 1.35, "what if this gene were off?", "baseline"),
+        "genes": (7.7, 0.6, "which genes act together?", "baseline"),
+    },
+    [
+        ("data", "task"),
+        ("task", "network"),
+        ("network", "types"),
+        ("network", "embed"),
+        ("network", "perturb"),
+        ("network", "genes"),
+    ],
+    width=9.2,
+    height=3.4,
+    title="Pretrain once, reuse often",
+)
+plots.show(
+    ax,
+    alt="A drawing: many cells without labels feed a guessing task, which trains one network; from it four arrows lead to four uses: cell types, a map of the cells, perturbations, gene networks.",
+)
+
+# %% [markdown]
+# Three words hide in this picture.
+#
+# - **Self-made task.** Labels are scarce, but every cell can pose its own question: hide a gene, ask for it back. The answer was in
+#   the data all along, so a hundred million cells give billions of questions with no human in the loop. This is *self-supervised* learning.
+# - **Pretraining** is the long training on that task. Nobody wants the guesses. What we want is the network that has become good at
+#   guessing, in the hope that it had to understand something about cells on the way.
+# - **Foundation**: one network, many uses. If it serves a single purpose, it is just a model.
+#
+# The hope is the weak point. A network can become good at guessing for dull reasons. We shall catch three of them.
+#
+# ## The same idea in other fields
+#
+# Only the token and the question change. The table has a row per model, with the paper's DOI and, just as important, what people used before
+# and still should try first.
+
+# %%
+fields = pd.read_csv(cache.repo_data() / "fields.csv")
+fields["doi"] = "https://doi.org/" + fields["doi"]
+shown = fields.drop(columns=["domain", "task"]).set_index(["field", "foundation_model"])
+LEFT = {"text-align": "left", "vertical-align": "top"}
+LEFT_TOO = [{"selector": "th", "props": "text-align: left; vertical-align: top"}]
+
+
+def link(url):
+    return f'<a href="{url}">{url.removeprefix("https://doi.org/")}</a>' if url.startswith("http") else url
+
+
+shown.style.format({"doi": link}).set_properties(**LEFT).set_table_styles(LEFT_TOO)
+
+# %% [markdown]
+# Read it the other way round: you have a kind of data and a kind of problem. Which models are there?
+
+# %%
+by_problem = fields.assign(problem=fields["problems"].str.split("; ")).explode("problem")
+by_problem.pivot_table(
+    index="field", columns="problem", values="foundation_model", aggfunc=", ".join, fill_value="", sort=False
+).rename(
+    columns={
+        "sort": "which kind is it?",
+        "search": "what is alike?",
+        "make": "make new ones",
+        "outline": "where are its edges?",
+        "transcribe": "write it down",
+        "forecast": "what comes next?",
+        "structure": "what shape has it?",
+        "what if": "what if we change it?",
+    }
+).style.set_properties(**LEFT).set_table_styles(LEFT_TOO)
+
+# %% [markdown]
+# ### Exercise 01.1
+# Explore `fields`. Which models of **biology** (`domain`) learn by guessing what was hidden (`task` is `"masked"`)? Return their names as a
+# list, oldest first. (Two of the same year: by name.)
+
+
+# %% tags=["exercise"]
+def hidden_guessers(fields): ...  # your lines
+
+
+check.exercise("01.1", hidden_guessers, fields=fields)
+
+
+# %% tags=["solution"]
+def hidden_guessers(fields):
+    chosen = fields[(fields["domain"] == "biology") & (fields["task"] == "masked")]
+    return chosen.sort_values(["year", "foundation_model"])["foundation_model"].tolist()
+
+
+check.exercise("01.1", hidden_guessers, fields=fields)
+
+# %% [markdown] tags=["quiz"]
+# **Quiz.** In every row of the table, what does the self-made task spare you?
+# - [ ] the training -> On the contrary: pretraining is where nearly all the computing goes.
+# - [x] the labels -> Yes. The data itself holds the answers, so all of it can be used.
+# - [ ] the test -> No task, self-made or not, replaces a test on data the model never saw.
+
+# %% [markdown]
+# ## Four models of cells
+#
+# This course follows Geneformer, scGPT, GREmLN and OmniPert, and a small Geneformer of our own. What they read, what they guess, and whether you
+# can have them stands in their papers. How *large* they are we do not copy from anywhere: an architecture is a handful of numbers,
+# and from these the parameters can be counted without downloading a single weight.
+
+# %%
+from transformers import BertConfig, BertForMaskedLM
+
+
+def empty_geneformer(name):
+    """A network with all its shapes and no numbers in it: on torch's `meta` device it takes no memory."""
+    with torch.device("meta"):
+        return BertForMaskedLM(
+            BertConfig(pad_token_id=0, type_vocab_size=2, **hub.catalogue()["models"][name]["architecture"])
+        )
+
+
+def count_scgpt(vocabulary=60_697, d=512, layers=12):
+    """scGPT's parts, one by one: its configuration file gives the three numbers."""
+    linear, norm = d * d + d, 2 * d
+    genes = vocabulary * d + norm  # an embedding per gene, LayerNorm
+    values = (d + d) + linear + norm  # from one number to d, twice, LayerNorm
+    layer = 4 * linear + 2 * linear + 2 * norm  # query, key, value, output; feed-forward; two LayerNorms
+    decoder = 2 * linear + (d + 1)  # from d to one expression value
+    return genes + values + layers * layer + decoder
+
+
+def count_gremln(genes=19_247, bins=100, d=512, layers=3):
+    """GREmLN without its output head, which the sources do not spell out."""
+    linear, norm = d * d + d, 2 * d
+    return (genes + bins) * (d // 2) + layers * (6 * linear + 2 * norm)
+
+
+GENEFORMERS = ["geneformer-mini", "geneformer-v1-10m", "geneformer-v2-104m", "geneformer-v2-316m"]
+parameters = {name: empty_geneformer(name).num_parameters() for name in GENEFORMERS}
+parameters |= {"scgpt-human": count_scgpt(), "GREmLN": count_gremln()}
+assert abs(4 * parameters["scgpt-human"] / 203_233_980 - 1) < 1e-3  # bytes of the published file: 4 per parameter
+
+overview = pd.read_csv(cache.repo_data() / "single_cell_models.csv").set_index("model")
+overview.insert(
+    3, "parameters (millions)", [f"{parameters[m] / 1e6:.1f}" if m in parameters else "?" for m in overview.index]
+)
+runs = {
+    "geneformer-mini": "yes, in this lesson",
+    "geneformer-v1-10m": "yes: a laptop's CPU, after a download",
+    "geneformer-v2-104m": "on a CPU slowly; better a GPU",
+    "geneformer-v2-316m": "a GPU",
+    "scgpt-human": "architecture and objectives; weights after a download by hand",
+    "GREmLN": "its attention, rebuilt from the paper; the released code needs a GPU",
+    "OmniPert": "no: its claims can only be read",
+}
+overview["can be run here"] = overview.index.map(runs)
+record("million_parameters", {name: round(count / 1e6, 2) for name, count in parameters.items()}, tolerance=0.02)
+overview.style.format({"source": link}).set_properties(**LEFT).set_table_styles(LEFT_TOO)
+
+# %%
+v2 = parameters["geneformer-v2-316m"] / parameters["geneformer-mini"]
+print(
+    f"Our mini has {parameters['geneformer-mini'] / 1e6:.1f} million parameters; the largest Geneformer has {v2:.0f} times as many."
+)
+empty = empty_geneformer("geneformer-mini")
+words = empty.bert.embeddings.word_embeddings.weight.numel() / empty.num_parameters()
+print(
+    f"{words:.0%} of the mini's parameters are its gene embeddings, one vector per gene. Its layers are only the rest."
+)
+
+# %% [markdown] tags=["instructor"]
+# **Ask before running:** which share of the mini's parameters sits in its layers? Most guess "nearly all". **Common misconception:** "OmniPert and
+# GREmLN are missing because the course is old." They are missing because weights cannot be fetched, which is itself a finding about the field.
+# **Skip** the counting functions if you are late; keep the table.
+
+# %% [markdown]
+# ## Pretraining, transfer, fine-tuning: who learns, who is frozen?
+#
+# After pretraining you have a network and a task. What do you train?
+
+# %%
+depth = hub.catalogue()["models"]["geneformer-mini"]["architecture"]["num_hidden_layers"]
+layers = [f"layer {i + 1}" for i in range(depth)]
+
+
+def stack(embedding, lower, last, head):
+    return [("genes", embedding), *[(name, lower) for name in layers[:-1]], (layers[-1], last), head]
+
+
+ax = drawings.stacks(
+    {
+        "pretraining": stack("trained", "trained", "trained", ("guess the gene", "trained")),
+        "zero-shot": stack("frozen", "frozen", "frozen", ("embedding", "frozen")),
+        "head only": stack("frozen", "frozen", "frozen", ("cell type", "added")),
+        "LoRA": stack("frozen", "frozen+added", "frozen+added", ("cell type", "added")),
+        "last layer": stack("frozen", "frozen", "trained", ("cell type", "added")),
+        "full": stack("trained", "trained", "trained", ("cell type", "added")),
+    }
+)
+plots.show(
+    ax,
+    alt="Six stacks of blocks, one per way of using a network. Pretraining trains all blocks; zero-shot none; a head trains one new block on top; LoRA adds small parts to frozen layers; last layer trains the top layer; full fine-tuning trains everything again.",
+)
+
+# %% [markdown]
+# **Transfer learning** is the whole idea: knowledge from one task used in another. **Fine-tuning** means that weights of the pretrained network change on the
+# way; with *zero-shot* and *head only* they do not.
+#
+# | | what is trained | use it when |
+# |---|---|---|
+# | **zero-shot** | nothing | there are no labels: a map of the cells, neighbours, a first look |
+# | **head only** | one linear layer on the embedding | few labels, little time; also the fairest test of what the network already knows |
+# | **LoRA** | two thin matrices beside frozen ones, and a head | hundreds of labels and more; many tasks on one network: each is a small file |
+# | **last layer** | the top layer(s) and a head | the new task is close to the old one |
+# | **full** | everything | many labels, or data unlike the corpus; watch the validation loss, it can forget what it knew |
+#
+# LoRA deserves a second look. A linear layer has a matrix W of size d_out × d_in. Instead of changing W, add to its output the output of B·A,
+# where A maps to only r numbers and B maps back. B starts at zero, so at the first step nothing has changed.
+
+
+# %%
+class LoRA(torch.nn.Module):
+    def __init__(self, linear, rank=8):
+        super().__init__()
+        self.linear = linear.requires_grad_(False)  # W stays as it is
+        self.down = torch.nn.Linear(linear.in_features, rank, bias=False)  # A
+        self.up = torch.nn.Linear(rank, linear.out_features, bias=False)  # B
+        torch.nn.init.zeros_(self.up.weight)
+
+    def forward(self, x):  # (..., d_in)
+        return self.linear(x) + self.up(self.down(x))  # (..., d_out)
+
+
+# %% [markdown]
+# ### Exercise 01.2
+# How many parameters does LoRA train for a linear layer from `d_in` to `d_out` numbers at rank `rank` (without biases)? And at which rank would it
+# be no saving at all? Write the function for the first; play with it for the second.
+
+
+# %% tags=["exercise"]
+def lora_parameters(d_in, d_out, rank): ...  # your line
+
+
+check.exercise("01.2", lora_parameters)
+
+
+# %% tags=["solution"]
+def lora_parameters(d_in, d_out, rank):
+    # A is rank x d_in, B is d_out x rank; no saving left from rank = d_in * d_out / (d_in + d_out)
+    return rank * (d_in + d_out)
+
+
+check.exercise("01.2", lora_parameters)
+
+# %% [markdown]
+# Now count, for networks of every size, what each way trains for a task with ten cell types. Memory is more than the weights: whatever is trained also needs
+# its gradient and the two running means of the Adam optimizer, four bytes each. (The activations come on top; they grow with the minibatch.)
+
+# %%
+WAYS = ["head only", "LoRA", "last layer", "full"]
+N_TYPES = 10
+
+
+def prepare(network, way, n_types=N_TYPES):
+    """Freeze what is frozen, add what is added. Returns the encoder and the new head."""
+    bert = network.bert.requires_grad_(way == "full")
+    if way == "last layer":
+        bert.encoder.layer[-1].requires_grad_(True)
+    if way == "LoRA":
+        for layer in bert.encoder.layer:
+            attention = layer.attention.self
+            attention.query, attention.value = LoRA(attention.query), LoRA(attention.value)
+    return bert, torch.nn.Linear(network.config.hidden_size, n_types)
+
+
+rows = []
+for name in GENEFORMERS:
+    for way in WAYS:
+        with torch.device("meta"):
+            bert, head = prepare(empty_geneformer(name), way)
+        everything = [p for module in (bert, head) for p in module.parameters()]
+        trained = sum(p.numel() for p in everything if p.requires_grad)
+        total = sum(p.numel() for p in everything)
+        rows.append((name, way, trained, trained / total, (4 * total + 12 * trained) / 1e6))
+costs = pd.DataFrame(rows, columns=["model", "way", "trained parameters", "share", "MB for weights, gradients, Adam"])
+record(
+    "trained_parameters_mini",
+    costs[costs["model"] == "geneformer-mini"].set_index("way")["trained parameters"].to_dict(),
+)
+costs["text"] = [
+    f"{n:,}<br>{100 * share:.3g} %, {mb:,.0f} MB" for n, share, mb in costs.iloc[:, 2:].itertuples(index=False)
+]
+costs.pivot(index="model", columns="way", values="text").loc[GENEFORMERS, WAYS].style.set_caption(
+    "trained parameters; their share of all, memory for weights, gradients and Adam"
+)
+
+# %% [markdown]
+# Fewer trained parameters: less memory, smaller files, less to overfit. Also less *time*? Here is one training step of the mini on 16 cells, each way. Before you run
+# it, guess the order.
+
+# %%
+ids = torch.randint(4, empty.config.vocab_size, (16, 256))  # (cell, token): for the clock any genes will do
+
+
+def step(bert, head, ids):
+    vector = bert(input_ids=ids).last_hidden_state.mean(dim=1)  # (cell, d)
+    torch.nn.functional.cross_entropy(head(vector), torch.arange(len(ids)) % N_TYPES).backward()
+
+
+seconds = {}
+for way in WAYS:
+    parts = prepare(scfm.load_model("geneformer-mini", weights="random").network, way)
+    times = []
+    for _ in range(4):
+        start = time.perf_counter()
+        step(*parts, ids)
+        times.append(time.perf_counter() - start)
+    seconds[way] = np.median(times[1:])  # the first warms up
+record("step_relative_to_full", {way: t / seconds["full"] for way, t in seconds.items()}, tolerance="any")
+ax = plots.bars(
+    {way: t / seconds["full"] for way, t in seconds.items()}, xlabel="time of a training step (full fine-tuning = 1)"
+)
+plots.show(
+    ax,
+    alt="Bars: time of one training step relative to full fine-tuning. "
+    + ", ".join(f"{way} {t / seconds['full']:.2f}" for way, t in seconds.items())
+    + ".",
+)
+print(
+    f"LoRA trains {costs.set_index(['model', 'way']).loc[('geneformer-mini', 'LoRA'), 'share']:.1%} of the parameters and takes {seconds['LoRA'] / seconds['full']:.0%} of the time of full fine-tuning."
+)
+print(
+    "Frozen or not, the gradient has to travel through every layer that lies above something trained. A head alone never sends it down;"
+    " and since its input never changes, you can compute the embeddings once and keep them."
+)
+
+# %% [markdown] tags=["quiz"]
+# **Quiz.** You have 40 labelled cells, a laptop and an afternoon. What do you try first?
+# - [x] a head on frozen embeddings, beside a logistic regression on PCA -> Yes: minutes, little to overfit, and you learn whether the model brings anything.
+# - [ ] full fine-tuning, since it can only be better -> With 40 cells it can memorize them all. More freedom is better only with more data.
+# - [ ] pretraining your own model on the 40 cells -> Pretraining lives from many cells; that is what somebody else has already done.
+
+# %% [markdown]
+# ## A first look: one cell in
+#
+# Enough about; now *with*. A Geneformer reads a cell as a sentence of gene names, in order of how much each gene exceeds its own usual level. How that order comes
+# about is lesson 02; today we just read. The coloured genes are textbook markers.
+
+# %%
+adata = scfm.load_dataset(dataset or SIZES["dataset"], label=label, seed=seed)
+fm = scfm.load_model(model)
+cells = fm.tokenize(adata)
+print(
+    f"{fm} reads {len(cells):,} cells of {adata.uns['scfm']['name']}, {np.median(cells.lengths):.0f} tokens in a typical one."
+)
+print(cells.report["overlap"])
+
+# %%
+MARKERS = {
+    "B cell": ["MS4A1", "CD79A", "CD79B", "CD19", "HLA-DQA1", "HLA-DQB1", "CD74", "CD37", "TCL1A"],
+    "monocyte": ["LYZ", "S100A8", "S100A9", "CST3", "FCN1", "CD14", "LST1", "AIF1", "FCER1G"],
+    "NK / cytotoxic T": ["NKG7", "GNLY", "GZMB", "PRF1", "CST7", "CCL5", "GZMA", "KLRD1", "CTSW"],
+}
+kind_of = {gene: kind for kind, genes in MARKERS.items() for gene in genes}
+special = set(fm.special.values())
+
+
+def words_of(sentence):
+    return [fm.vocabulary.symbol(token) for token in sentence]
+
+
+def chosen_cell(kind, front=30):
+    """The cell with the most markers of this kind, and the fewest of the others, among its first genes."""
+    firsts = [words_of(cells[i][:front]) for i in range(len(cells))]
+    return max(
+        range(len(cells)),
+        key=lambda i: sum((kind_of.get(w) == kind) - (kind_of.get(w, kind) != kind) for w in firsts[i]),
+    )
+
+
+examples = {kind: chosen_cell(kind) for kind in MARKERS}
+one = examples["B cell"]
+sentence = cells[one]
+words = [w for token, w in zip(sentence, words_of(sentence)) if token not in special]
+ax = drawings.sentence(
+    words[:40],
+    kind_of,
+    title=f"Cell {one}, labelled {adata.obs['cell_type'].iloc[one]}: its first 40 of {len(words)} genes",
+)
+plots.show(
+    ax,
+    alt=f"The first forty genes of one {adata.obs['cell_type'].iloc[one]} cell as a strip of words; coloured are its markers: {', '.join(w for w in words[:40] if w in kind_of)}.",
+)
+
+# %% [markdown]
+# ## Masked genes out
+#
+# Now cover some of the coloured words with `<mask>` and ask the network. By hand it is three steps: write `<mask>` into the sentence; run the network; turn its
+# scores over the whole vocabulary into probabilities, at the masked places only.
+
+# %%
+at = [p for p, word in enumerate(words_of(sentence)) if kind_of.get(word) == "B cell"][:4]  # places of four markers
+question = torch.tensor(sentence.tolist())
+question[at] = fm.special["<mask>"]
+with torch.inference_mode():
+    scores = fm.network(input_ids=question[None]).logits[0, at]  # (masked, vocabulary)
+by_hand = scores.softmax(dim=1)
+
+guessed, probabilities = fm.predict_masked(sentence, at, top=5)  # the library's twin
+assert np.allclose(by_hand.topk(5).values.numpy(), probabilities, atol=1e-5)
+print(f"{len(at)} genes hidden, {by_hand.shape[1]:,} tokens to choose from.")
+
+# %%
+rows, panels = [], {}
+for kind, i in examples.items():
+    sentence = cells[i]
+    at = [p for p, word in enumerate(words_of(sentence)) if kind_of.get(word) == kind][:4]
+    guessed, probabilities = fm.predict_masked(sentence, at, top=len(fm.vocabulary))
+    visible = set(sentence.tolist()) - set(sentence[at].tolist())
+    for place, ids_, p in zip(at, guessed, probabilities):
+        truth = sentence[place]
+        rank = int(np.flatnonzero(ids_ == truth)[0])
+        said = visible & set(ids_[:5].tolist())
+        rows.append(
+            (
+                kind,
+                words_of([truth])[0],
+                place + (not fm.vocabulary.starts_with_cls),
+                rank + 1,
+                p[rank],
+                ", ".join(words_of(ids_[:5])),
+                ", ".join(words_of(said)) or "none",
+            )
+        )
+        if len([k for k in panels if k.startswith(kind)]) < 2:
+            panels[f"{kind}: ▢ = {words_of([truth])[0]}"] = (words_of(ids_[:6]), p[:6].tolist(), words_of([truth])[0])
+table = pd.DataFrame(
+    rows,
+    columns=[
+        "cell",
+        "hidden gene",
+        "place",
+        "rank of the right answer",
+        "its probability",
+        "first five guesses",
+        "of these, already in the sentence",
+    ],
+)
+table.style.format({"its probability": "{:.2%}"}).hide().set_properties(**LEFT).set_table_styles(LEFT_TOO)
+
+# %%
+axes = drawings.guesses(
+    dict(sorted(panels.items(), key=lambda item: list(MARKERS).index(item[0].split(":")[0]))), columns=2
+)
+plots.show(
+    axes,
+    alt="Bars: for two hidden marker genes of each of three cells, the six likeliest guesses of the model with their probabilities; right guesses are green. "
+    + "; ".join(f"{r[1]}: right answer at rank {r[3]:,}" for r in rows)
+    + ".",
+)
+right = sum(r[3] == 1 for r in rows)
+close = sum(r[3] <= 10 for r in rows)
+repeated = sum(r[6] != "none" for r in rows)
+print(f"Of {len(rows)} hidden markers, {right} were the first guess and {close} among the first ten.")
+print(
+    f"In {repeated} of {len(rows)} cases the model offers genes that already stand in the sentence, where no gene stands twice."
+    if repeated
+    else "It never offers a gene that already stands in the sentence."
+)
+
+# %% [markdown] tags=["instructor"]
+# **Ask before running the table:** hide *CD79A* of a B cell: which gene would *you* guess? Let somebody who knows blood compete with the model. **Watch for** "it got the
+# marker right, so it knows biology". Three hand-picked cells are an illustration; the next section is the measurement.
+
+# %% [markdown]
+# ## From a nice example to a measurement
+#
+# Three picked cells prove nothing. So hide genes at random in many cells and score all guesses. Three scores, all at the hidden places only:
+#
+# - **top 1**: how often the first guess is right; **top 10**: how often the right gene is among the first ten;
+# - **loss**: minus the logarithm of the probability that the right gene was given, on average. It is what pretraining minimizes, and the only one that
+#   notices *how sure* the model was.
+
+
+# %%
+def score(log_p, truth):
+    """log_p (masked, vocabulary) → mean loss in nats, top 1, top 10."""
+    of_truth = log_p[torch.arange(len(truth)), truth]
+    better = (log_p > of_truth[:, None]).sum(dim=1)  # how many tokens the guesser found likelier
+    return {
+        "loss": -of_truth.mean().item(),
+        "top 1": (better < 1).float().mean().item(),
+        "top 10": (better < 10).float().mean().item(),
+    }
+
+
+def log_probabilities(network, part, hidden):
+    """What a network says at the hidden places: (masked, vocabulary)."""
+    ids, present = (torch.from_numpy(np.asarray(a)).long() for a in part.padded(np.arange(len(part))))  # (cell, token)
+    covered = torch.zeros_like(ids, dtype=torch.bool)
+    covered[present.bool()] = torch.from_numpy(hidden)  # the real tokens of the minibatch, row by row
+    with torch.inference_mode():
+        x = network.bert(
+            ids.masked_fill(covered, fm.special["<mask>"]), attention_mask=present
+        ).last_hidden_state  # (cell, token, d)
+        return network.cls(x[covered]).log_softmax(dim=1)
+
+
+from scfm.objectives import choose_masked
+from scfm.tokenize import TokenizedCells
+
+some = cells[np.arange(12)]
+hidden = choose_masked(some, fm.special, hidden_share, seed)  # (token,) True where a gene is hidden
+mine = score(log_probabilities(fm.network, some, hidden), torch.from_numpy(some.tokens[hidden]).long())
+library = fm.masked_loss(some, hidden_share, seed)
+assert abs(mine["loss"] - library.loss) < 1e-3
+assert abs(mine["top 10"] - library.top10) < 0.01
+print(f"12 cells, {library.n_masked} hidden genes. Loss by hand {mine['loss']:.3f}, by the library {library.loss:.3f}.")
+
+# %% [markdown]
+# ### Exercise 01.3
+# A loss in nats is hard to feel. Somebody who hesitates between n equally likely genes has a loss of log n. Turn it around: write `choices(loss)`, the
+# number of equally likely genes that a loss corresponds to. (It is called *perplexity*.)
+
+
+# %% tags=["exercise"]
+def choices(loss): ...  # your line
+
+
+check.exercise("01.3", choices)
+
+
+# %% tags=["solution"]
+def choices(loss):
+    return np.exp(loss)
+
+
+check.exercise("01.3", choices)
+
+# %% [markdown]
+# ## Against whom?
+#
+# A score alone says nothing. The model has to beat those who know less:
+#
+# - **gene frequency**: always the same answer, the genes that were most common in the corpus. It never looks at the cell.
+# - **random twin**: the same network, never trained. What it can do needs no pretraining.
+# - **warm start** (our mini only): its state before the first training step, when it had gene frequencies and a simple statistic of which genes occur together.
+#
+# Now the dull reasons for good guesses that we promised. **No gene stands twice** in such a sentence: whoever just crosses out the genes that can be seen, improves. And the file
+# may hold only a **panel** of genes: the rest can never be right. Neither is biology. So we *tell* these rules to everybody, by setting the impossible genes to zero, and see what is left.
+#
+# The third dull reason is more cunning, and three more contestants are built to catch it:
+#
+# - **place in line**: most genes of a cell were counted just once or twice. A gene counted *once* has the value one divided by its own median, so its place in the sentence follows from
+#   that median, which is the same in every cell. Read it backwards: *the place of the hidden gene tells its median*, and the medians stand in the vocabulary. This guesser knows nothing else, plus how frequent a gene is.
+# - **similar cells**: no network, no corpus. Find the 25 most similar cells in the rest of *your* data, by the visible genes, and guess the genes they have. It did not have to travel from one study to
+#   another, which is a real advantage, and one that you have in practice too. Then both together: **similar cells + place**.
+#
+# And a control for the model itself: the same cells with their **words shuffled**. Which genes there are is unchanged; only the order is gone. (It was never trained on such sentences, so it may stumble over their
+# strangeness as well as over what is missing.)
+
+# %%
+N_TOKENS = len(fm.vocabulary)
+present = np.zeros((len(cells), N_TOKENS), dtype=np.float32)  # (cell, token): which genes stand in which sentence
+present[np.repeat(np.arange(len(cells)), cells.lengths), cells.tokens] = 1
+present[:, list(special)] = 0
+on_panel = np.zeros(N_TOKENS, dtype=bool)
+known = fm.vocabulary.columns(adata.var["ensembl_id"])[0]  # token of each gene of the file, -1 = none
+on_panel[known[known >= 0]] = True
+
+
+def similar_cells(visible, others, k=25):
+    """Guess from the k most similar cells. visible (cell, token), others (other cell, token) → probabilities (cell, token)."""
+    share = others.mean(axis=0) + 1 / len(others)
+    # a rare gene in common says more than a common one
+    weight = -np.log(np.minimum(share, 1)) * (others.sum(axis=0) > 0)
+    norm = np.sqrt((others * weight**2).sum(axis=1)) + 1e-9
+    alike = (visible * weight) @ (others * weight).T / norm  # (cell, other cell); cosine up to the cell's own length
+    nearest = np.argsort(-alike, axis=1)[:, :k]
+    votes = others[nearest].mean(axis=1)  # (cell, token): share of the neighbours that have the gene
+    return 0.8 * votes + 0.2 * share  # nothing gets probability zero
+
+
+keys = np.full(N_TOKENS, -np.inf)  # (token,) minus the log of the median: the value of a gene that was counted once
+keys[list(fm.vocabulary.tokens.values())] = [-np.log(fm.vocabulary.medians[gene]) for gene in fm.vocabulary.tokens]
+LOW, HIGH, WIDE = -4.0, 2.0, 0.02  # the bins of a histogram
+
+
+def places(sentence, visible):
+    """For each place of a sentence: the largest key among the visible genes to its right, a floor for the value there."""
+    floor = np.maximum.accumulate(np.where(visible, keys[sentence], -np.inf)[::-1])[::-1]
+    return np.append(floor[1:], -np.inf).clip(keys[keys > -np.inf].min())
+
+
+def in_bins(above):
+    return ((np.clip(above, LOW, HIGH) - LOW) / WIDE).astype(int)
+
+
+n_bins = int((HIGH - LOW) / WIDE) + 2
+above_floor = np.zeros((len(cells), n_bins))  # how far a cell's genes lie above the floor of their place
+for i in range(len(cells)):
+    is_gene = ~np.isin(cells[i], list(special))
+    np.add.at(above_floor[i], in_bins((keys[cells[i]] - places(cells[i], is_gene))[is_gene]), 1)
+
+
+def shuffle_words(part, hidden, rng):
+    """The same cells with their genes in random order; which places are hidden now, and how to sort the answers back."""
+    moved = np.arange(len(part.tokens))
+    for a, b in zip(part.offsets[:-1], part.offsets[1:]):
+        genes = a + np.flatnonzero(~np.isin(part.tokens[a:b], list(special)))
+        moved[genes] = rng.permutation(genes)
+    return TokenizedCells(part.tokens[moved], part.offsets), hidden[moved], np.argsort(moved[hidden[moved]])
+
+
+def told(log_p, allowed):
+    """The same guesses, knowing which genes are possible at all: the rest is set to zero, the sum back to one."""
+    return log_p.masked_fill(~allowed, -torch.inf).log_softmax(dim=1)
+
+
+# %%
+networks = {"pretrained": fm.network, "random twin": scfm.load_model(model, weights="random", seed=seed).network}
+if model == "geneformer-mini":
+    networks["warm start"] = scfm.load_model(model, weights="start", seed=seed).network
+RULES = ["nothing", "no gene twice", "no gene twice, and the panel"]
+
+order = np.random.default_rng(seed).permutation(len(cells))
+size = min(SIZES["cells_per_draw"], len(cells) // n_draws)
+results, clock = [], dict.fromkeys([*networks, "similar cells", "place in line"], 0.0)
+for draw in range(n_draws):  # no cell is in two draws
+    chosen = order[draw * size : (draw + 1) * size]
+    part, others = cells[chosen], np.delete(present, chosen, axis=0)
+    hidden = choose_masked(part, fm.special, hidden_share, draw)
+    truth = torch.from_numpy(part.tokens[hidden]).long()
+    of_cell = np.repeat(np.arange(len(part)), part.lengths)[hidden]  # the cell of each hidden gene
+    visible = present[chosen].copy()
+    visible[of_cell, part.tokens[hidden]] = 0
+
+    guesses = {}
+    for name, network in networks.items():
+        begin = time.perf_counter()
+        guesses[name] = log_probabilities(network, part, hidden)
+        clock[name] += time.perf_counter() - begin
+    mixed, hidden_there, back = shuffle_words(part, hidden, np.random.default_rng([seed, draw]))
+    guesses["pretrained, words shuffled"] = log_probabilities(fm.network, mixed, hidden_there)[back]
+    # published vocabularies do not say how frequent genes were in their corpus; then the other cells of this set must do
+    corpus = fm.vocabulary.frequency_of_tokens() if fm.vocabulary.frequencies else others.sum(axis=0) + 1
+    guesses["gene frequency"] = torch.from_numpy(np.log(corpus / corpus.sum() + 1e-12)).float().expand(len(truth), -1)
+    begin = time.perf_counter()
+    neighbours = torch.from_numpy(np.log(similar_cells(visible, others)[of_cell])).float()  # (masked, token)
+    clock["similar cells"] += time.perf_counter() - begin
+    begin = time.perf_counter()
+    floor = np.concatenate(
+        [
+            places(part[i], ~hidden[part.offsets[i] : part.offsets[i + 1]] & ~np.isin(part[i], list(special)))
+            for i in range(len(part))
+        ]
+    )[hidden]
+    usual = np.log(np.delete(above_floor, chosen, axis=0).sum(axis=0) + 0.5)  # (bin,) learned from the other cells
+    place = torch.from_numpy(usual[in_bins(keys - floor[:, None])]).float()  # (masked, token)
+    # Bayes: how frequent is the gene, times how well does it fit here?
+    guesses["place in line"] = (guesses["gene frequency"] + place).log_softmax(dim=1)
+    clock["place in line"] += time.perf_counter() - begin
+
+    genes = torch.ones(N_TOKENS, dtype=torch.bool)
+    genes[list(special)] = False
+    unseen = genes & torch.from_numpy(visible[of_cell] == 0)
+    allowed = {RULES[1]: unseen, RULES[2]: unseen & torch.from_numpy(on_panel)}
+    for name, log_p in guesses.items():
+        for rule in RULES:
+            found = score(log_p if rule == "nothing" else told(log_p, allowed[rule]), truth)
+            results += [(name, rule, draw, metric, value) for metric, value in found.items()]
+    for name, log_p in {"similar cells": neighbours, "similar cells + place": neighbours + place}.items():
+        found = score(told(log_p, allowed[RULES[2]]), truth)
+        results += [(name, RULES[2], draw, metric, value) for metric, value in found.items()]
+results = pd.DataFrame(results, columns=["guesser", "told", "seed", "metric", "value"])
+print(
+    f"{n_draws} draws of {size} cells, {len(truth):,} hidden genes in the last of them; {on_panel.sum():,} of {N_TOKENS - len(special):,} genes are on the panel of {adata.uns['scfm']['name']}."
+)
+
+# %%
+summary = metrics.summary(results, by=("guesser", "told", "metric"))
+KIND = {  # which colour
+    "random twin": "twin",
+    "gene frequency": "baseline",
+    "warm start": "twin",
+    "pretrained": "model",
+    "pretrained, words shuffled": "control",
+    "place in line": "baseline",
+    "similar cells": "baseline",
+    "similar cells + place": "baseline",
+}
+GUESSERS = [g for g in KIND if g in set(summary["guesser"])]
+panels = plots.axes(11.5, 2.7, columns=3)
+for ax, rule in zip(panels.flat, RULES):
+    rows = summary[(summary["told"] == rule) & (summary["metric"] == "loss")].set_index("guesser")
+    rows = rows.loc[[g for g in GUESSERS if g in rows.index]].reset_index()
+    plots.intervals(
+        rows, label="guesser", roles=KIND, xlabel="loss in nats (left is better)", title=f"told: {rule}", ax=ax
+    )
+plots.show(
+    panels,
+    alt="Loss on hidden genes with 95 % intervals, three panels for three amounts of told rules. With all rules told: "
+    + "; ".join(
+        f"{r.guesser} {r.mean:.2f}"
+        for r in summary[(summary["told"] == RULES[2]) & (summary["metric"] == "loss")].itertuples()
+    )
+    + ".",
+)
+
+text = summary.assign(
+    text=[
+        f"{r.mean:.2f} [{r.low:.2f}, {r.high:.2f}]"
+        if r.metric == "loss"
+        else f"{r.mean:.1%} [{r.low:.1%}, {r.high:.1%}]"
+        for r in summary.itertuples()
+    ]
+)
+wide = text.pivot(index=["told", "guesser"], columns="metric", values="text")[["loss", "top 1", "top 10"]]
+wide.loc[[(rule, g) for rule in RULES for g in GUESSERS if (rule, g) in wide.index]]
+
+# %% [markdown]
+# ### Exercise 01.4
+# The same draws, hence the same hidden genes, for all guessers: so we may compare draw by draw. Write `lead(results, one, other, rule)`: by how many nats is the loss of `one` *lower*
+# than that of `other` when both are told `rule`? Return the array of differences, one per draw in the order of the draws. (`results` is a long table; look at `results.head()`.)
+
+
+# %% tags=["exercise"]
+def lead(results, one, other, rule): ...  # your lines
+
+
+check.exercise("01.4", lead)
+
+
+# %% tags=["solution"]
+def lead(results, one, other, rule):
+    loss = results[(results["metric"] == "loss") & (results["told"] == rule)].pivot(
+        index="seed", columns="guesser", values="value"
+    )
+    return (loss[other] - loss[one]).to_numpy()
+
+
+check.exercise("01.4", lead)
+
+# %% [markdown]
+# ## So, did it learn anything?
+
+
+# %%
+def compare(guesser, than, rule, metric="loss"):
+    gap = metrics.paired_difference(
+        results[results["told"] == rule].rename(columns={"guesser": "method"}), guesser, than, metric
+    )
+    better = gap.high < 0 if metric == "loss" else gap.low > 0
+    worse = gap.low > 0 if metric == "loss" else gap.high < 0
+    return gap, "better" if better else "worse" if worse else "not different"
+
+
+others = [g for g in GUESSERS if not g.startswith("pretrained")]
+verdicts, lines = {}, []
+for rule in RULES:
+    for other in others:
+        if ((summary["guesser"] == other) & (summary["told"] == rule)).any():
+            gap, word = compare("pretrained", other, rule)
+            verdicts[f"{other} | {rule}"] = word
+            lines.append((rule, other, str(gap), word))
+
+nats = summary[summary["metric"] == "loss"].set_index(["guesser", "told"])["mean"]
+top10 = summary[summary["metric"] == "top 10"].set_index(["guesser", "told"])["mean"]
+raw = nats["gene frequency", "nothing"] - nats["pretrained", "nothing"]
+fair = nats["gene frequency", RULES[2]] - nats["pretrained", RULES[2]]
+by_place = nats["gene frequency", RULES[2]] - nats["place in line", RULES[2]]
+mixed_up = nats["pretrained, words shuffled", RULES[2]]
+as_genes = np.exp(nats)  # perplexity
+print(
+    f"Told nothing, the model is as unsure as among {as_genes['pretrained', 'nothing']:,.0f} equally likely genes, "
+    f"the frequencies as among {as_genes['gene frequency', 'nothing']:,.0f}."
+)
+print(f"Its lead over the frequencies is {raw:.2f} nats; when all are told the rules, {fair:.2f}.")
+if by_place > 0 and fair > 0:
+    print(
+        f"The place in line, with no idea of what a cell is, is worth {by_place:.2f} nats: {by_place / fair:.0%} of that lead."
+    )
+print(
+    f"With the words shuffled the model's loss goes from {nats['pretrained', RULES[2]]:.2f} to {mixed_up:.2f}, "
+    f"where frequencies reach {nats['gene frequency', RULES[2]]:.2f}:",
+    "without the order, it has nothing over them."
+    if mixed_up >= nats["gene frequency", RULES[2]]
+    else f"{1 - (mixed_up - nats['pretrained', RULES[2]]) / fair:.0%} of its lead does without the order.",
+)
+simple = min(
+    ["gene frequency", "place in line", "similar cells", "similar cells + place"], key=lambda g: nats[g, RULES[2]]
+)
+gap, word = compare("pretrained", simple, RULES[2])
+print(
+    {
+        "better": f"The best simple guesser, {simple}, is still {-gap.mean:.2f} nats behind. That remainder is a finer reading "
+        "of the places, or knowledge of which genes go together; this table cannot tell the two apart.",
+        "worse": f"The best simple guesser, {simple}, is {gap.mean:.2f} nats ahead of the network: for guessing genes here, you do not need it.",
+        "not different": f"The best simple guesser, {simple}, and the network are level: for guessing genes here, you do not need it.",
+    }[word]
+)
+print("Cost per cell:", ", ".join(f"{name} {1000 * t / (n_draws * size):.1f} ms" for name, t in clock.items()) + ".")
+
+record("loss", {g: nats[g, "nothing"] for g in GUESSERS if (g, "nothing") in nats.index}, tolerance=0.05)
+record("loss_told_all", {g: nats[g, RULES[2]] for g in GUESSERS}, tolerance=0.05)
+record("top10", {g: top10[g, "nothing"] for g in GUESSERS if (g, "nothing") in top10.index}, tolerance=0.02)
+record("top10_told_all", {g: top10[g, RULES[2]] for g in GUESSERS}, tolerance=0.02)
+record("loss_model", nats["pretrained", "nothing"], tolerance=0.05, key=True)
+record("loss_gene_frequency", nats["gene frequency", "nothing"], tolerance=0.05, key=True)
+record("loss_random_twin", nats["random twin", "nothing"], tolerance=0.05, key=True)
+record("verdicts", verdicts, tolerance="any")
+record("ms_per_cell", {name: 1000 * clock[name] / (n_draws * size) for name in clock}, tolerance="any")
+record("share_of_lead_by_place", by_place / fair, tolerance=0.1)
+record("markers_in_top10", close / len(table), tolerance=0.5)
+pd.DataFrame(
+    lines, columns=["everybody is told", "loss of pretrained minus loss of", "nats [95 % interval]", "pretrained is"]
+).style.hide().set_properties(**LEFT).set_table_styles(LEFT_TOO)
+
+# %% [markdown] tags=["instructor"]
+# **Spend the time here.** Let the room predict how much of the lead survives once the rules are told. **Misconception:** "a lower loss means a better embedding." Not implied; lesson 03 measures that.
+# **Discuss** whether *similar cells* is a fair opponent: it has seen this donor and this machine, the model has not. Which of the two situations is yours?
+
+# %% [markdown]
+# ## What a mini can tell, and what it cannot
+#
+# Our mini is made like Geneformer: ranks, hidden genes, a BERT. It therefore shows honestly **how** such a model is trained, asked, scored and compared, and every cell of this notebook runs
+# unchanged on the published ones (`model="geneformer-v1-10m"`, profile cpu).
+#
+# It shows nothing about **how good** those are. They have read far more cells and have far more parameters, as the table above counts. If
+# the mini loses, a larger one might win; if the mini wins on blood, which its corpus is full of, it may fail on tissue it never met. Two conclusions carry over in both directions: an untrained twin and a
+# frequency table belong beside every such model, whatever its size; and a rule that everybody could be told is not understanding.
+#
+# Nor does guessing well mean *being useful*. Nobody needs guessed genes. Whether the vectors inside the network are of use is the question of lesson 03.
+
+# %% [markdown] tags=["quiz"]
+# **Quiz.** A paper reports: "masked-gene accuracy far above chance, on cells the model never saw." What do you ask first?
+# - [ ] how many parameters it has -> That tells the price, not whether the result means anything.
+# - [x] what gene frequencies and an untrained network reach on the same hidden genes -> Yes. Chance is a very low bar: some genes are in nearly every cell.
+# - [ ] whether it was a transformer -> The architecture is no evidence. The comparison is.
+
+# %% [markdown] tags=["quiz"]
+# **Quiz.** Your model is no better than 25 similar cells from your own data. What follows?
+# - [ ] the model is broken -> Not necessarily: it got there without having seen your data.
+# - [ ] foundation models do not work on cells -> One model, one set, one task. That is not enough for a sentence this large.
+# - [x] for guessing genes in this set you do not need it -> Yes: exactly that, and no more. For a new donor or three cells alone it may be different.
+
+# %% [markdown]
+# ## Key points
+# - Pretrain once on many cells without labels, with a task the data makes itself; reuse for many things. Zero-shot, head, LoRA, last layer, full: more freedom, more cost, more labels needed.
+# - Few trained parameters save memory and files. They save time only where the gradient need not travel.
+# - Parameters can be counted from a configuration. Claims about models without weights can only be read.
+# - A guess is worth what it has over those who know less: frequencies, an untrained twin, the start of training, and a simple method that looks at your own cells.
+# - Tell everybody the same rules before you call a lead "learned". In a sentence of ranks, even the place of a gap gives away part of the answer.
+#
+# ## Further reading
+# - Theodoris et al. 2023, *Transfer learning enables predictions in network biology* (Geneformer), https://doi.org/10.1038/s41586-023-06139-9
+# - Chen et al. 2024, *Quantized multi-task learning for context-specific representations of gene network dynamics* (Geneformer V2), https://doi.org/10.1101/2024.08.16.608180
+# - Cui et al. 2024, *scGPT: toward building a foundation model for single-cell multi-omics using generative AI*, https://doi.org/10.1038/s41592-024-02201-0
+# - GREmLN, https://doi.org/10.1101/2025.07.03.663009, and OmniPert, https://doi.org/10.1101/2025.07.02.662744
+# - Kedzierska et al. 2025, zero-shot evaluation of such models, https://doi.org/10.1186/s13059-025-03574-x
+# - Hu et al. 2021, *LoRA: Low-Rank Adaptation of Large Language Models*, https://doi.org/10.48550/arXiv.2106.09685
+# - Devlin et al. 2018, *BERT*, https://doi.org/10.48550/arXiv.1810.04805
