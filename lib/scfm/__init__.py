@@ -20,7 +20,19 @@ _FUNCTIONS = {
     "list_datasets": "scfm.datasets",
     "load_model": "scfm.models",
 }
-_MODULES = ("baselines", "cache", "datasets", "drawings", "embed", "genes", "metrics", "models", "plots", "pretrain", "tokenize")
+_MODULES = (
+    "baselines",
+    "cache",
+    "datasets",
+    "drawings",
+    "embed",
+    "genes",
+    "metrics",
+    "models",
+    "plots",
+    "pretrain",
+    "tokenize",
+)
 
 __all__ = [
     "baselines",

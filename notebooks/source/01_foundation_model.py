@@ -845,6 +845,12 @@ print(
 )
 print("Cost per cell:", ", ".join(f"{name} {1000 * t / (n_draws * size):.1f} ms" for name, t in clock.items()) + ".")
 
+# %%
+pd.DataFrame(
+    lines, columns=["everybody is told", "loss of pretrained minus loss of", "nats [95 % interval]", "pretrained is"]
+).style.hide().set_properties(**LEFT).set_table_styles(LEFT_TOO)
+
+# %%
 record("loss", {g: nats[g, "nothing"] for g in GUESSERS if (g, "nothing") in nats.index}, tolerance=0.05)
 record("loss_told_all", {g: nats[g, RULES[2]] for g in GUESSERS}, tolerance=0.05)
 record("top10", {g: top10[g, "nothing"] for g in GUESSERS if (g, "nothing") in top10.index}, tolerance=0.02)
@@ -856,9 +862,6 @@ record("verdicts", verdicts, tolerance="any")
 record("ms_per_cell", {name: 1000 * clock[name] / (n_draws * size) for name in clock}, tolerance="any")
 record("share_of_lead_by_place", by_place / fair, tolerance=0.1)
 record("markers_in_top10", close / len(table), tolerance=0.5)
-pd.DataFrame(
-    lines, columns=["everybody is told", "loss of pretrained minus loss of", "nats [95 % interval]", "pretrained is"]
-).style.hide().set_properties(**LEFT).set_table_styles(LEFT_TOO)
 
 # %% [markdown] tags=["instructor"]
 # **Spend the time here.** Let the room predict how much of the lead survives once the rules are told. **Misconception:** "a lower loss means a better embedding." Not implied; lesson 03 measures that.
@@ -867,8 +870,8 @@ pd.DataFrame(
 # %% [markdown]
 # ## What a mini can tell, and what it cannot
 #
-# Our mini is made like Geneformer: ranks, hidden genes, a BERT. It therefore shows honestly **how** such a model is trained, asked, scored and compared, and every cell of this notebook runs
-# unchanged on the published ones (`model="geneformer-v1-10m"`, profile cpu).
+# Our mini is made like Geneformer: ranks, hidden genes, a BERT. It therefore shows honestly **how** such a model is trained, asked, scored and compared, and the
+# same notebook takes a published one (`model="geneformer-v1-10m"`, profile cpu).
 #
 # It shows nothing about **how good** those are. They have read far more cells and have far more parameters, as the table above counts. If
 # the mini loses, a larger one might win; if the mini wins on blood, which its corpus is full of, it may fail on tissue it never met. Two conclusions carry over in both directions: an untrained twin and a
