@@ -717,6 +717,10 @@ for draw in range(n_draws):  # no cell is in two draws
         found = score(told(log_p, allowed[RULES[2]]), truth)
         results += [(name, RULES[2], draw, metric, value) for metric, value in found.items()]
 results = pd.DataFrame(results, columns=["guesser", "told", "seed", "metric", "value"])
+if not fm.vocabulary.frequencies:
+    print(
+        "This vocabulary does not tell its corpus' gene frequencies: they were counted in the other cells of this set."
+    )
 print(
     f"{n_draws} draws of {size} cells, {len(truth):,} hidden genes in the last of them; {on_panel.sum():,} of {N_TOKENS - len(special):,} genes are on the panel of {adata.uns['scfm']['name']}."
 )
