@@ -270,6 +270,7 @@ def probe(
     from sklearn.linear_model import LogisticRegression
     from sklearn.metrics import balanced_accuracy_score, f1_score
     from sklearn.neighbors import KNeighborsClassifier
+    from sklearn.preprocessing import StandardScaler
 
     if scale not in ("common", "each"):
         raise ValueError(f"scale is {scale!r}; it can be 'common' or 'each'.")
@@ -288,10 +289,10 @@ def probe(
             given = np.random.default_rng([seed, draw]).permutation(given)
         for method, embedding in embeddings.items():
             model = LogisticRegression(max_iter=500) if kind == "logistic" else KNeighborsClassifier(5)
-            center, deviation = embedding[train].mean(axis=0), embedding[train].std(axis=0)
+            scaler = StandardScaler(with_std=scale == "each").fit(embedding[train])
+            scaled = scaler.transform(embedding)
             if scale == "common":
-                deviation = np.sqrt(np.mean(deviation**2, keepdims=True))
-            scaled = (embedding - center) / np.where(deviation > 0, deviation, 1.0)
+                scaled = scaled / max(float(np.sqrt(np.mean(scaled[train] ** 2))), 1e-12)
             with warnings.catch_warnings():
                 warnings.simplefilter("ignore")  # a probe that has not quite converged is still a probe
                 answer = model.fit(scaled[train], given).predict(scaled[test])

@@ -894,7 +894,7 @@ def read_type(learn_from, read_in):
     return scores  # (draw,)
 
 
-deep = metrics.probe(deep_features, types, labels_per_class, n_draws, seed)
+deep = metrics.probe(deep_features, types, labels_per_class, n_draws, seed, scale="each")
 deep = deep[deep["metric"] == "balanced_accuracy"]
 by_hand = read_type(deep_features["presence"], deep_features["presence"])
 assert np.allclose(by_hand, deep[deep["method"] == "presence"]["value"], atol=1e-3)
@@ -905,7 +905,7 @@ print(f"By hand = by scfm.metrics.probe: {metrics.interval(by_hand)} balanced ac
 # shallow ones, as one does with a reference atlas and a cheap new run. There a robust encoding should pay.
 
 # %%
-flat = metrics.probe(shallow_features, types, labels_per_class, n_draws, seed)
+flat = metrics.probe(shallow_features, types, labels_per_class, n_draws, seed, scale="each")
 flat = flat[flat["metric"] == "balanced_accuracy"]
 across = pd.DataFrame(
     [
