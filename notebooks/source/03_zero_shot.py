@@ -564,8 +564,8 @@ results = pd.concat([clusters, probes], ignore_index=True).assign(model=model)
 columns = ["model", "method", "dataset", "labels_per_class", "seed", "metric", "value"]
 stored = scfm.cache.repo_data() / "results" / "zero_shot.parquet"
 if profile != "quick" and not dataset:
-    before = pd.read_parquet(stored) if stored.exists() else pd.DataFrame(columns=columns)
-    together = pd.concat([before[before["model"] != model], results[columns]], ignore_index=True)
+    others = [pd.read_parquet(stored).query("model != @model")] if stored.exists() else []
+    together = pd.concat([*others, results[columns]], ignore_index=True)
     with scfm.cache.atomic_write(stored) as path:
         together.to_parquet(path, index=False)
 table = results[columns] if dataset or not stored.exists() else pd.read_parquet(stored)
