@@ -565,7 +565,7 @@ columns = ["model", "method", "dataset", "labels_per_class", "seed", "metric", "
 stored = scfm.cache.repo_data() / "results" / "zero_shot.parquet"
 if profile != "quick" and not dataset:
     others = [pd.read_parquet(stored).query("model != @model")] if stored.exists() else []
-    together = pd.concat([*others, results[columns]], ignore_index=True)
+    together = pd.concat([t for t in (*others, results[columns]) if len(t)], ignore_index=True)
     with scfm.cache.atomic_write(stored) as path:
         together.to_parquet(path, index=False)
 table = results[columns] if dataset or not stored.exists() else pd.read_parquet(stored)
