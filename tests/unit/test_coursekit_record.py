@@ -120,7 +120,7 @@ def test_differences(was: object, now: object, tolerance: object, same: bool) ->
 def test_a_value_is_the_same_as_itself_and_not_as_another(value: float) -> None:
     assert differences(value, value, None) == []
     assert differences(value, value, 0) == []
-    assert differences(value, value * (1 + 1e-3) + 1e-3, None, SAME_MACHINE) != []
+    assert differences(value, value * (1 + 1e-3) + math.copysign(1e-3, value), None, SAME_MACHINE) != []
     assert differences(value, value * (1 + 1e-5), None, OTHER_MACHINE) == []
 
 
