@@ -5,7 +5,6 @@ from __future__ import annotations
 import json
 import os
 import queue
-import signal
 import subprocess
 import sys
 import threading
@@ -65,7 +64,7 @@ def run_all(chosen: Sequence[Lesson], options: Sequence[str], jobs: int = 1) -> 
         stopping.set()
         for child in children:
             if child.poll() is None:
-                child.send_signal(signal.SIGINT)
+                child.terminate()  # not SIGINT: a child of a background job inherits that it is ignored
         for child in children:
             try:
                 child.wait(15)
