@@ -92,3 +92,20 @@ def make_vocabulary(corpus: Corpus, train: np.ndarray, name: str, min_cells: int
         special=SPECIAL,
         max_len=max_len,
     )
+
+
+def gene_directions(
+    corpus: Corpus, train: np.ndarray, known: np.ndarray, d: int, seed: int
+) -> tuple[np.ndarray, np.ndarray]:
+    """Where genes lie that are expressed in the same cells: a truncated SVD of which training cell expresses which gene.
+
+    ``known``: bool (gene,) of the corpus. Returns float32 (known gene, d) of unit deviation, and the share of the training
+    cells that express each (known gene,).
+    """
+    from sklearn.utils.extmath import randomized_svd
+
+    presence = corpus.counts[train][:, known].astype(np.float32)
+    presence.data[:] = 1.0
+    _, _, components = randomized_svd(presence, n_components=d, random_state=seed)
+    frequency = np.asarray(presence.mean(axis=0)).ravel()
+    return np.ascontiguousarray(components.T / components.std(), dtype=np.float32), frequency

@@ -7,20 +7,19 @@ from __future__ import annotations
 
 import itertools
 from collections.abc import Iterator
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
 from scfm import genes, tokenize
 from scfm.corpus import SPECIAL, Corpus
+from scfm.training import Schedule, pools_of_cells
 
 if TYPE_CHECKING:
     import scipy.sparse as sp
 
-    from scfm.pretrain import Settings
 
-
-def augment(counts: sp.csr_matrix, settings: Settings, rng: np.random.Generator) -> sp.csr_matrix:
+def augment(counts: sp.csr_matrix, settings: Schedule, rng: np.random.Generator) -> sp.csr_matrix:
     """Thin the counts of some cells (as if sequenced less deeply) and keep a random gene panel of some others."""
     counts = counts.copy()
     n_cells, n_genes = np.diff(counts.indptr), counts.shape[1]
@@ -62,20 +61,11 @@ def length_grouped(cells: list[np.ndarray], size: int, rng: np.random.Generator)
     return minibatches
 
 
-def stream(
-    corpus: Corpus, train: np.ndarray, columns: tuple, settings: Settings, pool: int
-) -> Iterator[list[np.ndarray]]:
+def stream(corpus: Corpus, train: np.ndarray, columns: tuple, settings: Any, pool: int) -> Iterator[list[np.ndarray]]:
     """Pools of minibatches without end, beginning with number ``pool``: the same ones whenever the run was interrupted."""
-    size = settings.pool * settings.minibatch
-    per_epoch = max(len(train) // size, 1)
-    while True:
-        epoch, part = divmod(pool, per_epoch)
-        order = np.random.default_rng([settings.seed, 1, epoch]).permutation(train)
-        cells = order[part * size : (part + 1) * size]
-        rng = np.random.default_rng([settings.seed, 2, pool])
+    for cells, rng in pools_of_cells(train, settings, pool):
         counts = augment(corpus.counts[cells], settings, rng)
         yield length_grouped(ranked(counts, corpus.n_counts[cells], columns, settings.max_len), settings.minibatch, rng)
-        pool += 1
 
 
 def mask_tokens(

@@ -3,24 +3,24 @@
     python -m scfm.pretrain --help
 
 One pool of cells after another is augmented, ranked, sorted by length and cut into minibatches; a BERT guesses the 15 % of
-the genes that were masked. Every random draw comes from (seed, number of the pool or step), so a run that was
-killed goes on from its last checkpoint exactly where an uninterrupted one would be.
+the genes that were masked. The loop is in ``training.py``; the recipe for scGPT's kind of model in ``pretrain_scgpt.py``.
 """
 
 from __future__ import annotations
 
 import json
-import time
+import sys
 import tomllib
-from dataclasses import asdict, dataclass, replace
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
 from scfm import cache, genes
-from scfm.corpus import SPECIAL, Corpus, make_vocabulary, read_corpus
+from scfm.corpus import SPECIAL, Corpus, gene_directions, make_vocabulary, read_corpus
 from scfm.minibatches import length_grouped, mask_tokens, ranked, stream
+from scfm.training import Schedule, on_device, run, split
 
 if TYPE_CHECKING:
     import torch
@@ -28,7 +28,7 @@ if TYPE_CHECKING:
 
 
 @dataclass(frozen=True)
-class Settings:
+class Settings(Schedule):
     """All that decides the result of a pretraining run."""
 
     name: str = "geneformer-mini"
@@ -39,20 +39,8 @@ class Settings:
     max_len: int = 256  # tokens of a cell, <cls> and <eos> included
     min_cells: int = 200  # a gene seen in fewer training cells gets no token: rare genes keep the loss from moving
     mask_fraction: float = 0.15
-    minibatch: int = 32
-    pool: int = 50  # minibatches that are augmented and sorted by length together
-    thin_share: float = 0.7  # this share of the cells has its counts thinned to 20-100 %
-    panel_share: float = 0.3  # this share keeps a random 5-100 % of its genes, as a small gene panel would
-    steps: int = 5250
-    warmup: int = 300
-    learning_rate: float = 1e-3
-    slope_to: int = 7500  # the rate falls linearly as if to zero at this step ...
-    cooldown: int = 1000  # ... and over the last steps of the run all the way to it
-    weight_decay: float = 0.01
     dropout: float = 0.05  # hidden layers only: attention dropout would send SDPA down its slow path
     warm_start: bool = True  # gene embeddings from an SVD of gene presence, output bias from the genes' frequencies
-    held_out_cells: float = 0.05
-    seed: int = 0
 
 
 # --- the network ------------------------------------------------------------------------------------
@@ -84,18 +72,12 @@ def new_network(settings: Settings, n_vocabulary: int) -> BertForMaskedLM:
 def warm_start(network: BertForMaskedLM, corpus: Corpus, train: np.ndarray, columns: tuple, seed: int) -> None:
     """Start the gene embeddings from a truncated SVD of which cell expresses which gene, the output bias from frequencies."""
     import torch
-    from sklearn.utils.extmath import randomized_svd
 
-    presence = corpus.counts[train]
-    presence = presence[:, columns[0] >= 0].astype(np.float32)
-    presence.data[:] = 1.0
-    token = columns[0][columns[0] >= 0]
-    frequency = np.asarray(presence.mean(axis=0)).ravel()
     embedding = network.bert.embeddings.word_embeddings.weight
-    _, _, components = randomized_svd(presence, n_components=embedding.shape[1], random_state=seed)
-    start = components.T / components.std() * 0.02  # the scale of BERT's own start
+    directions, frequency = gene_directions(corpus, train, columns[0] >= 0, embedding.shape[1], seed)
+    token = columns[0][columns[0] >= 0]
     with torch.no_grad():
-        embedding[token] = torch.from_numpy(np.ascontiguousarray(start, dtype=np.float32))
+        embedding[token] = torch.from_numpy(directions * 0.02)  # the scale of BERT's own start
         bias = network.cls.predictions.bias
         bias.fill_(float(np.log(1e-6)))  # a special token is never the answer
         bias[token] = torch.from_numpy(np.log(frequency / frequency.sum()).astype(np.float32))
@@ -123,13 +105,6 @@ def pretrain(corpus: Corpus, settings: Settings, work: Path, out: Path, checkpoi
     ValueError
         If the checkpoint in ``work`` was made with other settings or another corpus.
     """
-    import torch
-    from tqdm.auto import tqdm
-
-    from scfm import embed
-
-    work.mkdir(parents=True, exist_ok=True)
-    device = "cuda" if torch.cuda.is_available() else "cpu"
     train, held_out = split(corpus, settings)
     vocabulary = make_vocabulary(corpus, train, settings.name, settings.min_cells, settings.max_len)
     columns = vocabulary.columns(corpus.ensembl_ids)
@@ -137,87 +112,26 @@ def pretrain(corpus: Corpus, settings: Settings, work: Path, out: Path, checkpoi
     if settings.warm_start:
         warm_start(network, corpus, train, columns, settings.seed)
     start = {name: value.clone() for name, value in network.state_dict().items()}
-    network.to(device).train()
-    decay = [p for p in network.parameters() if p.ndim > 1]
-    no_decay = [p for p in network.parameters() if p.ndim <= 1]
-    optimizer = torch.optim.AdamW(
-        [{"params": decay, "weight_decay": settings.weight_decay}, {"params": no_decay, "weight_decay": 0.0}],
-        lr=settings.learning_rate,
-        betas=(0.9, 0.98),
-    )
-    fingerprint = {"settings": asdict(settings), "corpus": corpus.hashes}
-    log: list[dict] = []
-    pool, step, seconds = 0, 0, 0.0
-    checkpoint = work / "checkpoint.pt"
-    if checkpoint.exists():
-        state = torch.load(checkpoint, weights_only=True, map_location=device)
-        if json.loads(state["fingerprint"]) != fingerprint:
-            raise ValueError(
-                f"{checkpoint} was made with other settings or another corpus. Delete {work} to start afresh, or give "
-                "another --work folder."
-            )
-        network.load_state_dict(state["network"])
-        optimizer.load_state_dict(state["optimizer"])
-        pool, step, seconds, log = state["pool"], state["step"], state["seconds"], json.loads(state["log"])
-
-    def save() -> None:
-        with cache.atomic_write(checkpoint) as path:
-            torch.save(
-                {
-                    "fingerprint": json.dumps(fingerprint),
-                    "network": network.state_dict(),
-                    "optimizer": optimizer.state_dict(),
-                    "pool": pool,
-                    "step": step,
-                    "seconds": seconds,
-                    "log": json.dumps(log),
-                },
-                path,
-            )
-
-    bf16 = embed.choose_dtype("auto", device) == torch.bfloat16
     sample = ranked(corpus.counts[held_out], corpus.n_counts[held_out], columns, settings.max_len)
-    first = time.monotonic() - seconds
-    bar = tqdm(total=settings.steps, initial=step, desc=settings.name, unit="step")
-    pools = stream(corpus, train, columns, settings, pool)
-    recent: list[float] = []
-    saved = step
-    while step < settings.steps:
-        for tokens in next(pools)[: settings.steps - step]:
-            rng = np.random.default_rng([settings.seed, 3, step])
-            torch.manual_seed(settings.seed * 1_000_003 + step)
-            masked, positions = mask_tokens(tokens, len(vocabulary), settings.mask_fraction, rng)
-            rate = learning_rate(step, settings)
-            for group in optimizer.param_groups:
-                group["lr"] = rate
-            batch = [torch.from_numpy(a).to(device) for a in (tokens, masked, positions)]
-            with torch.autocast(device, dtype=torch.bfloat16, enabled=bf16):
-                loss = masked_loss(network, *batch)[0].mean()
-            loss.backward()
-            torch.nn.utils.clip_grad_norm_(network.parameters(), 1.0)
-            optimizer.step()
-            optimizer.zero_grad(set_to_none=True)
-            recent.append(loss.item())
-            step += 1
-            bar.update()
-        pool += 1
-        # a pool is the unit that can be resumed: checkpoints fall on its end
-        if step - saved >= checkpoint_every or step >= settings.steps:
-            seconds, saved = time.monotonic() - first, step
-            log.append({"step": step, "seconds": round(seconds), "train_loss": float(np.mean(recent)), "rate": rate})
-            log[-1] |= evaluate(network, sample, seed=0, device=device)
-            bar.set_postfix(train=f"{log[-1]['train_loss']:.3f}", held_out=f"{log[-1]['loss']:.3f}")
-            recent = []
-            save()
-    bar.close()
-    report = {
-        **fingerprint,
+
+    def loss_of(tokens: np.ndarray, rng: np.random.Generator) -> torch.Tensor:
+        masked, positions = mask_tokens(tokens, len(vocabulary), settings.mask_fraction, rng)
+        return masked_loss(network, *on_device(network, tokens, masked, positions))[0].mean()
+
+    report = run(
+        network,
+        settings,
+        corpus.hashes,
+        lambda pool: stream(corpus, train, columns, settings, pool),
+        loss_of,
+        lambda: evaluate(network, sample, seed=0),
+        work,
+        checkpoint_every,
+    )
+    report |= {
         "n_cells_train": len(train),
         "n_cells_held_out": len(held_out),
         "n_genes": len(vocabulary) - len(SPECIAL),
-        "seconds": round(seconds),
-        "device": device,
-        "log": log,
     }
     frequencies = token_frequencies(corpus, train, columns, vocabulary, settings.max_len)
     vocabulary = replace(vocabulary, frequencies=frequencies)
@@ -226,21 +140,7 @@ def pretrain(corpus: Corpus, settings: Settings, work: Path, out: Path, checkpoi
     return report
 
 
-def learning_rate(step: int, settings: Settings) -> float:
-    """Linear warm-up, a slow linear fall, and a faster one to zero over the last steps."""
-    slope_to, cooldown = max(settings.slope_to, settings.steps), min(settings.cooldown, settings.steps)
-    warm, fall = (step + 1) / settings.warmup, 1 - step / slope_to
-    return settings.learning_rate * min(warm, fall) * min(1.0, (settings.steps - step) / cooldown)
-
-
-def split(corpus: Corpus, settings: Settings) -> tuple[np.ndarray, np.ndarray]:
-    """Indices of the training cells and of the held-out ones: the same share of every dataset."""
-    rng = np.random.default_rng([settings.seed, 0])
-    held_out = rng.random(len(corpus)) < settings.held_out_cells
-    return np.flatnonzero(~held_out), np.flatnonzero(held_out)
-
-
-def evaluate(network: BertForMaskedLM, cells: list[np.ndarray], seed: int, device: str = "cpu") -> dict[str, float]:
+def evaluate(network: BertForMaskedLM, cells: list[np.ndarray], seed: int) -> dict[str, float]:
     """Loss and accuracy of the guesses on cells (bare gene tokens), 15 % masked, one at a time per equal-length group."""
     import torch
 
@@ -251,8 +151,7 @@ def evaluate(network: BertForMaskedLM, cells: list[np.ndarray], seed: int, devic
     with torch.inference_mode():
         for tokens in length_grouped(cells, 16, rng):
             masked, positions = mask_tokens(tokens, network.config.vocab_size, 0.15, rng, bert=False)
-            batch = [torch.from_numpy(a).to(device) for a in (tokens, masked, positions)]
-            loss, logits, target = masked_loss(network, *batch)
+            loss, logits, target = masked_loss(network, *on_device(network, tokens, masked, positions))
             losses.append(loss.cpu().numpy())
             hits.append((logits.argmax(1) == target).cpu().numpy())
     network.train(was_training)
@@ -319,15 +218,19 @@ def write_model(network: Any, start: dict | None, vocabulary: genes.RankVocabula
 def main() -> None:
     import argparse
 
-    defaults = Settings()
+    from scfm import pretrain_scgpt
+
     parser = argparse.ArgumentParser(prog="python -m scfm.pretrain", description=__doc__)
+    parser.add_argument("model", nargs="?", default="geneformer-mini", choices=["geneformer-mini", "scgpt-mini"])
     parser.add_argument("--corpus", default="mini", help="a table of data/corpora.toml, or your own .toml file's path")
     parser.add_argument("--files", nargs="*", help="instead: dataset names or files")
     parser.add_argument("--out", type=Path, default=None, help="the model's folder (default: runs/pretrain/NAME/model)")
     parser.add_argument("--work", type=Path, default=None, help="checkpoints (default: runs/pretrain/NAME)")
     parser.add_argument("--threads", type=int, default=None)
-    for name in ("name", "steps", "max_len", "hidden", "layers", "min_cells", "minibatch", "learning_rate", "seed"):
-        value = getattr(defaults, name)
+    settings: Any = pretrain_scgpt.Settings() if "scgpt-mini" in sys.argv[1:] else Settings()
+    options = ("name", "steps", "max_len", "hidden", "layers", "min_cells", "minibatch", "learning_rate", "seed")
+    for name in options:
+        value = getattr(settings, name)
         parser.add_argument(f"--{name.replace('_', '-')}", type=type(value), default=value, help=f"default {value}")
     parser.add_argument("--checkpoint-every", type=int, default=250, help="steps between checkpoints (default 250)")
     parser.add_argument("--cold", action="store_true", help="no warm start of the gene embeddings")
@@ -342,29 +245,19 @@ def main() -> None:
         import torch
 
         torch.set_num_threads(given.threads)
-    settings = Settings(
-        **{
-            key: getattr(given, key)
-            for key in (
-                "name",
-                "steps",
-                "max_len",
-                "hidden",
-                "layers",
-                "min_cells",
-                "minibatch",
-                "learning_rate",
-                "seed",
-            )
-        },
-        warm_start=not given.cold,
-    )
+    settings = replace(settings, **{name: getattr(given, name) for name in options}, warm_start=not given.cold)
     work = given.work or Path("runs/pretrain") / settings.name
     out = given.out or work / "model"
-    report = pretrain(read_corpus(names), settings, work, out, given.checkpoint_every)
-    last, baseline = report["log"][-1], report["frequency_baseline"]
-    print(f"Held-out cells: loss {last['loss']:.3f}, accuracy {last['accuracy']:.1%};", end=" ")
-    print(f"gene frequencies alone: {baseline['loss_unseen']:.3f}, {baseline['accuracy_unseen']:.1%}.")
+    if isinstance(settings, Settings):
+        report = pretrain(read_corpus(names), settings, work, out, given.checkpoint_every)
+        last, baseline = report["log"][-1], report["frequency_baseline"]
+        print(f"Held-out cells: loss {last['loss']:.3f}, accuracy {last['accuracy']:.1%};", end=" ")
+        print(f"gene frequencies alone: {baseline['loss_unseen']:.3f}, {baseline['accuracy_unseen']:.1%}.")
+    else:
+        report = pretrain_scgpt.pretrain(read_corpus(names), settings, work, out, given.checkpoint_every)
+        last = report["log"][-1]
+        print(f"Held-out cells, squared error in bins: GEP {last['gep']:.1f}, GEPC {last['gepc']:.1f};", end=" ")
+        print(f"each gene's mean alone: {report['gene_means']['gep']:.1f}.")
     print(f"The model is in {out}.")
 
 

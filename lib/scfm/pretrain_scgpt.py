@@ -1,0 +1,369 @@
+"""A small scGPT, pretrained to generate: from some genes of a cell, the values of its other genes.
+
+    python -m scfm.pretrain scgpt-mini --help
+
+As upstream's generative pretraining (Cui et al. 2024, 10.1038/s41592-024-02201-0): a random share of each cell's genes is
+perceived with its binned values, the rest is to be generated (GEP), and predicted a second time from the cell embedding
+alone (GEPC); a second pass reads that embedding as a prompt in the place of ``<cls>``. Values are learned of expressed genes
+only, as upstream does. Two things are ours, so that the small model can do what the lessons ask of it. Zeros are among the
+genes, and the decoders also give P(value > 0), so that it learns what is off: the two together are upstream's "explicit zero
+probability", value × P. And in half of the second passes the perceived genes are left out, so that the prompt must carry the
+whole cell.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, NamedTuple
+
+import numpy as np
+
+from scfm import cache, genes
+from scfm.corpus import Corpus, gene_directions, make_vocabulary
+from scfm.minibatches import augment
+from scfm.training import Schedule, on_device, pools_of_cells, run, split
+
+if TYPE_CHECKING:
+    import torch
+
+    from scfm.models.scgpt_network import ScGPTModel
+
+SHARES_GENERATED = (0.25, 0.5, 0.75)
+ZEROS_SHOWN = (0.0, 0.25, 0.5)  # share of zeros among the perceived genes of a minibatch
+ZEROS_ASKED = 0.5  # among the genes to be generated; drawn apart, or the genes shown would betray how many are off
+
+
+@dataclass(frozen=True)
+class Settings(Schedule):
+    """All that decides the result of a pretraining run."""
+
+    name: str = "scgpt-mini"
+    hidden: int = 128
+    layers: int = 4
+    heads: int = 4
+    feed_forward: int = 512
+    max_len: int = 256  # tokens of a cell, <cls> included
+    min_cells: int = 200  # a gene seen in fewer training cells gets no token
+    n_bins: int = 51
+    zero_weight: float = 1.0  # of the zero-probability losses beside GEP's and GEPC's squared errors
+    steps: int = 4800
+    slope_to: int = 6400
+    cooldown: int = 1000
+    dropout: float = 0.05  # not in the attention: that would send SDPA down its slow path
+    warmup: int = 200
+    warm_start: bool = True  # gene embeddings from an SVD of gene presence
+    panel_share: float = 0.0  # the model sees a random part of each cell's genes anyway
+
+
+class Minibatch(NamedTuple):
+    """Equally many genes of each cell: the first ``n_perceived`` are shown with their values, the others are asked for."""
+
+    genes: np.ndarray  # int64 (cell, gene)
+    values: np.ndarray  # float32 (cell, gene) bins; 0 = measured, not expressed
+    n_perceived: int
+
+
+# --- cells as minibatches ---------------------------------------------------------------------------
+
+
+class Cells:
+    """The corpus as genes with bins, and with the zeros that each dataset really measured."""
+
+    def __init__(self, corpus: Corpus, train: np.ndarray, settings: Settings) -> None:
+        self.corpus, self.settings = corpus, settings
+        ranks = make_vocabulary(corpus, train, settings.name, settings.min_cells, settings.max_len)
+        known: dict[str, int] = {}  # symbol → token; a second gene of the same symbol has none
+        column_token = np.full(len(corpus.ensembl_ids), -1, np.int32)
+        for column in sorted(range(len(column_token)), key=corpus.ensembl_ids.__getitem__):
+            symbol = ranks.symbols.get(corpus.ensembl_ids[column], "")
+            if symbol and symbol not in known:
+                column_token[column] = known[symbol] = len(known)
+        self.column_token = column_token
+        n = len(known)
+        special = {genes.PAD: n, genes.CLS: n + 1, "<eoc>": n + 2}
+        self.vocabulary = genes.SymbolVocabulary(settings.name, known, special)
+        own = column_token >= 0
+        # which genes a dataset measured: those that any of its cells has; and how often each gene is expressed at all
+        self.datasets, self.dataset = np.unique(corpus.dataset, return_inverse=True)
+        self.measured = np.zeros((len(self.datasets), n), bool)
+        expressed = np.zeros(n)
+        for number in range(len(self.datasets)):
+            n_cells = np.bincount(
+                corpus.counts[self.dataset == number].indices, minlength=len(column_token)
+            )  # (column,)
+            self.measured[number, column_token[own]] = n_cells[own] > 0
+            expressed[column_token[own]] += n_cells[own]
+        self.weight = expressed / expressed.sum()
+
+    def minibatches(
+        self, cells: np.ndarray, counts: Any, rng: np.random.Generator, generated: tuple[float, ...] = SHARES_GENERATED
+    ) -> list[Minibatch]:
+        """Minibatches of ``cells`` with ``counts`` (cell, column), those of similar length together, in random order."""
+        from scfm import tokenize
+
+        size, length = self.settings.minibatch, self.settings.max_len - 1
+        offsets, tokens, values = tokenize.bin_rows(
+            counts.indptr, counts.indices, counts.data, self.column_token, n_bins=self.settings.n_bins
+        )
+        order = np.argsort(np.diff(offsets), kind="stable")
+        made = []
+        for first in range(0, len(order) - size + 1, size):
+            group = order[first : first + size]
+            asked, off = float(rng.choice(generated)), float(rng.choice(ZEROS_SHOWN))
+            expressed = (1 - asked) * (1 - off) + asked * (1 - ZEROS_ASKED)  # of all genes of the minibatch
+            shortest = int(offsets[group[0] + 1] - offsets[group[0]])
+            n = min(length, int(shortest / expressed))
+            if n < 32:  # too little is known of these cells
+                continue
+            n_perceived = n - round(n * asked)
+            off_shown, off_asked = round(n_perceived * off), round((n - n_perceived) * ZEROS_ASKED)
+            n_on = n - off_shown - off_asked
+            if n_on > shortest:
+                off_shown, n_on = off_shown + n_on - shortest, shortest  # what rounding may have added
+            on_shown = n_perceived - off_shown
+            g, v = np.empty((size, n), np.int64), np.zeros((size, n), np.float32)
+            on = np.r_[:on_shown, n_perceived : n_perceived + n_on - on_shown]
+            silent = np.setdiff1d(np.arange(n), on)
+            for row, cell in enumerate(group):
+                own = slice(offsets[cell], offsets[cell + 1])
+                chosen = rng.permutation(offsets[cell + 1] - offsets[cell])[:n_on]
+                g[row, on], v[row, on] = tokens[own][chosen], values[own][chosen]
+                if len(silent):
+                    g[row, silent] = rng.permutation(self._zeros(cells[cell], tokens[own], len(silent), rng))
+            made.append(Minibatch(g, v, n_perceived))
+        rng.shuffle(made)  # type: ignore[arg-type]
+        return made
+
+    def _zeros(self, cell: int, expressed: np.ndarray, n: int, rng: np.random.Generator) -> np.ndarray:
+        """``n`` genes that this cell's dataset measured and the cell does not express; often expressed ones more often.
+
+        A gene that no cell ever expresses teaches nothing when it is off once more.
+        """
+        weight = np.where(self.measured[self.dataset[cell]], self.weight, 0)
+        weight[expressed] = 0
+        with np.errstate(divide="ignore"):
+            race = rng.standard_exponential(len(weight)) / weight  # the n first are a draw without replacement
+        return np.argpartition(race, n)[:n]
+
+
+# --- network and losses -----------------------------------------------------------------------------
+
+
+def new_network(settings: Settings, vocabulary: genes.SymbolVocabulary) -> ScGPTModel:
+    """An scGPT with random weights, drawn from the seed."""
+    import torch
+
+    from scfm.models.scgpt_network import ScGPTConfig, ScGPTModel
+
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(settings.seed)
+        network: Any = ScGPTModel(
+            ScGPTConfig(
+                vocab_size=len(vocabulary),
+                hidden_size=settings.hidden,
+                num_hidden_layers=settings.layers,
+                num_attention_heads=settings.heads,
+                intermediate_size=settings.feed_forward,
+                dropout=settings.dropout,
+                attention_dropout=0.0,
+                pad_token_id=vocabulary.special[genes.PAD],
+                cls_token_id=vocabulary.special[genes.CLS],
+                n_bins=settings.n_bins,
+                max_seq_len=settings.max_len,
+                zero_prob=True,
+            )
+        )
+        with torch.no_grad():  # an inner product of two long vectors: at torch's own start its errors would drown GEP's
+            network.mvc_decoder.W.weight *= 0.1
+            network.mvc_decoder.W_zero_logit.weight *= 0.1
+        return network
+
+
+def rescale(network: Any, factor: float) -> None:
+    """Let the network read and answer values ``factor`` times as large; what it computes stays the same otherwise.
+
+    Bins run to 50; a network learns faster with numbers around 1. It is trained on bins / 25, and in the end the factor goes
+    into the weights, so that the released network reads and answers bins as every scGPT does.
+    """
+    import torch
+
+    with torch.no_grad():
+        network.value_encoder.linear1.weight /= factor
+        network.decoder.fc[4].weight *= factor
+        network.decoder.fc[4].bias *= factor
+        network.mvc_decoder.W.weight *= factor
+
+
+def losses(
+    network: Any, batch: Minibatch, scale: float, prompt_alone: bool, zero_weight: float = 1.0
+) -> dict[str, torch.Tensor]:
+    """The named losses of one minibatch: GEP, GEPC and the prompted pass, on the generated genes; values in units of ``scale``."""
+    import torch
+
+    from scfm.objectives import gep_loss, zero_prob_loss
+
+    g, v = on_device(network, batch.genes, batch.values / np.float32(scale))
+    n, config = batch.n_perceived, network.config
+    cls = torch.full((len(g), 1), config.cls_token_id, device=g.device)
+    no_value = torch.full((len(g), 1), config.pad_value / scale, device=g.device)  # what <cls> carries, as upstream's
+    shown, values = torch.cat([cls, g[:, :n]], 1), torch.cat([no_value, v[:, :n]], 1)
+    asked, target = g[:, n:], v[:, n:]
+    on, everywhere = target > 0, torch.ones_like(target)
+    out = network.generate_forward(shown, values, asked)
+    prompt = out.cell_embedding.detach()
+    seen = 1 if prompt_alone else n + 1
+    again = network.generate_forward(shown[:, :seen], values[:, :seen], asked, cell_prompt=prompt)
+    found = {
+        "gep": gep_loss(out.generated.float(), target, on),
+        "gepc": gep_loss(out.gepc[:, n + 1 :].float(), target, on),
+        "prompted": gep_loss(again.generated.float(), target, on),
+    }
+    # P(value > 0) is a Bernoulli's parameter: its loss is in nats, beside squared errors of values around 1
+    found |= {
+        f"{name}_zeros": zero_weight * zero_prob_loss(probability.float().clamp(1e-6, 1 - 1e-6), target, everywhere)
+        for name, probability in (
+            ("gep", out.generated_zero_prob),
+            ("gepc", out.gepc_zero_prob[:, n + 1 :]),
+            ("prompted", again.generated_zero_prob),
+        )
+    }
+    return found
+
+
+SCALE = 25.0  # bins per unit of the network's own scale while it is trained
+
+
+def evaluate(network: ScGPTModel, sample: list[Minibatch], scale: float = SCALE) -> dict[str, float]:
+    """Mean losses over a fixed sample; squared errors in bins², the zero probabilities' in nats. ``loss`` is GEP's error."""
+    import torch
+
+    was_training = network.training
+    network.eval()
+    totals: dict[str, list[float]] = {}
+    with torch.inference_mode():
+        for number, batch in enumerate(sample):
+            for alone in (True,) if number % 2 else (False,):
+                for name, value in losses(network, batch, scale, prompt_alone=alone).items():
+                    shown = f"{name}_alone" if alone and name.startswith("prompted") else name
+                    totals.setdefault(shown, []).append(value.item() * (1 if name.endswith("_zeros") else scale**2))
+    network.train(was_training)
+    found = {name: float(np.mean(values)) for name, values in totals.items()}
+    return {"loss": found["gep"], **found}
+
+
+# --- the run ----------------------------------------------------------------------------------------
+
+
+def pretrain(corpus: Corpus, settings: Settings, work: Path, out: Path, checkpoint_every: int = 250) -> dict:
+    """Pretrain, or go on from ``work/checkpoint.pt``; write the model folder to ``out`` at each checkpoint. Returns the log."""
+    train, held_out = split(corpus, settings)
+    cells = Cells(corpus, train, settings)
+    network: Any = new_network(settings, cells.vocabulary)
+    if settings.warm_start:
+        warm_start(network, corpus, train, cells, settings.seed)
+    start = network.encoder.embedding.weight.detach().clone()
+    sample = cells.minibatches(held_out, corpus.counts[held_out], np.random.default_rng([settings.seed, 4]), (0.5,))
+
+    def pools(pool: int) -> Iterator[list[Minibatch]]:
+        for chosen, rng in pools_of_cells(train, settings, pool):
+            yield cells.minibatches(chosen, augment(corpus.counts[chosen], settings, rng), rng)
+
+    def loss_of(batch: Minibatch, rng: np.random.Generator) -> torch.Tensor:
+        return sum(
+            losses(
+                network, batch, SCALE, prompt_alone=bool(rng.random() < 0.5), zero_weight=settings.zero_weight
+            ).values()
+        )  # type: ignore[return-value]
+
+    report: dict[str, Any] = {}
+
+    def keep() -> None:
+        write_model(network, start if settings.warm_start else None, cells.vocabulary, report, out)
+
+    report |= run(
+        network,
+        settings,
+        corpus.hashes,
+        pools,
+        loss_of,
+        lambda: evaluate(network, sample),
+        work,
+        checkpoint_every,
+        keep,
+    )
+    report |= {
+        "n_cells_train": len(train),
+        "n_cells_held_out": len(held_out),
+        "n_genes": len(cells.vocabulary.tokens),
+        "gene_means": gene_means(cells, train, sample, settings),
+    }
+    keep()
+    return report
+
+
+def warm_start(network: ScGPTModel, corpus: Corpus, train: np.ndarray, cells: Cells, seed: int) -> None:
+    """Start the gene embeddings from a truncated SVD of which cell expresses which gene."""
+    import torch
+
+    embedding = network.encoder.embedding.weight
+    known = cells.column_token >= 0
+    directions, _ = gene_directions(corpus, train, known, embedding.shape[1], seed)
+    with torch.no_grad():
+        embedding[cells.column_token[known]] = torch.from_numpy(directions * 0.06)  # the deviation of upstream's start
+
+
+def gene_means(cells: Cells, train: np.ndarray, sample: list[Minibatch], settings: Settings) -> dict[str, float]:
+    """What predicting each gene's mean value achieves on :func:`evaluate`'s own questions; the means are of training cells
+    that went through the same draws of genes and zeros."""
+    n = len(cells.vocabulary)
+    total, on, shown = np.zeros(n), np.zeros(n), np.zeros(n)
+    rng = np.random.default_rng([settings.seed, 5])
+    for batch in cells.minibatches(train, cells.corpus.counts[train], rng):
+        asked, values = (a[:, batch.n_perceived :].ravel() for a in (batch.genes, batch.values))
+        total += np.bincount(asked, values, minlength=n)
+        on += np.bincount(asked, values > 0, minlength=n)
+        shown += np.bincount(asked, minlength=n)
+    mean = (total + total.sum() / on.sum()) / (
+        on + 1
+    )  # one value and one pair of zeros is added to each gene, so that none is undefined
+    share = (on + 1) / (shown + 2)
+    errors, nats = [], []
+    for batch in sample:
+        asked, values = (a[:, batch.n_perceived :] for a in (batch.genes, batch.values))
+        errors.append(((mean[asked] - values)[values > 0] ** 2).mean())
+        nats.append(-np.log(np.where(values > 0, share[asked], 1 - share[asked])).mean())
+    return {"gep": float(np.mean(errors)), "gep_zeros": float(np.mean(nats))}
+
+
+def write_model(
+    network: ScGPTModel, start: torch.Tensor | None, vocabulary: genes.SymbolVocabulary, report: dict, out: Path
+) -> None:
+    """Write the folder that ``scfm.load_model`` reads: half-precision weights in bins, config, vocabulary, log.
+
+    ``start.safetensors`` keeps the gene embeddings that training began with, so that the warm start alone can be put beside the
+    trained model.
+    """
+    import copy
+
+    from safetensors.torch import save_file
+
+    out.mkdir(parents=True, exist_ok=True)
+    whole = copy.deepcopy(network).cpu()
+    rescale(whole, SCALE)
+    whole.config.architectures = ["ScGPTModel"]
+    state = {name: value.half().contiguous() for name, value in whole.state_dict().items()}
+    with cache.atomic_write(out / "config.json") as path:
+        whole.config.to_json_file(path)
+    with cache.atomic_write(out / "model.safetensors") as path:
+        save_file(state, path, metadata={"format": "pt"})
+    if start is not None:
+        with cache.atomic_write(out / "start.safetensors") as path:
+            save_file({"encoder.embedding.weight": start.cpu().half()}, path, metadata={"format": "pt"})
+    with cache.atomic_write(out / "vocab.json") as path:
+        path.write_text(json.dumps({**vocabulary.tokens, **vocabulary.special}, indent=0) + "\n")
+    if report:
+        with cache.atomic_write(out / "training_log.json") as path:
+            path.write_text(json.dumps(report, indent=1) + "\n")
