@@ -17,23 +17,22 @@ import json
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
 from scfm import cache, genes
-from scfm.corpus import Corpus, gene_directions, make_vocabulary
+from scfm.corpus import Corpus, gene_directions
 from scfm.minibatches import augment
+from scfm.models.scgpt import GENE_MEANS
 from scfm.training import Schedule, on_device, pools_of_cells, run, split
+from scfm.value_minibatches import Minibatch, ValueCells, symbol_vocabulary
 
 if TYPE_CHECKING:
+    import pandas as pd
     import torch
 
     from scfm.models.scgpt_network import ScGPTModel
-
-SHARES_GENERATED = (0.25, 0.5, 0.75)
-ZEROS_SHOWN = (0.0, 0.25, 0.5)  # share of zeros among the perceived genes of a minibatch
-ZEROS_ASKED = 0.5  # among the genes to be generated; drawn apart, or the genes shown would betray how many are off
 
 
 @dataclass(frozen=True)
@@ -56,97 +55,6 @@ class Settings(Schedule):
     warmup: int = 200
     warm_start: bool = True  # gene embeddings from an SVD of gene presence
     panel_share: float = 0.0  # the model sees a random part of each cell's genes anyway
-
-
-class Minibatch(NamedTuple):
-    """Equally many genes of each cell: the first ``n_perceived`` are shown with their values, the others are asked for."""
-
-    genes: np.ndarray  # int64 (cell, gene)
-    values: np.ndarray  # float32 (cell, gene) bins; 0 = measured, not expressed
-    n_perceived: int
-
-
-# --- cells as minibatches ---------------------------------------------------------------------------
-
-
-class Cells:
-    """The corpus as genes with bins, and with the zeros that each dataset really measured."""
-
-    def __init__(self, corpus: Corpus, train: np.ndarray, settings: Settings) -> None:
-        self.corpus, self.settings = corpus, settings
-        ranks = make_vocabulary(corpus, train, settings.name, settings.min_cells, settings.max_len)
-        known: dict[str, int] = {}  # symbol → token; a second gene of the same symbol has none
-        column_token = np.full(len(corpus.ensembl_ids), -1, np.int32)
-        for column in sorted(range(len(column_token)), key=corpus.ensembl_ids.__getitem__):
-            symbol = ranks.symbols.get(corpus.ensembl_ids[column], "")
-            if symbol and symbol not in known:
-                column_token[column] = known[symbol] = len(known)
-        self.column_token = column_token
-        n = len(known)
-        special = {genes.PAD: n, genes.CLS: n + 1, "<eoc>": n + 2}
-        self.vocabulary = genes.SymbolVocabulary(settings.name, known, special)
-        own = column_token >= 0
-        # which genes a dataset measured: those that any of its cells has; and how often each gene is expressed at all
-        self.datasets, self.dataset = np.unique(corpus.dataset, return_inverse=True)
-        self.measured = np.zeros((len(self.datasets), n), bool)
-        expressed = np.zeros(n)
-        for number in range(len(self.datasets)):
-            n_cells = np.bincount(
-                corpus.counts[self.dataset == number].indices, minlength=len(column_token)
-            )  # (column,)
-            self.measured[number, column_token[own]] = n_cells[own] > 0
-            expressed[column_token[own]] += n_cells[own]
-        self.weight = expressed / expressed.sum()
-
-    def minibatches(
-        self, cells: np.ndarray, counts: Any, rng: np.random.Generator, generated: tuple[float, ...] = SHARES_GENERATED
-    ) -> list[Minibatch]:
-        """Minibatches of ``cells`` with ``counts`` (cell, column), those of similar length together, in random order."""
-        from scfm import tokenize
-
-        size, length = self.settings.minibatch, self.settings.max_len - 1
-        offsets, tokens, values = tokenize.bin_rows(
-            counts.indptr, counts.indices, counts.data, self.column_token, n_bins=self.settings.n_bins
-        )
-        order = np.argsort(np.diff(offsets), kind="stable")
-        made = []
-        for first in range(0, len(order) - size + 1, size):
-            group = order[first : first + size]
-            asked, off = float(rng.choice(generated)), float(rng.choice(ZEROS_SHOWN))
-            expressed = (1 - asked) * (1 - off) + asked * (1 - ZEROS_ASKED)  # of all genes of the minibatch
-            shortest = int(offsets[group[0] + 1] - offsets[group[0]])
-            n = min(length, int(shortest / expressed))
-            if n < 32:  # too little is known of these cells
-                continue
-            n_perceived = n - round(n * asked)
-            off_shown, off_asked = round(n_perceived * off), round((n - n_perceived) * ZEROS_ASKED)
-            n_on = n - off_shown - off_asked
-            if n_on > shortest:
-                off_shown, n_on = off_shown + n_on - shortest, shortest  # what rounding may have added
-            on_shown = n_perceived - off_shown
-            g, v = np.empty((size, n), np.int64), np.zeros((size, n), np.float32)
-            on = np.r_[:on_shown, n_perceived : n_perceived + n_on - on_shown]
-            silent = np.setdiff1d(np.arange(n), on)
-            for row, cell in enumerate(group):
-                own = slice(offsets[cell], offsets[cell + 1])
-                chosen = rng.permutation(offsets[cell + 1] - offsets[cell])[:n_on]
-                g[row, on], v[row, on] = tokens[own][chosen], values[own][chosen]
-                if len(silent):
-                    g[row, silent] = rng.permutation(self._zeros(cells[cell], tokens[own], len(silent), rng))
-            made.append(Minibatch(g, v, n_perceived))
-        rng.shuffle(made)  # type: ignore[arg-type]
-        return made
-
-    def _zeros(self, cell: int, expressed: np.ndarray, n: int, rng: np.random.Generator) -> np.ndarray:
-        """``n`` genes that this cell's dataset measured and the cell does not express; often expressed ones more often.
-
-        A gene that no cell ever expresses teaches nothing when it is off once more.
-        """
-        weight = np.where(self.measured[self.dataset[cell]], self.weight, 0)
-        weight[expressed] = 0
-        with np.errstate(divide="ignore"):
-            race = rng.standard_exponential(len(weight)) / weight  # the n first are a draw without replacement
-        return np.argpartition(race, n)[:n]
 
 
 # --- network and losses -----------------------------------------------------------------------------
@@ -217,13 +125,13 @@ def losses(
     seen = 1 if prompt_alone else n + 1
     again = network.generate_forward(shown[:, :seen], values[:, :seen], asked, cell_prompt=prompt)
     found = {
-        "gep": gep_loss(out.generated.float(), target, on),
-        "gepc": gep_loss(out.gepc[:, n + 1 :].float(), target, on),
-        "prompted": gep_loss(again.generated.float(), target, on),
+        "gep": gep_loss(out.generated, target, on),
+        "gepc": gep_loss(out.gepc[:, n + 1 :], target, on),
+        "prompted": gep_loss(again.generated, target, on),
     }
-    # P(value > 0) is a Bernoulli's parameter: its loss is in nats, beside squared errors of values around 1
+    # nats, beside squared errors of values around 1
     found |= {
-        f"{name}_zeros": zero_weight * zero_prob_loss(probability.float().clamp(1e-6, 1 - 1e-6), target, everywhere)
+        f"{name}_zeros": zero_weight * zero_prob_loss(probability, target, everywhere)
         for name, probability in (
             ("gep", out.generated_zero_prob),
             ("gepc", out.gepc_zero_prob[:, n + 1 :]),
@@ -260,8 +168,9 @@ def evaluate(network: ScGPTModel, sample: list[Minibatch], scale: float = SCALE)
 def pretrain(corpus: Corpus, settings: Settings, work: Path, out: Path, checkpoint_every: int = 250) -> dict:
     """Pretrain, or go on from ``work/checkpoint.pt``; write the model folder to ``out`` at each checkpoint. Returns the log."""
     train, held_out = split(corpus, settings)
-    cells = Cells(corpus, train, settings)
-    network: Any = new_network(settings, cells.vocabulary)
+    vocabulary, column_token = symbol_vocabulary(corpus, train, settings)
+    cells = ValueCells(corpus, vocabulary, settings, column_token)
+    network: Any = new_network(settings, vocabulary)
     if settings.warm_start:
         warm_start(network, corpus, train, cells, settings.seed)
     start = network.encoder.embedding.weight.detach().clone()
@@ -278,10 +187,11 @@ def pretrain(corpus: Corpus, settings: Settings, work: Path, out: Path, checkpoi
             ).values()
         )  # type: ignore[return-value]
 
+    means = gene_means(cells, train, settings.seed)
     report: dict[str, Any] = {}
 
     def keep() -> None:
-        write_model(network, start if settings.warm_start else None, cells.vocabulary, report, out)
+        write_model(network, start if settings.warm_start else None, cells.vocabulary, means, report, out)
 
     report |= run(
         network,
@@ -297,14 +207,14 @@ def pretrain(corpus: Corpus, settings: Settings, work: Path, out: Path, checkpoi
     report |= {
         "n_cells_train": len(train),
         "n_cells_held_out": len(held_out),
-        "n_genes": len(cells.vocabulary.tokens),
-        "gene_means": gene_means(cells, train, sample, settings),
+        "n_genes": len(vocabulary.tokens),
+        "gene_means": guess_by_means(means, sample),
     }
     keep()
     return report
 
 
-def warm_start(network: ScGPTModel, corpus: Corpus, train: np.ndarray, cells: Cells, seed: int) -> None:
+def warm_start(network: ScGPTModel, corpus: Corpus, train: np.ndarray, cells: ValueCells, seed: int) -> None:
     """Start the gene embeddings from a truncated SVD of which cell expresses which gene."""
     import torch
 
@@ -315,21 +225,30 @@ def warm_start(network: ScGPTModel, corpus: Corpus, train: np.ndarray, cells: Ce
         embedding[cells.column_token[known]] = torch.from_numpy(directions * 0.06)  # the deviation of upstream's start
 
 
-def gene_means(cells: Cells, train: np.ndarray, sample: list[Minibatch], settings: Settings) -> dict[str, float]:
-    """What predicting each gene's mean value achieves on :func:`evaluate`'s own questions; the means are of training cells
-    that went through the same draws of genes and zeros."""
-    n = len(cells.vocabulary)
+def gene_means(cells: ValueCells, train: np.ndarray, seed: int) -> pd.DataFrame:
+    """What a guesser that looks at no cell knows of each gene, from training cells and the run's own kind of questions.
+
+    One row per token, indexed by gene symbol: ``mean_bin`` where it is expressed, ``share_on`` of the times it is asked for. One
+    average value and one pair of on and off is added to each gene, so that none is undefined.
+    """
+    import pandas as pd
+
+    n = len(cells.vocabulary.tokens)
     total, on, shown = np.zeros(n), np.zeros(n), np.zeros(n)
-    rng = np.random.default_rng([settings.seed, 5])
+    rng = np.random.default_rng([seed, 5])
     for batch in cells.minibatches(train, cells.corpus.counts[train], rng):
         asked, values = (a[:, batch.n_perceived :].ravel() for a in (batch.genes, batch.values))
         total += np.bincount(asked, values, minlength=n)
         on += np.bincount(asked, values > 0, minlength=n)
         shown += np.bincount(asked, minlength=n)
-    mean = (total + total.sum() / on.sum()) / (
-        on + 1
-    )  # one value and one pair of zeros is added to each gene, so that none is undefined
-    share = (on + 1) / (shown + 2)
+    mean_bin = (total + total.sum() / on.sum()) / (on + 1)
+    table = {"mean_bin": mean_bin, "share_on": (on + 1) / (shown + 2)}
+    return pd.DataFrame(table, index=pd.Index(list(cells.vocabulary.tokens), name="gene_symbol"))
+
+
+def guess_by_means(means: pd.DataFrame, sample: list[Minibatch]) -> dict[str, float]:
+    """What predicting each gene's mean achieves on :func:`evaluate`'s own questions, in the same units."""
+    mean, share = means["mean_bin"].to_numpy(), means["share_on"].to_numpy()
     errors, nats = [], []
     for batch in sample:
         asked, values = (a[:, batch.n_perceived :] for a in (batch.genes, batch.values))
@@ -339,12 +258,17 @@ def gene_means(cells: Cells, train: np.ndarray, sample: list[Minibatch], setting
 
 
 def write_model(
-    network: ScGPTModel, start: torch.Tensor | None, vocabulary: genes.SymbolVocabulary, report: dict, out: Path
+    network: ScGPTModel,
+    start: torch.Tensor | None,
+    vocabulary: genes.SymbolVocabulary,
+    means: pd.DataFrame,
+    report: dict,
+    out: Path,
 ) -> None:
     """Write the folder that ``scfm.load_model`` reads: half-precision weights in bins, config, vocabulary, log.
 
     ``start.safetensors`` keeps the gene embeddings that training began with, so that the warm start alone can be put beside the
-    trained model.
+    trained model; ``gene_means.tsv.gz`` what a guesser knows that looks at no cell.
     """
     import copy
 
@@ -364,6 +288,8 @@ def write_model(
             save_file({"encoder.embedding.weight": start.cpu().half()}, path, metadata={"format": "pt"})
     with cache.atomic_write(out / "vocab.json") as path:
         path.write_text(json.dumps({**vocabulary.tokens, **vocabulary.special}, indent=0) + "\n")
+    with cache.atomic_write(out / GENE_MEANS) as path:
+        means.round(5).to_csv(path, sep="\t", compression={"method": "gzip", "mtime": 0})
     if report:
         with cache.atomic_write(out / "training_log.json") as path:
             path.write_text(json.dumps(report, indent=1) + "\n")

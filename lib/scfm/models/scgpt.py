@@ -21,9 +21,11 @@ from scfm.tokenized import TokenizedCells
 
 if TYPE_CHECKING:
     import anndata
+    import pandas as pd
 
 __all__ = ["LORA_TARGETS", "NotAvailableError", "ScGPT", "ScGPTConfig", "ScGPTModel"]
 
+GENE_MEANS = "gene_means.tsv.gz"
 ABILITIES = ("embedding", "GEP", "GEPC", "generation", "classification", "adversarial")
 
 
@@ -45,7 +47,9 @@ class ScGPT:
         name: str,
         sha256: str | None = None,
         vocabulary_missing: str = "",
+        folder: Path | None = None,
     ) -> None:
+        self.folder = folder
         self.network = network
         self.name = name
         self.sha256 = sha256
@@ -97,6 +101,25 @@ class ScGPT:
     def require(self, ability: str) -> None:
         """Raise NotAvailableError, with the reason, if this checkpoint lacks one of :attr:`abilities`."""
         self.network.require(ability)
+
+    def gene_means(self) -> pd.DataFrame:
+        """What a guesser that looks at no cell knows of each gene: mean bin where expressed, share of asked genes that are on.
+
+        Indexed by gene symbol, in the order of the tokens; only our own models keep it (see ``scfm.pretrain_scgpt``).
+
+        Raises
+        ------
+        FileNotFoundError
+            The model came without it.
+        """
+        import pandas as pd
+
+        path = None if self.folder is None else self.folder / GENE_MEANS
+        if path is None or not path.exists():
+            raise FileNotFoundError(
+                f"{self.name} came without {GENE_MEANS}: its training cells' means are not known here."
+            )
+        return pd.read_csv(path, sep="\t", index_col=0, keep_default_na=False)
 
     # --- cells in, embeddings out -----------------------------------------------------------------
 

@@ -47,7 +47,8 @@ def load(folder: Path | None, name: str, entry: dict[str, Any], weights: str, se
     ModelError
         Missing, damaged, unsafe or mismatching files; the message says what is wrong and what to do.
     """
-    if weights == "start":
+    start = None if folder is None else folder / "start.safetensors"
+    if weights == "start" and not (start and start.exists()):
         raise ModelError(f"{name} keeps no warm start: it has only 'pretrained' and 'random'.")
     if folder is None:
         config, path, state = ScGPTConfig(**entry["architecture"]), None, None
@@ -75,16 +76,21 @@ def load(folder: Path | None, name: str, entry: dict[str, Any], weights: str, se
                 "would be read as another gene. Use the vocab.json that came with these weights."
             )
         config.pad_token_id, config.cls_token_id = vocabulary.special[PAD], vocabulary.special["<cls>"]
-    if weights == "random":
+    if weights in ("random", "start"):
         with torch.random.fork_rng(devices=[]):  # the caller's random state stays as it was
             torch.manual_seed(seed)
             network, digest = ScGPTModel(config), None
-        name = f"{name} (random weights, seed {seed})"
+        name = f"{name} ({'random weights' if weights == 'random' else 'warm start'}, seed {seed})"
+        if weights == "start" and start is not None:  # the random twin with the tensors that pretraining began with
+            digest = cache.sha256(start)
+            _, unplaced = network.load_state_dict(read_state(start), strict=False)
+            if unplaced:
+                raise ModelError(f"{start} holds tensors that the network does not have: {', '.join(unplaced)}.")
     else:
         assert path is not None  # checked above
         assert state is not None
         network, digest = fill(state, config, path), cache.sha256(path)
-    return ScGPT(network, vocabulary, name, digest, missing)
+    return ScGPT(network, vocabulary, name, digest, missing, folder)
 
 
 def recognizes(folder: Path | None, entry: dict[str, Any]) -> bool:
