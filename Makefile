@@ -19,10 +19,12 @@ export PIP_DISABLE_PIP_VERSION_CHECK = 1
 # READY stands for a complete environment; with PY=... on the command line it is the reader's own affair.
 ifeq ($(origin PY),file)
 READY = .venv/ready
+SITE = .venv/site-ready
+BROWSER = .venv/browser-ready
 endif
 
 .DEFAULT_GOAL := help
-.PHONY: help setup course run rerun verify table test test-full check format build doctor bench pretrain lock clean clean-env
+.PHONY: help setup site progress course run rerun verify table test test-full check format build doctor bench pretrain lock clean clean-env
 
 help:  ## this list
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-10s %s\n", $$1, $$2}' $(firstword $(MAKEFILE_LIST))
@@ -50,7 +52,7 @@ table: $(READY)  ## the table of the last run of each lesson
 test: $(READY)  ## unit, parity and notebook tests, without the slow ones (PYTEST="-k name")
 	@$(PY) -m pytest tests/unit tests/parity tests/notebooks -rs -m "not slow and not network" $(PYTEST)
 
-test-full: $(READY)  ## all tests, with the slow ones and those for a GPU
+test-full: $(READY) $(BROWSER)  ## all tests, with the slow ones and those for a GPU
 	@$(PY) -m pytest -rs -m "not network" $(PYTEST)
 
 check: $(READY)  ## ruff, mypy, and whether notebooks, sources and README agree
@@ -66,6 +68,12 @@ format: $(READY)  ## let ruff write the code in the house's form
 build: $(READY)  ## make the notebooks from notebooks/source
 	@$(PY) -m coursekit build $(NB)
 
+site: $(READY) $(SITE)  ## build the book from executed lessons, in site/_build/html (runs what is missing)
+	@$(PY) -m coursekit site --profile $(PROFILE) --jobs $(JOBS)
+
+progress: $(READY)  ## which exercises you have solved
+	@$(PY) -m coursekit progress
+
 doctor:  ## is this machine ready? what is missing, and the command that mends it
 	@py=$(PY); test -x "$$py" || command -v "$$py" >/dev/null || py=$$($(FIND_PYTHON)) || exit 1; \
 	PYTHONPATH=lib$${PYTHONPATH:+:$$PYTHONPATH} $$py -m coursekit doctor $(ARGS)
@@ -77,7 +85,7 @@ bench: $(READY)  ## every benchmark: ratios within one run, with memory
 pretrain: $(READY)  ## pretrain geneformer-mini, resumable (ARGS="--help" for its options)
 	@$(PY) -m scfm.pretrain $(ARGS)
 
-lock: $(READY)  ## write requirements.lock from what is installed in .venv
+lock: $(READY) $(SITE) $(BROWSER)  ## write the two locks from what is installed in .venv
 	@$(PY) -m coursekit lock
 
 clean:  ## delete runs and caches (the environment stays)
@@ -108,3 +116,13 @@ endif
 	@.venv/bin/python -m pip install -q -r requirements.lock "setuptools>=77"
 	@.venv/bin/python -m pip install -q --no-deps --no-build-isolation -e .
 	@touch .venv/ready
+
+# Only who builds the book, or tests it in a browser, needs these packages.
+.venv/site-ready: requirements-site.lock | $(READY)
+	@echo "Installing what builds the book; once."
+	@.venv/bin/python -m pip install -q --no-build-isolation -c requirements.lock -c requirements-site.lock -e '.[site]'
+	@touch $@
+
+.venv/browser-ready: requirements-site.lock | $(READY)
+	@.venv/bin/python -m pip install -q --no-build-isolation -c requirements.lock -c requirements-site.lock -e '.[site,browser]' \
+	  && touch $@ .venv/site-ready || echo "Without these packages the book's tests are skipped."

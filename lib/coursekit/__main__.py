@@ -51,6 +51,12 @@ def _parser() -> argparse.ArgumentParser:
     add = commands.add_parser("table", help="the table of the last run of each lesson")
     add.set_defaults(go=_table)
 
+    add = commands.add_parser("site", help="build the book from the last run of each lesson, running what is missing")
+    add.add_argument("--profile", choices=PROFILES, default="quick", help="which runs to show (default quick)")
+    add.add_argument("--jobs", type=int, default=1, help="lessons at a time (default 1)")
+    add.add_argument("--output", type=Path, help="where to put it (default site/_build/html)")
+    add.set_defaults(go=_site)
+
     add = commands.add_parser("lock", help="write requirements.lock from what is installed")
     add.set_defaults(go=_lock)
 
@@ -199,6 +205,14 @@ def _table(args: argparse.Namespace, root: Path) -> int:
             Outcome(lesson, last.parent, cards.read(last)) if last else Outcome(lesson, None, None, "no run yet")
         )
     print(table(outcomes))
+    return 0
+
+
+def _site(args: argparse.Namespace, root: Path) -> int:
+    from .site import build
+
+    folder = build(root, args.profile, args.jobs, args.output.resolve() if args.output else None)
+    print(f"The book is in {folder}. To read it: {Path(sys.executable).name} -m http.server -d {folder}")
     return 0
 
 

@@ -43,9 +43,9 @@ def file_hash(path: Path) -> str | None:
     return hashlib.sha256(path.read_bytes()).hexdigest() if path.is_file() else None
 
 
-def locked(root: Path) -> dict[str, str]:
-    """The versions of requirements.lock by normalized name; empty where there is no lock."""
-    path = root / LOCK
+def locked(root: Path, name: str = LOCK) -> dict[str, str]:
+    """The versions of requirements.lock (or the lock ``name``) by normalized name; empty where there is no lock."""
+    path = root / name
     lines = path.read_text(encoding="utf-8").splitlines() if path.is_file() else []
     found = {}
     for line in lines:

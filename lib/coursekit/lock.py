@@ -1,4 +1,7 @@
-"""requirements.lock: the tested versions, and whether pyproject.toml and environment.yml say the same."""
+"""requirements.lock: the tested versions, and whether pyproject.toml and environment.yml say the same.
+
+What only the book and its tests need stands in requirements-site.lock, so that setting up the course stays small.
+"""
 
 from __future__ import annotations
 
@@ -6,33 +9,69 @@ import importlib.metadata
 import re
 import tomllib
 from pathlib import Path
+from typing import Any
 
 from . import card as cards
 from .course import CourseError, atomic_write
 
 OWN = "scfm-course"
+SITE_LOCK = "requirements-site.lock"
+SITE_EXTRAS = ("site", "browser")
 # What differs by platform and comes by itself with torch; and the installers, which are not the course's
 LEFT_OUT = re.compile(r"^(nvidia-|cuda-|triton$|pytorch-triton|pip$|setuptools$|wheel$)")
 
 
 def write(root: Path) -> Path:
-    """Write the versions installed here to requirements.lock, without addresses and without suffixes such as +cpu."""
-    found = {}
-    for distribution in importlib.metadata.distributions():
-        name = distribution.metadata["Name"]
-        if name and cards.normalized(name) != OWN and not LEFT_OUT.match(cards.normalized(name)):
-            found[cards.normalized(name)] = f"{name}=={distribution.version.split('+')[0]}"
-    path = root / cards.LOCK
-    with atomic_write(path) as handle:
-        handle.write("\n".join(found[name] for name in sorted(found)) + "\n")
-    return path
+    """Write the versions installed here to the two locks, without addresses and without suffixes such as +cpu.
+
+    requirements.lock gets what the course and its tests need, requirements-site.lock what the extras ``site`` and ``browser``
+    add to that. Returns the first.
+    """
+    project = _project(root)
+    extras = project.get("optional-dependencies", {})
+    course = closure([*project["dependencies"], *extras.get("dev", [])])
+    book = closure([text for name in SITE_EXTRAS for text in extras.get(name, [])])
+    for path, found in (
+        (root / cards.LOCK, course),
+        (root / SITE_LOCK, {k: book[k] for k in book.keys() - course.keys()}),
+    ):
+        if found or path.is_file():
+            with atomic_write(path) as handle:
+                handle.write("\n".join(found[name] for name in sorted(found)) + "\n")
+    return root / cards.LOCK
+
+
+def closure(wanted: list[str]) -> dict[str, str]:
+    """normalized name -> "Name==version" of everything that ``wanted`` draws in and that is installed here."""
+    from packaging.requirements import Requirement
+
+    found: dict[str, str] = {}
+    todo = [Requirement(text) for text in wanted]
+    seen = set()
+    while todo:
+        requirement = todo.pop()
+        name = cards.normalized(requirement.name)
+        key = (name, frozenset(requirement.extras))
+        if key in seen or LEFT_OUT.match(name) or name == OWN:
+            continue
+        seen.add(key)
+        try:
+            distribution = importlib.metadata.distribution(requirement.name)
+        except importlib.metadata.PackageNotFoundError:
+            continue  # not for this platform, or not installed: `disagreements` names what is missing
+        found[name] = f"{distribution.metadata['Name']}=={distribution.version.split('+')[0]}"
+        for text in distribution.requires or []:
+            further = Requirement(text)
+            if further.marker is None or any(further.marker.evaluate({"extra": e}) for e in (*requirement.extras, "")):
+                todo.append(further)
+    return found
 
 
 def disagreements(root: Path) -> list[str]:
     """Where pyproject.toml, environment.yml and requirements.lock do not say the same, one sentence each."""
     from packaging.requirements import Requirement
 
-    project = tomllib.loads((root / "pyproject.toml").read_text(encoding="utf-8"))["project"]
+    project = _project(root)
     wanted = [*project["dependencies"], *project.get("optional-dependencies", {}).get("dev", [])]
     locked = cards.locked(root)
     problems = []
@@ -45,6 +84,7 @@ def disagreements(root: Path) -> list[str]:
             problems.append(
                 f"{cards.LOCK} has {requirement.name} {version}; pyproject.toml wants {requirement.specifier}."
             )
+    problems += _site_disagreements(root, project)
     for line in (root / cards.LOCK).read_text(encoding="utf-8").splitlines():
         if line and not re.fullmatch(r"[A-Za-z0-9][\w.-]*==[\w.!]+", line):
             problems.append(f"{cards.LOCK} has a line that is no plain version: {line}")
@@ -58,6 +98,26 @@ def disagreements(root: Path) -> list[str]:
     if "-c requirements.lock" not in pip:
         problems.append("environment.yml does not hold its packages to the tested versions (-c requirements.lock).")
     return problems
+
+
+def _site_disagreements(root: Path, project: dict[str, Any]) -> list[str]:
+    from packaging.requirements import Requirement
+
+    locked = cards.locked(root, SITE_LOCK)
+    problems = []
+    for extra in SITE_EXTRAS:
+        for requirement in map(Requirement, project.get("optional-dependencies", {}).get(extra, [])):
+            version = locked.get(cards.normalized(requirement.name))
+            if version is None or not requirement.specifier.contains(version, prereleases=True):
+                problems.append(
+                    f"{SITE_LOCK} has {requirement.name} {version or 'not at all'}; the extra {extra} wants "
+                    f"{requirement.specifier}. Run: make site test-full, then make lock"
+                )
+    return problems
+
+
+def _project(root: Path) -> dict[str, Any]:
+    return dict(tomllib.loads((root / "pyproject.toml").read_text(encoding="utf-8"))["project"])
 
 
 def _key(text: str) -> str:

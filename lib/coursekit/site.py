@@ -1,0 +1,186 @@
+"""The book: a website made of the executed lessons, that builds and reads without a network. ``make site`` calls it."""
+
+from __future__ import annotations
+
+import base64
+import hashlib
+import html
+import importlib.util
+import json
+import os
+import re
+import shutil
+import subprocess
+import sys
+import tomllib
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+from . import card as cards
+from . import conceptmap, glossary, sitepages
+from .course import CourseError, Lesson, atomic_write, lessons
+from .sitelesson import alternatives, facts_of, last_run, page
+
+NEEDED = {
+    "sphinx": "Sphinx",
+    "myst_nb": "MyST-NB",
+    "sphinx_book_theme": "sphinx-book-theme",
+    "latex2mathml": "latex2mathml",
+}
+BUILT = Path("site") / "_build"  # ignored by git
+BOARD = Path("runs") / "board"  # pages that another command has made for the book, for example the leaderboard
+
+
+def build(root: Path, profile: str = "quick", jobs: int = 1, output: Path | None = None) -> Path:
+    """Build the book from the last run of each lesson, running what is missing; returns the folder with index.html.
+
+    ``profile`` says which runs; ``output`` another place than site/_build/html. Raises CourseError where a lesson fails, a
+    package is missing or Sphinx finds a fault (also a broken link or a figure without alternative text).
+    """
+    missing = [title for name, title in NEEDED.items() if importlib.util.find_spec(name) is None]
+    if missing:
+        raise CourseError(
+            f"The book needs {', '.join(missing)}. `make site` installs them; by hand: pip install -e '.[site]'"
+        )
+    known = lessons(root)
+    runs = gather(known, profile, jobs)
+    source = root / BUILT / "source"
+    write_source(root, known, runs, source)
+    target = output or root / BUILT / "html"
+    _sphinx(root, source, target)
+    return target
+
+
+def gather(known: Sequence[Lesson], profile: str, jobs: int = 1) -> dict[str, Path]:
+    """The folder of the run to show for each lesson; lessons without one are run now."""
+    from .courserun import run_all
+
+    runs = {lesson.name: last_run(lesson, profile) for lesson in known}
+    todo = [lesson for lesson in known if runs[lesson.name] is None]
+    for name, folder in runs.items():
+        print(f"{name}: " + (f"executed notebook of {folder.name}" if folder else f"no {profile} run of this text yet"))
+    if todo:
+        print(f"Running {', '.join(lesson.name for lesson in todo)}.", flush=True)
+        outcomes = run_all(todo, ["--profile", profile], jobs)
+        failed = [o for o in outcomes if not o.card or o.card["status"] != "passed"]
+        if failed:
+            words = "\n".join(f"{o.lesson.name}: {o.card['error'] if o.card else o.words}" for o in failed)
+            raise CourseError(f"The book needs all lessons, and {len(failed)} failed:\n{words}")
+        runs |= {outcome.lesson.name: outcome.folder for outcome in outcomes}
+    return {name: folder for name, folder in runs.items() if folder is not None}
+
+
+def write_source(root: Path, known: Sequence[Lesson], runs: dict[str, Path], source: Path) -> None:
+    """Write everything that Sphinx reads: the hand-written pages of site/, lessons, generated pages, downloads."""
+    import nbformat
+
+    shutil.rmtree(source, ignore_errors=True)
+    for path in sorted((root / "site").glob("*.md")):
+        _put(source / path.name, path.read_text(encoding="utf-8"))
+    repository = address(root)
+    alts: dict[str, str] = {}
+    found_cards = {name: cards.read(folder) for name, folder in runs.items()}
+    downloads = source / "extra" / "downloads"
+    downloads.mkdir(parents=True)
+    for lesson in known:
+        executed = page(lesson, runs[lesson.name], lesson_bar(lesson, found_cards[lesson.name], repository))
+        for picture, alt in alternatives(executed):
+            alts[hashlib.sha256(base64.b64decode(picture)).hexdigest()] = alt
+        _put(source / "lessons" / f"{lesson.name}.ipynb", nbformat.writes(executed))
+        for name in ("learner", "solution"):
+            suffix = "" if name == "learner" else ".solution"
+            shutil.copyfile(lesson.notebook(name), downloads / f"{lesson.name}{suffix}.ipynb")
+        shutil.copyfile(runs[lesson.name] / "card.json", downloads / f"{lesson.name}.card.json")
+    _put(source / "alternatives.json", json.dumps(alts, indent=1, ensure_ascii=False))
+    for name, text in generated_pages(root, list(known), found_cards).items():
+        _put(source / f"{name}.md", text)
+    for path in sorted((root / BOARD).glob("*")) if (root / BOARD).is_dir() else []:
+        (source / "board").mkdir(exist_ok=True)
+        shutil.copyfile(path, source / "board" / path.name)
+    index = source / "index.md"
+    if index.is_file():
+        table = sitepages.lessons_table(list(known), found_cards)
+        _put(index, index.read_text(encoding="utf-8").replace("<!-- lessons -->", table))
+
+
+def generated_pages(root: Path, known: list[Lesson], found: dict[str, Any]) -> dict[str, str]:
+    """docname -> Markdown of all pages that are made and not written."""
+    words = root / "site" / "glossary.md"
+    terms = glossary.terms(words) if words.is_file() else []
+    met = glossary.first_met(terms, known)
+    stops = []
+    for lesson in known:
+        facts = facts_of(lesson)
+        names = [term.names[0] for term in met[lesson.name]]
+        stops.append(
+            conceptmap.Stop(lesson.number, facts["question"], f"lessons/{lesson.name}.html", facts["after"], names)
+        )
+    return {
+        "map": conceptmap.page(stops, {term.names[0]: term.names[0] for term in terms}),
+        "results": sitepages.results(known, found),
+        "papers": sitepages.bibliography(root, known),
+        **sitepages.data_pages(root),
+        **sitepages.model_pages(root),
+    }
+
+
+def address(root: Path) -> tuple[str, str] | None:
+    """The repository's address and branch as [tool.coursekit] of pyproject.toml gives them; None where it does not.
+
+    Raises CourseError for an address that is not one of GitHub, for only those open in Colab and Binder by their name.
+    """
+    path = root / "pyproject.toml"
+    settings = tomllib.loads(path.read_text(encoding="utf-8")) if path.is_file() else {}
+    own = settings.get("tool", {}).get("coursekit", {})
+    url = str(own.get("repository", "")).rstrip("/").removesuffix(".git")
+    if not url:
+        return None
+    if not re.fullmatch(r"https://github\.com/[\w.-]+/[\w.-]+", url):
+        raise CourseError(
+            f"pyproject.toml: [tool.coursekit] repository is {url!r}; expected https://github.com/OWNER/NAME."
+        )
+    return url, str(own.get("branch", "main"))
+
+
+def lesson_bar(lesson: Lesson, card: dict[str, Any], repository: tuple[str, str] | None) -> str:
+    """The line below a lesson's title: where to open it (only with an address), what to download, when it was run."""
+    links = []
+    path = f"notebooks/{lesson.name}.ipynb"
+    if repository:
+        url, branch = repository
+        name = url.removeprefix("https://github.com/")
+        colab = f"https://colab.research.google.com/github/{name}/blob/{branch}/{path}"
+        binder = f"https://mybinder.org/v2/gh/{name}/{branch}?labpath={path}"
+        commands = f"git clone {url}\ncd {name.split('/')[1]}\nmake setup\n.venv/bin/jupyter lab {path}"
+        links = [
+            f'<a class="launch" href="{html.escape(colab)}">Open in Colab</a>',
+            f'<a class="launch" href="{html.escape(binder)}">Open in Binder</a>',
+            '<details class="launch local"><summary>Run on your machine</summary>'
+            f'<pre tabindex="0">{html.escape(commands)}</pre></details>',
+        ]
+    links += [
+        f'<a href="../downloads/{lesson.name}.ipynb" download>Notebook with open exercises</a>',
+        f'<a href="../downloads/{lesson.name}.solution.ipynb" download>with solutions</a>',
+        f'<a href="../downloads/{lesson.name}.card.json" download>run card</a>',
+    ]
+    seconds, memory = card["seconds"], card["peak_memory_bytes"] / 2**20
+    took = f"{seconds / 60:.1f} min" if seconds >= 90 else f"{seconds:.0f} s"
+    words = f"All numbers below were computed on {card['started'][:10]} in {took} with {memory:,.0f} MiB (profile {card['parameters'].get('profile')})."
+    return f'<div class="lesson-bar"><p class="links">{"".join(links)}</p><p class="ran">{html.escape(words)}</p></div>'
+
+
+def _sphinx(root: Path, source: Path, target: Path) -> None:
+    shutil.rmtree(target, ignore_errors=True)
+    command = [
+        *(sys.executable, "-m", "sphinx", "-b", "html", "-W", "--keep-going", "-q", "-E"),
+        *("-c", str(root / "site"), "-d", str(root / BUILT / "doctrees"), str(source), str(target)),
+    ]
+    done = subprocess.run(command, env=dict(os.environ, PYTHONWARNINGS="ignore"), capture_output=True, text=True)
+    if done.returncode:
+        raise CourseError(f"Sphinx could not build the book:\n{done.stdout}{done.stderr}".rstrip())
+
+
+def _put(path: Path, text: str) -> None:
+    with atomic_write(path) as handle:
+        handle.write(text)
