@@ -26,6 +26,7 @@ _MODULES = (
     "datasets",
     "drawings",
     "embed",
+    "generate",  # also callable: the room of its function
     "genes",
     "metrics",
     "models",
@@ -40,6 +41,7 @@ __all__ = [
     "datasets",
     "drawings",
     "embed",
+    "generate",
     "genes",
     "list_datasets",
     "load_dataset",
@@ -54,6 +56,7 @@ __all__ = [
 if TYPE_CHECKING:
     from scfm import baselines, cache, datasets, drawings, embed, genes, metrics, models, plots, pretrain, tokenize
     from scfm.datasets import list_datasets, load_dataset
+    from scfm.generate import generate
     from scfm.models import load_model
 
 
