@@ -44,7 +44,7 @@ def evaluation_set(name: str) -> anndata.AnnData:
     return adata[kept].copy()
 
 
-def twins(model: Geneformer, folder: Path) -> dict[str, Geneformer]:
+def twins(model: Any, folder: Path) -> dict[str, Any]:
     """The model, what it started from, and the same network with random weights."""
     found = {"pretrained": model}
     if (folder / "start.safetensors").exists():
@@ -98,17 +98,23 @@ def judge(folder: Path, sets: Sequence[str] = tuple(TISSUES), n_draws: int = 20)
         adata = evaluation_set(name)
         rows = [(m, name, 0, s, k, v) for m, s, k, v in masked_genes(models, adata, n_draws)]
         parts.append(pd.DataFrame(rows, columns=COLUMNS[1:]))
-        cells = model.tokenize(adata)
-        embeddings = {m: net.embed(cells, pooling="mean", progress=False) for m, net in models.items()}
-        embeddings["HVG + PCA"] = baselines.pca(adata)
-        kinds = adata.obs["cell_type"].astype(str).to_numpy()
-        smallest = min(np.unique(kinds, return_counts=True)[1])
-        for budget in BUDGETS:
-            if budget > 0.6 * smallest and budget > BUDGETS[1]:
-                continue  # the classes would be cut to 60 % of their cells: no longer this budget
-            parts.append(metrics.probe(embeddings, kinds, budget, n_draws).assign(dataset=name))
+        parts.append(probes(models, adata, n_draws, pooling="mean").assign(dataset=name))
     table = pd.concat(parts, ignore_index=True).assign(model=model.vocabulary.name)
     return table[COLUMNS]
+
+
+def probes(models: dict[str, Any], adata: anndata.AnnData, n_draws: int = 20, **how: Any) -> pd.DataFrame:
+    """Label efficiency of the models' embeddings and of PCA: :func:`scfm.metrics.probe` at each budget that the set allows."""
+    import pandas as pd
+
+    cells = next(iter(models.values())).tokenize(adata)
+    embeddings = {m: net.embed(cells, progress=False, **how) for m, net in models.items()}
+    embeddings["HVG + PCA"] = baselines.pca(adata)
+    kinds = adata.obs["cell_type"].astype(str).to_numpy()
+    smallest = min(np.unique(kinds, return_counts=True)[1])
+    # beyond 60 % of the smallest class the classes would be cut: no longer this budget
+    budgets = [budget for budget in BUDGETS if budget <= BUDGETS[1] or budget <= 0.6 * smallest]
+    return pd.concat([metrics.probe(embeddings, kinds, budget, n_draws) for budget in budgets], ignore_index=True)
 
 
 # --- the card ---------------------------------------------------------------------------------------
@@ -117,8 +123,6 @@ def judge(folder: Path, sets: Sequence[str] = tuple(TISSUES), n_draws: int = 20)
 def write_card(folder: Path, table: pd.DataFrame) -> None:
     """Write ``README.md`` of the model's folder in the hub's format, from its training log and the table of :func:`judge`."""
     log = json.loads((folder / "training_log.json").read_text())
-    corpora = tomllib.loads((cache.repo_data() / "corpora.toml").read_text())
-    held_out: list[str] = next((c["held_out"] for c in corpora.values() if set(c["train"]) == set(log["corpus"])), [])
     config = json.loads((folder / "config.json").read_text())
     text = CARD.format(
         name=log["settings"]["name"],
@@ -127,25 +131,38 @@ def write_card(folder: Path, table: pd.DataFrame) -> None:
         d=config["hidden_size"],
         n_sets=len(log["corpus"]),
         minutes=log["seconds"] / 60,
-        corpus="\n".join(f"| {name} | `{(digest or '')[:16]}` |" for name, digest in log["corpus"].items()),
-        held_out=", ".join(held_out) or "not recorded",
+        corpus=corpus_table(log),
+        held_out=held_out_names(log),
         last=log["log"][-1],
         first=log["log"][0],
         frequency=log["frequency_baseline"],
         masked=_masked_table(table),
-        probes=_probe_table(table),
-        verdict=_verdict(table),
+        probes=probe_table(table),
+        verdict=verdict(table),
         sha=cache.sha256(folder / "model.safetensors"),
     )
     with cache.atomic_write(folder / "README.md") as path:
         path.write_text(text)
 
 
-def _cell(row: Any) -> str:
-    return f"{row['mean']:.3f} [{row['low']:.3f}, {row['high']:.3f}]"
+def corpus_table(log: dict) -> str:
+    """Rows of the card's table of training sets."""
+    return "\n".join(f"| {name} | `{(digest or '')[:16]}` |" for name, digest in log["corpus"].items())
 
 
-def _markdown(wide: pd.DataFrame) -> str:
+def held_out_names(log: dict) -> str:
+    """The evaluation sets that belong to the corpus of a training log."""
+    corpora = tomllib.loads((cache.repo_data() / "corpora.toml").read_text()).values()
+    return ", ".join(next((c["held_out"] for c in corpora if set(c["train"]) == set(log["corpus"])), ["not recorded"]))
+
+
+def cell(row: Any, digits: int = 3) -> str:
+    """A row of :func:`scfm.metrics.summary` as text: mean [low, high]."""
+    return f"{row['mean']:.{digits}f} [{row['low']:.{digits}f}, {row['high']:.{digits}f}]"
+
+
+def markdown(wide: pd.DataFrame) -> str:
+    """A table in Markdown, the index first."""
     head = ["", *map(str, wide.columns)]
     rows = [
         [str(name), *("" if v != v else str(v) for v in row)]
@@ -156,28 +173,30 @@ def _markdown(wide: pd.DataFrame) -> str:
 
 def _masked_table(table: pd.DataFrame) -> str:
     found = metrics.summary(table[table["metric"].isin(["masked_loss", "masked_top10"])])
-    found["score"] = [_cell(row) for _, row in found.iterrows()]
+    found["score"] = [cell(row) for _, row in found.iterrows()]
     blocks = []
     for metric, title in (
         ("masked_loss", "Loss (nats, lower is better)"),
         ("masked_top10", "Right gene among the first ten guesses"),
     ):
         part = found[found["metric"] == metric].pivot(index="method", columns="dataset", values="score")
-        blocks.append(f"{title}\n\n{_markdown(part)}")
+        blocks.append(f"{title}\n\n{markdown(part)}")
     return "\n\n".join(blocks)
 
 
-def _probe_table(table: pd.DataFrame) -> str:
+def probe_table(table: pd.DataFrame) -> str:
+    """Balanced accuracy of each method by dataset and labels, as Markdown."""
     part = table[table["metric"] == "balanced_accuracy"]
     found = metrics.summary(part, by=("dataset", "labels_per_class", "method"))
-    found["score"] = [_cell(row) for _, row in found.iterrows()]
+    found["score"] = [cell(row) for _, row in found.iterrows()]
     found["at"] = found["dataset"] + ", " + found["labels_per_class"].astype(str) + " labels"
     order = list(dict.fromkeys(found["at"]))
     methods = list(dict.fromkeys(found["method"]))
-    return _markdown(found.pivot(index="at", columns="method", values="score").loc[order, methods])
+    return markdown(found.pivot(index="at", columns="method", values="score").loc[order, methods])
 
 
-def _verdict(table: pd.DataFrame) -> str:
+def verdict(table: pd.DataFrame) -> str:
+    """Whether the pretrained model beats its rivals, dataset by dataset, in words."""
     lines = []
     budgets = table[table["labels_per_class"] > 0].groupby("dataset")["labels_per_class"].max()
     chosen = table[(table["labels_per_class"] == 10) | (table["labels_per_class"] == table["dataset"].map(budgets))]
@@ -288,13 +307,17 @@ def main() -> None:
     parser.add_argument("--table", type=Path, default=None, help="default: data/results/NAME.parquet")
     parser.add_argument("--card-only", action="store_true", help="write the card from the table that is there")
     given = parser.parse_args()
+    from scfm import judge_scgpt
+    from scfm.models import scgpt_files
+
+    scgpt = scgpt_files.recognizes(given.folder, {})
     path = given.table or cache.repo_data() / "results" / f"{given.folder.name.replace('-', '_')}.parquet"
     if not given.card_only:
-        table = judge(given.folder, given.sets, given.draws)
+        table = (judge_scgpt.judge_scgpt if scgpt else judge)(given.folder, given.sets, given.draws)
         path.parent.mkdir(parents=True, exist_ok=True)
         with cache.atomic_write(path) as temporary:
             table.to_parquet(temporary, index=False)
-    write_card(given.folder, pd.read_parquet(path))
+    (judge_scgpt.write_card if scgpt else write_card)(given.folder, pd.read_parquet(path))
     print(f"The table is in {path}, the card in {given.folder / 'README.md'}.")
 
 
