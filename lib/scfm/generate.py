@@ -139,6 +139,8 @@ def generate(
     ValueError
         Prompt or genes do not fit; the message says how.
     """
+    if not hasattr(model, "network") or not hasattr(model, "require"):
+        raise TypeError(f"An scGPT was expected, not {type(model).__name__}: rank-value models have no values to generate.")
     import torch
     from tqdm.auto import tqdm
 
