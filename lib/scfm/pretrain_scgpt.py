@@ -35,6 +35,10 @@ if TYPE_CHECKING:
     from scfm.models.scgpt_network import ScGPTModel
 
 
+SCALE = 10.0  # bins per unit of the network's own scale while it is trained
+DEVIATION = 0.06  # of the gene embeddings at the start, as upstream's
+
+
 @dataclass(frozen=True)
 class Settings(Schedule):
     """All that decides the result of a pretraining run."""
@@ -48,8 +52,8 @@ class Settings(Schedule):
     min_cells: int = 200  # a gene seen in fewer training cells gets no token
     n_bins: int = 51
     zero_weight: float = 1.0  # of the zero-probability losses beside GEP's and GEPC's squared errors
-    steps: int = 4800
-    slope_to: int = 6400
+    steps: int = 4400
+    slope_to: int = 6000
     cooldown: int = 1000
     dropout: float = 0.05  # not in the attention: that would send SDPA down its slow path
     warmup: int = 200
@@ -93,7 +97,7 @@ def new_network(settings: Settings, vocabulary: genes.SymbolVocabulary) -> ScGPT
 def rescale(network: Any, factor: float) -> None:
     """Let the network read and answer values ``factor`` times as large; what it computes stays the same otherwise.
 
-    Bins run to 50; a network learns faster with numbers around 1. It is trained on bins / 25, and in the end the factor goes
+    Bins run to 50; a network learns faster with numbers around 1. It is trained on bins / 10, and in the end the factor goes
     into the weights, so that the released network reads and answers bins as every scGPT does.
     """
     import torch
@@ -141,9 +145,6 @@ def losses(
     return found
 
 
-SCALE = 25.0  # bins per unit of the network's own scale while it is trained
-
-
 def evaluate(network: ScGPTModel, sample: list[Minibatch], scale: float = SCALE) -> dict[str, float]:
     """Mean losses over a fixed sample; squared errors in bins², the zero probabilities' in nats. ``loss`` is GEP's error."""
     import torch
@@ -171,9 +172,13 @@ def pretrain(corpus: Corpus, settings: Settings, work: Path, out: Path, checkpoi
     vocabulary, column_token = symbol_vocabulary(corpus, train, settings)
     cells = ValueCells(corpus, vocabulary, settings, column_token)
     network: Any = new_network(settings, vocabulary)
+    means = gene_means(cells, train, settings.seed)
     if settings.warm_start:
-        warm_start(network, corpus, train, cells, settings.seed)
-    start = network.encoder.embedding.weight.detach().clone()
+        warm_start(network, corpus, train, cells, means, settings.seed)
+    start = {
+        "encoder.embedding.weight": network.encoder.embedding.weight.detach().clone(),
+        "decoder.fc.4.bias": network.decoder.fc[4].bias.detach() * SCALE,
+    }
     sample = cells.minibatches(held_out, corpus.counts[held_out], np.random.default_rng([settings.seed, 4]), (0.5,))
 
     def pools(pool: int) -> Iterator[list[Minibatch]]:
@@ -187,7 +192,6 @@ def pretrain(corpus: Corpus, settings: Settings, work: Path, out: Path, checkpoi
             ).values()
         )  # type: ignore[return-value]
 
-    means = gene_means(cells, train, settings.seed)
     report: dict[str, Any] = {}
 
     def keep() -> None:
@@ -214,15 +218,21 @@ def pretrain(corpus: Corpus, settings: Settings, work: Path, out: Path, checkpoi
     return report
 
 
-def warm_start(network: ScGPTModel, corpus: Corpus, train: np.ndarray, cells: ValueCells, seed: int) -> None:
-    """Start the gene embeddings from a truncated SVD of which cell expresses which gene."""
+def warm_start(
+    network: Any, corpus: Corpus, train: np.ndarray, cells: ValueCells, means: pd.DataFrame, seed: int
+) -> None:
+    """Start the gene embeddings from a truncated SVD of which cell expresses which gene, with each gene's mean bin as one more
+    direction; start the decoder's answer at the mean over all genes."""
     import torch
 
     embedding = network.encoder.embedding.weight
     known = cells.column_token >= 0
-    directions, _ = gene_directions(corpus, train, known, embedding.shape[1], seed)
+    directions, _ = gene_directions(corpus, train, known, embedding.shape[1] - 1, seed)
+    mean = means["mean_bin"].to_numpy(np.float32)
     with torch.no_grad():
-        embedding[cells.column_token[known]] = torch.from_numpy(directions * 0.06)  # the deviation of upstream's start
+        embedding[cells.column_token[known], 1:] = torch.from_numpy(directions * DEVIATION)
+        embedding[: len(mean), 0] = torch.from_numpy((mean - mean.mean()) / mean.std() * DEVIATION)
+        network.decoder.fc[4].bias.fill_(float(mean.mean()) / SCALE)
 
 
 def gene_means(cells: ValueCells, train: np.ndarray, seed: int) -> pd.DataFrame:
@@ -259,7 +269,7 @@ def guess_by_means(means: pd.DataFrame, sample: list[Minibatch]) -> dict[str, fl
 
 def write_model(
     network: ScGPTModel,
-    start: torch.Tensor | None,
+    start: dict[str, torch.Tensor] | None,
     vocabulary: genes.SymbolVocabulary,
     means: pd.DataFrame,
     report: dict,
@@ -267,8 +277,7 @@ def write_model(
 ) -> None:
     """Write the folder that ``scfm.load_model`` reads: half-precision weights in bins, config, vocabulary, log.
 
-    ``start.safetensors`` keeps the gene embeddings that training began with, so that the warm start alone can be put beside the
-    trained model; ``gene_means.tsv.gz`` what a guesser knows that looks at no cell.
+    ``start.safetensors`` keeps what the warm start set, so that it can be put beside the trained model alone; ``gene_means.tsv.gz`` what a guesser knows that looks at no cell.
     """
     import copy
 
@@ -285,7 +294,7 @@ def write_model(
         save_file(state, path, metadata={"format": "pt"})
     if start is not None:
         with cache.atomic_write(out / "start.safetensors") as path:
-            save_file({"encoder.embedding.weight": start.cpu().half()}, path, metadata={"format": "pt"})
+            save_file({name: value.cpu().half() for name, value in start.items()}, path, metadata={"format": "pt"})
     with cache.atomic_write(out / "vocab.json") as path:
         path.write_text(json.dumps({**vocabulary.tokens, **vocabulary.special}, indent=0) + "\n")
     with cache.atomic_write(out / GENE_MEANS) as path:
