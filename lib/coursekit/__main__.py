@@ -1,4 +1,4 @@
-"""The command line: ``python -m coursekit build | run | course | verify | expect | list | table | lock | doctor``."""
+"""The command line: ``python -m coursekit build | run | course | site | progress | …`` (``--help`` lists them)."""
 
 from __future__ import annotations
 
@@ -50,6 +50,9 @@ def _parser() -> argparse.ArgumentParser:
 
     add = commands.add_parser("table", help="the table of the last run of each lesson")
     add.set_defaults(go=_table)
+
+    add = commands.add_parser("progress", help="which exercises you have solved")
+    add.set_defaults(go=_progress)
 
     add = commands.add_parser("site", help="build the book from the last run of each lesson, running what is missing")
     add.add_argument("--profile", choices=PROFILES, default="quick", help="which runs to show (default quick)")
@@ -205,6 +208,13 @@ def _table(args: argparse.Namespace, root: Path) -> int:
             Outcome(lesson, last.parent, cards.read(last)) if last else Outcome(lesson, None, None, "no run yet")
         )
     print(table(outcomes))
+    return 0
+
+
+def _progress(args: argparse.Namespace, root: Path) -> int:
+    from .progress import report
+
+    print(report(root))
     return 0
 
 
