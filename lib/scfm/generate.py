@@ -23,7 +23,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from scfm.genes import CLS
-from scfm.prompts import Prompts, bin_matrix, keep_genes, mean_prompts
+from scfm.prompts import Prompts, bin_matrix, gene_prompt, keep_genes, mean_prompts
 
 if TYPE_CHECKING:
     import anndata
@@ -32,7 +32,7 @@ if TYPE_CHECKING:
     from scfm.confidence import Answer
     from scfm.models.scgpt import ScGPT
 
-__all__ = ["Generated", "bin_matrix", "generate", "keep_genes", "mean_prompts"]
+__all__ = ["Generated", "bin_matrix", "gene_prompt", "generate", "keep_genes", "mean_prompts"]
 
 MAX_TOKENS = 16_384  # in a minibatch: perceived and generated together
 
@@ -140,7 +140,9 @@ def generate(
         Prompt or genes do not fit; the message says how.
     """
     if not hasattr(model, "network") or not hasattr(model, "require"):
-        raise TypeError(f"An scGPT was expected, not {type(model).__name__}: rank-value models have no values to generate.")
+        raise TypeError(
+            f"An scGPT was expected, not {type(model).__name__}: rank-value models have no values to generate."
+        )
     import torch
     from tqdm.auto import tqdm
 

@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from scfm.genes import CLS
+from scfm.genes import CLS, PAD
 from scfm.tokenized import TokenizedCells
 
 if TYPE_CHECKING:
@@ -36,6 +36,24 @@ def mean_prompts(model: ScGPT, cells: Any, labels: Sequence[str] | np.ndarray, *
     if len(names) != len(embedding):
         raise ValueError(f"{len(embedding):,} cells but {len(names):,} labels; one label per cell is needed.")
     return pd.DataFrame(embedding, index=pd.Index(names, name="cell_type")).groupby(level=0).mean().astype(np.float32)
+
+
+def gene_prompt(
+    model: ScGPT, genes: Sequence[str], bins: np.ndarray, cell_ids: Sequence[str] | np.ndarray | None = None
+) -> TokenizedCells:
+    """Observed genes (symbols) with their bins (cell, gene) as cells to be completed; a zero is an observation too."""
+    tokens = [model.vocabulary.token(gene) for gene in genes]
+    table = np.atleast_2d(np.asarray(bins, np.float32))
+    if table.shape[1] != len(tokens):
+        raise ValueError(f"{len(tokens):,} genes but {table.shape[1]:,} columns of bins; one for each gene is needed.")
+    cls = model.special[CLS]
+    return TokenizedCells.from_lists(
+        [[cls, *tokens]] * len(table),
+        [[0.0, *row] for row in table],
+        cell_ids=cell_ids,
+        vocabulary_name=model.vocabulary_name,
+        pad_id=model.special[PAD],
+    )
 
 
 def keep_genes(cells: TokenizedCells, tokens: Sequence[int] | np.ndarray) -> TokenizedCells:
@@ -103,7 +121,7 @@ class Prompts:
             embedding = _embedding(model, cell_prompt)
             n = len(embedding)
             ids = [hashlib.blake2b(row.tobytes(), digest_size=16).digest() for row in embedding]
-            cells = TokenizedCells.from_lists([[model.special[CLS]]] * n, [[0.0]] * n)
+            cells = TokenizedCells.from_lists([[model.special[CLS]]] * n, [[0.0]] * n, pad_id=model.special[PAD])
             names = names if names is not None else np.asarray([f"prompt{i}" for i in range(n)])
             return cls(cells, embedding, names, _keys(ids))
         cells = prompt
