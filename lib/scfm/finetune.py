@@ -160,7 +160,7 @@ def finetune(
     batch_tokens, domain_norm
         Parts for the batches, as in :class:`ScGPTConfig`; False and "none" for a study of one batch.
     max_steps
-        Stop after this many minibatches.
+        Stop after this many minibatches; 0 for the network as it starts, to compare with.
 
     Returns
     -------
@@ -194,7 +194,7 @@ def finetune(
     )
     optimizer = torch.optim.Adam(network.parameters(), lr=learning_rate)
     steps = epochs * math.ceil(len(study) / minibatch)
-    steps = min(steps, max_steps) if max_steps else steps
+    steps = steps if max_steps is None else min(steps, max_steps)
     rows: list[tuple[int, int, str, float]] = []
     interrupted = False
     begin = time.perf_counter()

@@ -242,6 +242,13 @@ def test_steps_and_learning_rate(model, adata):
     assert losses[2] == pytest.approx(losses[1], rel=0.1)  # nothing is learned any more after the first epoch
 
 
+def test_without_a_step_it_is_the_model_on_the_genes_of_the_study(model, adata):
+    start = finetune(model, adata, ["GEP"], batch_tokens=False, domain_norm="none", max_steps=0, **QUICK)
+    assert start.history.empty
+    expected = model.embed(model.tokenize(adata, include_zeros=True), dtype="float32", progress=False)
+    np.testing.assert_allclose(start.embed(adata), expected, atol=1e-6)
+
+
 # --- using it ---------------------------------------------------------------------------------------
 
 
