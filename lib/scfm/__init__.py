@@ -21,6 +21,7 @@ _FUNCTIONS = {
     "load_model": "scfm.models",
 }
 _MODULES = (
+    "adapt",  # also callable: the room of its function
     "baselines",
     "cache",
     "datasets",
@@ -36,6 +37,7 @@ _MODULES = (
 )
 
 __all__ = [
+    "adapt",
     "baselines",
     "cache",
     "datasets",
@@ -55,6 +57,7 @@ __all__ = [
 
 if TYPE_CHECKING:
     from scfm import baselines, cache, datasets, drawings, embed, genes, metrics, models, plots, pretrain, tokenize
+    from scfm.adapt import adapt
     from scfm.datasets import list_datasets, load_dataset
     from scfm.generate import generate
     from scfm.models import load_model

@@ -25,6 +25,7 @@ if TYPE_CHECKING:
     from transformers import BertForMaskedLM
 
 Pooling = Literal["cls", "mean", "gene"]
+LARGEST_SCORE = 60.0  # e^60 times a million tokens is still far from the largest number of bf16 and fp32
 QUERIES_AT_ONCE = 512  # a block of attention scores should stay in the cache of the CPU
 TOKENS_PER_MINIBATCH = {"cpu": 8_192, "cuda": 65_536}
 
@@ -86,7 +87,10 @@ def _layer(layer: Any, asking: Tensor, x: Tensor, lengths: list[int]) -> Tensor:
 def attention(query: Tensor, key: Tensor, value: Tensor) -> Tensor:
     """softmax(q·kᵀ / √d)·v without a mask; all (cell, head, token, d)."""
     if query.device.type == "cpu" and query.dtype == torch.bfloat16 and query.shape[2] > 1 and not _has("amx_bf16"):
-        return _attention_in_blocks(query, key, value)
+        if not (torch.is_grad_enabled() and (query.requires_grad or key.requires_grad or value.requires_grad)):
+            return _attention_in_blocks(query, key, value)
+        if key.shape[2] <= QUERIES_AT_ONCE:  # in training: fast too, and small enough to be kept for the way back
+            return (query * query.shape[-1] ** -0.5 @ key.transpose(-1, -2)).softmax(-1).to(value.dtype) @ value
     return F.scaled_dot_product_attention(query, key, value)
 
 
@@ -94,16 +98,22 @@ def _attention_in_blocks(query: Tensor, key: Tensor, value: Tensor) -> Tensor:
     # without AMX, SDPA's fused kernel computes bf16 no faster than fp32; two plain bf16 products do, if their scores are
     # written again and again to the same small piece of memory
     out = torch.empty_like(query)
-    key = (key * query.shape[-1] ** -0.5).transpose(-1, -2)  # (cell, head, d, token)
-    n_heads, n = query.shape[1:3]
+    key = key * query.shape[-1] ** -0.5
+    n_heads, n, d = query.shape[1:]
     scratch = query.new_empty(n_heads * min(QUERIES_AT_ONCE, n) * n)
-    for cell in range(len(query)):
+    # a column of ones beside the values sums each row of weights within the second product; and where no score can be
+    # large (Cauchy-Schwarz), the softmax needs no maximum: its exponentials stay far from overflow
+    with_ones = torch.cat([value, value.new_ones(*value.shape[:-1], 1)], -1)
+    plain = query.norm(dim=-1).amax((1, 2)) * key.norm(dim=-1).amax((1, 2)) < LARGEST_SCORE  # (cell,)
+    for cell, without_maximum in enumerate(plain.tolist()):
+        q, k, v = query[cell].contiguous(), key[cell].contiguous().transpose(-1, -2), with_ones[cell]
         for first in range(0, n, QUERIES_AT_ONCE):
-            block = query[cell, :, first : first + QUERIES_AT_ONCE]
+            block = q[:, first : first + QUERIES_AT_ONCE]
             scores = scratch[: n_heads * block.shape[1] * n].view(n_heads, -1, n)  # (head, query, token)
-            torch.matmul(block, key[cell], out=scores)
-            torch.softmax(scores, dim=-1, out=scores)
-            out[cell, :, first : first + QUERIES_AT_ONCE] = scores @ value[cell]
+            torch.bmm(block, k, out=scores)
+            weights = scores.exp_() if without_maximum else torch.softmax(scores, dim=-1, out=scores)
+            sums = torch.bmm(weights, v)  # (head, query, d + 1)
+            out[cell, :, first : first + QUERIES_AT_ONCE] = sums[..., :d] / sums[..., d:]
     return out
 
 

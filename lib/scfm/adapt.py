@@ -1,0 +1,238 @@
+"""The adaptation ladder: one function, four rungs. How much of a model should be trained?
+
+    fit = scfm.adapt(model, cells, labels, method="head")     # nothing but a head: the model is run once, frozen
+    fit = scfm.adapt(model, cells, labels, method="lora")     # a few inserted weights (or dora, ia3, ln, vera, prefix, prompt)
+    fit = scfm.adapt(model, cells, labels, method="partial")  # the last layers
+    fit = scfm.adapt(model, cells, labels, method="full")     # all of it
+
+Each rung starts where the one below ends: unless ``start="random"``, the head of a trained network begins as the logistic
+regression on the untrained one (Kumar et al. 2022, arXiv:2202.10054), so that its first steps do not tear up what the
+network knows. All settings are in ``scfm.choices``, what is trained in ``scfm.adapters``, the loop in ``scfm.fitting``.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import functools
+import hashlib
+import json
+import sys
+import types
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from scfm import labels as labelled
+from scfm import tasks
+from scfm.adapters import Adapted, count, digest, prepare
+from scfm.choices import Choices
+from scfm.features import Reader, kind_of, layers_of
+from scfm.fit import Fit, Report, check_cells, reader_of, resolve
+from scfm.fitting import Run, train
+from scfm.heads import Head
+from scfm.meter import Meter, machine
+from scfm.tokenized import TokenizedCells
+
+__all__ = ["Choices", "Fit", "Report", "adapt", "load"]
+
+
+def adapt(
+    model: Any,
+    cells: Any,
+    labels: Any,
+    method: str = "head",
+    *,
+    seed: int = 0,
+    groups: Sequence[str] | np.ndarray | str | None = None,
+    embeddings: np.ndarray | None = None,
+    work: str | Path | None = None,
+    progress: bool = True,
+    **options: Any,
+) -> Fit:
+    """Teach a model to name cells (or genes). The model itself is never changed.
+
+    Parameters
+    ----------
+    model
+        What ``scfm.load_model`` gives: Geneformer or scGPT.
+    cells
+        TokenizedCells of ``model.tokenize``, or an AnnData of raw counts.
+    labels
+        One class name per cell; several columns (a dict of arrays, a DataFrame) for several heads on one encoder, where a
+        missing label counts nothing; the name of a column of ``obs`` if ``cells`` is an AnnData; with ``level="gene"`` a
+        dict of gene → class.
+    method
+        ``"head"``, ``"lora"``, ``"dora"``, ``"ia3"``, ``"ln"``, ``"vera"``, ``"prefix"``, ``"prompt"``, ``"partial"``, ``"full"``.
+    groups
+        Donor or batch of each cell: the validation cells are then whole groups.
+    embeddings
+        For ``"head"``: float32 (n_cells, d), what ``fit.embed(cells)`` gave before, so that the network need not run again.
+    work
+        A folder for checkpoints. A run that was killed goes on from the last one when it is called again in the same way,
+        to the same numbers.
+    **options
+        All others: see :class:`scfm.choices.Choices`.
+
+    Raises
+    ------
+    ValueError
+        Labels, cells or options that do not fit, in a sentence that says what to do.
+
+    Follows Geneformer's ``Classifier`` and scGPT's annotation recipe in what is trained; LoRA and its relatives are peft's.
+    """
+    choices = resolve(model, Choices.from_options(method=method, seed=seed, **options))
+    _refuse_networks_with_batches(model.network)
+    if embeddings is not None and choices.method != "head":
+        raise ValueError(f"embeddings belong to method='head'; {choices.method} changes what the embeddings are.")
+    if hasattr(cells, "obs"):
+        labels, groups = _column(cells, labels), _column(cells, groups)
+    cells = model.as_cells(cells)
+    check_cells(model, cells, choices)
+    of_genes = choices.level == "gene"
+    if of_genes and groups is not None:
+        raise ValueError("groups belong to cells; with level='gene' whole genes are kept aside. Leave groups out.")
+    n_layers = len(layers_of(model.network)) + (choices.layer or 0)
+
+    with Meter(model.network.device) as meter:
+        adapted = prepare(model.network, choices, n_layers)
+        reader = reader_of(model, adapted, choices)
+        if of_genes:
+            known, tokens = labelled.of_genes(labels, model.vocabulary, reader.cut(cells).tokens)
+        else:
+            known, tokens = labelled.of_cells(labels, len(cells)), np.empty(0, np.int64)
+        learned, watched, notes = labelled.split(known, choices.validation, seed, groups)  # type: ignore[arg-type]
+        width = model.network.config.hidden_size
+        head = Head(width, known.classes, choices.head, choices.head_dropout, seed).to(model.network.device)
+        weights = tasks.class_weights(known, learned, choices.class_weight)
+        source: Any = (
+            tasks.GeneTasks(reader, cells, known, tokens, weights)
+            if of_genes
+            else tasks.CellTasks(reader, cells, known, weights)
+        )
+        kept = None
+        if choices.method == "head":  # run the network once, for the cells to watch too
+            kept = _checked(embeddings, known, width)
+            kept = source.start(np.arange(len(known.targets)), progress)[0] if kept is None else kept
+
+        def begin() -> None:
+            """Standardize; a linear head starts as (and on a frozen network is) logistic regression."""
+            features = kept[learned] if kept is not None else source.start(learned, progress)[0]
+            head.standardize(features, choices.scale)
+            if choices.head == "linear" and (choices.method == "head" or choices.start == "probe"):
+                head.fit(features, known.targets[learned], weights)
+
+        base = {"name": model.name, "sha256": model.sha256, "weights": digest(model.network), "kind": kind_of(model.network)}  # fmt: skip
+        if choices.method == "head" and choices.head == "linear":
+            begin()
+            head.eval()
+            run = Run()
+        else:
+            if kept is not None:
+                make = functools.partial(tasks.of_features, kept, known.targets, weights=weights, device=head.device)
+                parts = [make(part) for part in (learned, watched)]
+            else:
+                parts = [source.of(learned), source.watch(watched)]
+            run = train(
+                parts[0], parts[1] if len(parts[1].examples) else None, adapted, head, choices, n_layers, begin,
+                None if work is None else Path(work), _fingerprint(choices, base, cells, known, learned, tokens), progress,
+            )  # fmt: skip
+    report = _report(model, adapted, head, choices, reader, known, learned, watched, run, meter)
+    report.notes = [*known.notes, *notes, *report.notes]
+    return Fit(model, adapted, head, choices, report, base)
+
+
+def load(folder: str | Path, model: Any = None, device: str = "cpu") -> Fit:
+    """Read what ``fit.save`` wrote; see :func:`scfm.fitfiles.load`."""
+    from scfm import fitfiles
+
+    return fitfiles.load(Path(folder), model, device)
+
+
+# --- what is asked --------------------------------------------------------------------------------------
+
+
+def _column(adata: Any, given: Any) -> Any:
+    """Labels or groups that are named by a column of ``obs``."""
+    if not isinstance(given, str):
+        return given
+    if given not in adata.obs:
+        raise ValueError(f"adata.obs has no column {given!r}; it has {', '.join(map(str, adata.obs.columns))}.")
+    return adata.obs[given].to_numpy()
+
+
+def _refuse_networks_with_batches(network: Any) -> None:
+    config = network.config
+    if kind_of(network) == "scgpt" and (
+        config.batch_tokens or config.domain_norm.startswith("dsbn") or config.num_modalities
+    ):
+        raise ValueError(
+            "This scGPT has batch or modality tokens, or normalizes by batch (DSBN): its cell embedding depends on which batch a "
+            "cell is said to be of, and a new cell is of none. Adapt the checkpoint that it was fine-tuned from."
+        )
+
+
+def _checked(embeddings: Any, known: labelled.Labels, width: int) -> np.ndarray | None:
+    if embeddings is None:
+        return None
+    array = np.asarray(embeddings, np.float32)
+    if array.shape != (len(known.targets), width) or not np.isfinite(array).all():
+        raise ValueError(
+            f"embeddings has shape {array.shape}; finite numbers of shape ({len(known.targets)}, {width}) were expected, as "
+            "fit.embed(cells) gives."
+        )
+    return array
+
+
+def _fingerprint(
+    choices: Choices, base: dict, cells: TokenizedCells, known: labelled.Labels, learned: np.ndarray, tokens: np.ndarray
+) -> str:
+    """What a checkpoint must agree with: settings, base, cells, labels and split, as 64 hex digits."""
+    settings = {k: v for k, v in dataclasses.asdict(choices).items() if k not in ("checkpoint_every", "max_tokens")}
+    found = hashlib.sha256(json.dumps([settings, base["weights"], known.classes], default=str, sort_keys=True).encode())
+    for array in (cells.tokens, cells.offsets, cells.values, known.targets, learned, tokens):
+        found.update(b"|" if array is None else np.ascontiguousarray(array).tobytes())
+    return found.hexdigest()
+
+
+# --- what it cost ---------------------------------------------------------------------------------------
+
+
+def _report(
+    model: Any, adapted: Adapted, head: Head, choices: Choices, reader: Reader, known: labelled.Labels,
+    learned: np.ndarray, watched: np.ndarray, run: Run, meter: Meter,
+) -> Report:  # fmt: skip
+    in_head = count(head.parameters())
+    whole = adapted.peft_model if adapted.peft_model is not None else adapted.network
+    every = {id(p): p.numel() for p in (*adapted.network.parameters(), *whole.parameters())}
+    return Report(
+        model=model.name,
+        method=choices.method,
+        trained_parameters=count(adapted.trained().values()) + in_head,
+        head_parameters=in_head,
+        total_parameters=sum(every.values()) + in_head,
+        **dataclasses.asdict(meter.cost),
+        machine=machine(model.network.device),
+        dtype=str(reader.dtype).removeprefix("torch."),
+        n_cells=len(learned),
+        n_validation=len(watched),
+        cells_per_class=known.counts(learned),
+        steps=run.steps,
+        best_step=run.best_step,
+        stopped_early=run.stopped_early,
+        resumed_from=run.resumed_from,
+        curve=run.log,
+        notes=list(run.checkpoint_failures),
+    )
+
+
+class _Module(types.ModuleType):
+    """``scfm.adapt`` is this module and, since lessons say ``scfm.adapt(model, ...)``, it can be called like its function."""
+
+    @functools.wraps(adapt)
+    def __call__(self, *args: Any, **kwargs: Any) -> Fit:
+        return adapt(*args, **kwargs)
+
+
+sys.modules[__name__].__class__ = _Module
