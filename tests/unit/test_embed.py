@@ -182,3 +182,12 @@ def test_what_is_refused():
 
 def test_no_cells_give_no_rows():
     assert tiny.model().embed(TokenizedCells.from_lists([]), progress=False).shape == (0, 16)
+
+
+def test_large_scores_take_the_softmax_with_a_maximum():
+    """Without a maximum their exponentials would overflow; the two ways agree where both are safe."""
+    query, key, value = torch.randn(3, 2, 2, 9, 8, generator=torch.Generator().manual_seed(0))
+    for factor in (1.0, 30.0, 3000.0):
+        large = factor * query
+        expected = torch.nn.functional.scaled_dot_product_attention(large, key, value)
+        torch.testing.assert_close(embed._attention_in_blocks(large, key, value), expected, atol=1e-5, rtol=1e-4)
