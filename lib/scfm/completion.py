@@ -196,7 +196,7 @@ def reliability(said: np.ndarray, happened: np.ndarray, n_bins: int = 10) -> pd.
 
 def ways(
     steps: Sequence[int] = (1, 2, 4, 8),
-    confidences: Sequence[str] = ("zero_prob", "dropout", "agreement", "largest", "random"),
+    confidences: Sequence[str] = ("zero_prob", "variance", "dropout", "agreement", "largest", "random"),
     exact: Sequence[bool] = (True,),
 ) -> Iterator[dict[str, Any]]:
     """Settings of ``scfm.generate`` to compare; one step is the same in every order and either way, so exact only."""

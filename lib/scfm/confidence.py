@@ -29,6 +29,15 @@ def zero_prob_confidence(answer: Answer) -> Tensor:
     return torch.xlogy(p, p) + torch.xlogy(1 - p, 1 - p)  # type: ignore[arg-type, operator]
 
 
+def variance_confidence(answer: Answer) -> Tensor:
+    """Ours. Minus the variance, in bins², of a gene that is off or has its expected value if on: value² (1 - P) / P.
+
+    It is the squared error that the network itself expects from being off or on; needs P(nonzero).
+    """
+    p = answer.nonzero.clamp(min=1e-6)  # type: ignore[union-attr]
+    return -answer.value.square() * (1 - p) / p
+
+
 def agreement_confidence(answer: Answer) -> Tensor:
     """Ours. Minus the distance, in bins, between the two guesses that the network has: GEP's from the gene's own token, and
     GEPC's from the cell embedding."""
@@ -43,6 +52,7 @@ def largest_first(answer: Answer) -> Tensor:
 CONFIDENCES: dict[str, Callable[[Answer], Tensor]] = {
     "dropout": dropout_confidence,
     "zero_prob": zero_prob_confidence,
+    "variance": variance_confidence,
     "agreement": agreement_confidence,
     "largest": largest_first,
 }

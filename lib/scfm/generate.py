@@ -109,8 +109,8 @@ def generate(
     steps
         K. At most the number of genes: more steps than that are cut to it.
     confidence
-        ``"zero_prob"``: entropy of P(nonzero). ``"dropout"``: variance over ``dropout_passes`` thinned networks.
-        ``"agreement"``: of GEP and GEPC. ``"largest"``: highest bin first. ``"random"``: the control. Or a function of
+        ``"zero_prob"``: entropy of P(nonzero). ``"variance"``: of being off or on, in bins. ``"dropout"``: variance over
+        ``dropout_passes`` thinned networks. ``"agreement"``: of GEP and GEPC. ``"largest"``: highest bin first. ``"random"``: the control. Or a function of
         :class:`scfm.kstep.Answer` to (cell, gene), larger = surer. All are ours: the paper defines none.
     exact
         True: every step reads all known genes anew, each seeing all others, as in training. False: block-causal, keys and
@@ -266,9 +266,9 @@ def _check_ability(
         raise NotAvailableError("Networks with condition or modality tokens are not generated from here.")
     if isinstance(confidence, str) and confidence not in (*CONFIDENCES, RANDOM):
         raise ValueError(f"confidence is {confidence!r}; it can be {', '.join([*CONFIDENCES, RANDOM])}, or a function.")
-    if confidence == "zero_prob" and not config.zero_prob:
+    if confidence in ("zero_prob", "variance") and not config.zero_prob:
         raise NotAvailableError(
-            "This network does not give P(nonzero), so its entropy is no measure of confidence here; use 'dropout' or 'agreement'."
+            "This network does not give P(nonzero), from which this measure is made; use 'dropout' or 'agreement'."
         )
     if confidence == "agreement":
         model.require("GEPC")

@@ -96,7 +96,7 @@ def test_counts_as_a_prompt_show_zeros_too():
     assert list(made.cell_ids) == list(adata.obs_names)
 
 
-@pytest.mark.parametrize("measure", ["zero_prob", "dropout", "agreement", "largest", "random"])
+@pytest.mark.parametrize("measure", ["zero_prob", "variance", "dropout", "agreement", "largest", "random"])
 @pytest.mark.parametrize("sample", [False, True])
 def test_nothing_depends_on_minibatches_or_the_order_of_cells(measure, sample):
     m, cells = model(), prompts()
@@ -268,7 +268,7 @@ def test_keep_genes_and_bin_matrix():
         ({"steps": 0}, "steps is 0"),
         ({"n_samples": 3}, "give sample=True"),
         ({"n_samples": 0, "sample": True}, "n_samples is 0"),
-        ({"confidence": "vibes"}, "it can be dropout, zero_prob, agreement, largest, random, or a function"),
+        ({"confidence": "vibes"}, "it can be dropout, zero_prob, variance, agreement, largest, random, or a function"),
         ({"confidence": "dropout", "dropout_passes": 1}, "at least 2"),
         ({"prompt": None}, "prompt is missing"),
         ({"prompt": np.ones((3, 15))}, r"shape \(cell, 16\)"),
@@ -304,6 +304,7 @@ def test_prompts_without_cells_values_or_with_masked_ones():
     [
         ({"generative": False}, {}, "cannot do generation"),
         ({"zero_prob": False}, {}, "P.nonzero"),
+        ({"zero_prob": False}, {"confidence": "variance"}, "P.nonzero"),
         ({"zero_prob": False}, {"confidence": "random", "sample": True}, "does not give P.nonzero"),
         ({"mvc": False}, {"confidence": "agreement"}, "cannot do GEPC"),
         ({"dropout": 0.0}, {"confidence": "dropout"}, "would not differ"),

@@ -204,7 +204,7 @@ def test_blocks_are_as_equal_as_can_be(n_genes, data):
     assert min(sizes) >= 1
 
 
-@pytest.mark.parametrize("measure", ["zero_prob", "dropout", "agreement", "largest", "random"])
+@pytest.mark.parametrize("measure", ["zero_prob", "variance", "dropout", "agreement", "largest", "random"])
 def test_in_one_step_exact_and_block_causal_are_the_same(measure):
     net = network()
     genes, values, asked = question()
@@ -309,6 +309,7 @@ def test_measures_of_confidence_by_hand():
     torch.testing.assert_close(confidence.dropout_confidence(answer), torch.tensor([[0.0, -4.0, -1.0]]))
     torch.testing.assert_close(confidence.agreement_confidence(answer), torch.tensor([[-1.0, -5.0, 0.0]]))
     torch.testing.assert_close(confidence.largest_first(answer), answer.value)
+    torch.testing.assert_close(confidence.variance_confidence(answer)[0, [0, 2]], torch.tensor([-100.0, -100.0]))
     entropy = -confidence.zero_prob_confidence(answer)[0]
     torch.testing.assert_close(entropy, torch.tensor([np.log(2), 0.0, -0.9 * np.log(0.9) - 0.1 * np.log(0.1)]).float())
 
