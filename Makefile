@@ -10,6 +10,7 @@ NB ?=
 P ?=
 CARD ?=
 ARGS ?=
+MODEL ?= geneformer-mini
 PYTEST ?=
 PY = .venv/bin/python
 SHELL = /bin/sh
@@ -82,8 +83,8 @@ bench: $(READY)  ## every benchmark: ratios within one run, with memory
 	@bad=""; for file in benchmarks/bench_*.py; do echo "== $$file"; $(PY) $$file $(ARGS) || bad="$$bad $$file"; done; \
 	test -z "$$bad" || { echo "failed:$$bad"; exit 1; }
 
-pretrain: $(READY)  ## pretrain geneformer-mini, resumable (ARGS="--help" for its options)
-	@$(PY) -m scfm.pretrain $(ARGS)
+pretrain: $(READY)  ## pretrain a mini model, resumable (MODEL=scgpt-mini, ARGS="--help" for its options)
+	@$(PY) -m scfm.pretrain $(MODEL) $(ARGS)
 
 lock: $(READY) $(SITE) $(BROWSER)  ## write the two locks from what is installed in .venv
 	@$(PY) -m coursekit lock
