@@ -26,6 +26,8 @@ myst_heading_anchors = 3
 myst_update_mathjax = False
 html_math_renderer = "mathml"  # rendered while building, read by the browser itself
 
+html_context = {"default_mode": "auto"}
+html_favicon = "_static/favicon.svg"
 html_theme = "sphinx_book_theme"
 html_title = project
 html_static_path = ["_static"]
@@ -41,7 +43,7 @@ pygments_style = "a11y-high-contrast-light"
 html_theme_options = {
     "use_download_button": False,
     "use_fullscreen_button": False,
-    "home_page_in_toc": True,
+    "navbar_persistent": [],
     "show_navbar_depth": 1,
     "show_toc_level": 2,
     "pygments_light_style": "a11y-high-contrast-light",

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import html
 import textwrap
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 
 WIDTH, GAP_X, GAP_Y, LINE, PAD = 290, 36, 46, 19, 14  # pixels
@@ -85,8 +85,8 @@ def in_words(stops: Sequence[Stop]) -> str:
     )
 
 
-def page(stops: Sequence[Stop], terms: Mapping[str, str]) -> str:
-    """The page of the map as Markdown, with the same said as a list; ``terms`` are the words' names in the glossary."""
+def page(stops: Sequence[Stop]) -> str:
+    """The page of the map as Markdown (MyST), with the same said as a list whose words lead to the glossary."""
     lines = [
         "# Map of the course",
         "",
@@ -100,7 +100,7 @@ def page(stops: Sequence[Stop], terms: Mapping[str, str]) -> str:
     ]
     for stop in stops:
         needs = f"Needs {', '.join(stop.after)}." if stop.after else "Needs nothing."
-        brings = ", ".join(f"{{term}}`{word} <{terms.get(word, word)}>`" for word in stop.words)
+        brings = ", ".join(f"{{term}}`{word}`" for word in stop.words)
         page_link = stop.link.replace(".html", ".ipynb")
         lines.append(
             f"- **[{stop.number} · {stop.question}]({page_link})** {needs}" + (f" Brings: {brings}." if brings else "")
@@ -109,11 +109,11 @@ def page(stops: Sequence[Stop], terms: Mapping[str, str]) -> str:
 
 
 def _lines(stop: Stop) -> tuple[list[str], list[str]]:
-    title = textwrap.wrap(f"{stop.number} · {stop.question}", 32)
+    title = textwrap.wrap(f"{stop.number} · {stop.question}", 29)
     shown = list(stop.words[:WORDS_SHOWN])
     rest = len(stop.words) - len(shown)
     text = ", ".join(shown) + (f" and {rest} more" if rest else "")
-    return title, textwrap.wrap(text, 40)
+    return title, textwrap.wrap(text, 36)
 
 
 def _box(stop: Stop, title: list[str], words: list[str], left: float, top: float, tall: float) -> str:

@@ -99,3 +99,20 @@ def first_met(known: Sequence[Term], lessons: Sequence[Lesson]) -> dict[str, lis
                 seen.add(term.names[0])
                 found[lesson.name].append(term)
     return found
+
+
+def with_lessons(text: str, known: Sequence[Term], met: dict[str, list[Term]], links: dict[str, str]) -> str:
+    """The glossary page with a link behind each definition to the lesson that first uses the term.
+
+    ``met`` as from ``first_met``; ``links`` gives the Markdown link of each lesson.
+    """
+    where = {term.names[0]: links[name] for name, found in met.items() for term in found}
+    block = _DIRECTIVE.search(text)
+    if not block:
+        return text
+    parts = []
+    for term in known:
+        link = f" {where[term.names[0]]}" if term.names[0] in where else ""
+        parts.append("\n".join(term.names) + f"\n  {term.definition}{link}\n")
+    options = "".join(f"{line}\n" for line in block[1].splitlines() if line.startswith(":"))
+    return text[: block.start(1)] + options + "\n" + "\n".join(parts) + text[block.end(1) :]

@@ -109,6 +109,7 @@ def generated_pages(root: Path, known: list[Lesson], found: dict[str, Any]) -> d
     words = root / "site" / "glossary.md"
     terms = glossary.terms(words) if words.is_file() else []
     met = glossary.first_met(terms, known)
+    links = {lesson.name: f"[Lesson {lesson.number}.](lessons/{lesson.name}.ipynb)" for lesson in known}
     stops = []
     for lesson in known:
         facts = facts_of(lesson)
@@ -117,7 +118,8 @@ def generated_pages(root: Path, known: list[Lesson], found: dict[str, Any]) -> d
             conceptmap.Stop(lesson.number, facts["question"], f"lessons/{lesson.name}.html", facts["after"], names)
         )
     return {
-        "map": conceptmap.page(stops, {term.names[0]: term.names[0] for term in terms}),
+        "map": conceptmap.page(stops),
+        **({"glossary": glossary.with_lessons(words.read_text(encoding="utf-8"), terms, met, links)} if terms else {}),
         "results": sitepages.results(known, found),
         "papers": sitepages.bibliography(root, known),
         **sitepages.data_pages(root),

@@ -23,6 +23,7 @@ from .recording import MIME as RECORD_MIME
 
 _WIDGET = "application/vnd.jupyter.widget-view+json"
 _OPTION_LINE = re.compile(r"^- \[[ x]\] ")
+_BARE = re.compile(r"(?<![<(\"'\[`=])\bhttps?://[^\s<>()\[\]`]*[^\s<>()\[\]`.,;:]")  # an address that is no link yet
 FOLDED = {"code_prompt_show": "Show a solution", "code_prompt_hide": "Hide the solution"}
 
 
@@ -71,6 +72,8 @@ def page(lesson: Lesson, run: Path, bar: str = "") -> Any:
         elif "solution" in marks:
             cell = _markdown(f"<details><summary>Show the answer</summary>\n\n{cell['source']}\n\n</details>")
         cells.append(cell)
+        if cell["cell_type"] == "markdown":
+            cells[-1]["source"] = _BARE.sub(r"<\g<0>>", cells[-1]["source"])
         if bar and len(cells) == 1:
             cells.append(_markdown(bar))
     for place, cell in enumerate(cells):

@@ -51,7 +51,7 @@ def results(lessons: list[Lesson], runs: Cards) -> str:
         if card is None:
             lines.append(f"| {title} | not run | | | |")
             continue
-        found = "<br>".join(f"{name} = {_value(value)}" for name, value in key_results(dict(card)))
+        found = "<br>".join(f"{name.replace('_', ' ')}: {_value(value)}" for name, value in key_results(dict(card)))
         link = f"[{title}](lessons/{lesson.name}.ipynb)"
         memory = f"{card['peak_memory_bytes'] / 2**20:,.0f} MiB"
         lines.append(f"| {link} | {found} | {card['seconds'] / 60:.1f} | {memory} | {_machine(card)} |")

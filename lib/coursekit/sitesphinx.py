@@ -37,12 +37,15 @@ def _figures(app: Sphinx, tree: nodes.document) -> None:
     """Give every figure of a lesson its alt text (MyST-NB hands on only width and height of an output)."""
     path = Path(app.config.coursekit_alternatives) if app.config.coursekit_alternatives else None
     known = json.loads(path.read_text(encoding="utf-8")) if path and path.is_file() else {}
-    for image in tree.findall(nodes.image):
+    for image in list(tree.findall(nodes.image)):
         alt = known.get(Path(image["uri"]).stem)
         if alt:
             image["alt"] = alt
         if not image.get("alt"):
             logger.warning("a figure has no alternative text: %s", image["uri"], location=image)
+        box = nodes.container(classes=["scroll", "picture"])  # so that a phone can scroll it
+        image.parent.replace(image, box)
+        box += image
 
 
 def _glossary_links(app: Sphinx, tree: nodes.document) -> None:

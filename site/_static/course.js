@@ -19,3 +19,12 @@ document.addEventListener("DOMContentLoaded", () => {
     }
   }
 });
+
+// What scrolls sideways can be reached and scrolled with the keyboard
+const reachable = () => {
+  for (const box of document.querySelectorAll(".scroll, .cell_output .output, .cell_output pre")) {
+    if (box.scrollWidth > box.clientWidth && !box.hasAttribute("tabindex")) box.tabIndex = 0;
+  }
+};
+window.addEventListener("load", reachable);
+window.addEventListener("resize", reachable);
