@@ -86,6 +86,7 @@ def new_network(settings: Settings, vocabulary: genes.SymbolVocabulary) -> ScGPT
                 n_bins=settings.n_bins,
                 max_seq_len=settings.max_len,
                 zero_prob=True,
+                if_expressed=True,
             )
         )
         with torch.no_grad():  # an inner product of two long vectors: at torch's own start its errors would drown GEP's

@@ -25,6 +25,8 @@ class ScGPTConfig(PreTrainedConfig):
     domain_norm: "none", "dsbn" (one affine-free BatchNorm per batch), "dsbn-affine", or "batchnorm" (one for all).
     num_modalities, num_conditions: kinds of modality tokens and of condition (perturbation) tokens; 0 = none.
     zero_prob: the decoders also give P(value > 0), as "explicit zero probability".
+    if_expressed: the decoders' values were learned of expressed genes only, so that they say what a gene's value is if it is
+        expressed, and value × P(value > 0) is the value to be expected. Otherwise zeros were among the values.
     mvc: the GEPC decoder. num_classes: outputs of the classifier, 0 = none. adversarial: the discriminator of batches.
     generative: the flag embedding that marks genes without a value.
     unavailable: ability → why this checkpoint lacks it ("GEPC", "generation", "classification", ...).
@@ -53,6 +55,7 @@ class ScGPTConfig(PreTrainedConfig):
         num_modalities: int = 0,
         num_conditions: int = 0,
         zero_prob: bool = False,
+        if_expressed: bool = False,
         mvc: bool = True,
         num_classes: int = 0,
         num_class_layers: int = 3,
@@ -85,6 +88,7 @@ class ScGPTConfig(PreTrainedConfig):
         self.num_modalities = num_modalities
         self.num_conditions = num_conditions
         self.zero_prob = zero_prob
+        self.if_expressed = if_expressed
         self.mvc = mvc
         self.num_classes = num_classes
         self.num_class_layers = num_class_layers
