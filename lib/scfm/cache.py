@@ -94,6 +94,28 @@ def atomic_write(path: str | Path) -> Iterator[Path]:
         temporary.unlink(missing_ok=True)
 
 
+@contextlib.contextmanager
+def new_folder(folder: str | Path) -> Iterator[Path]:
+    """Yield an empty temporary folder beside ``folder``; rename it on success, delete it on any error: all or nothing.
+
+    Raises
+    ------
+    FileExistsError
+        If ``folder`` exists and is not empty.
+    """
+    folder = Path(folder)
+    if folder.exists() and (not folder.is_dir() or any(folder.iterdir())):
+        raise FileExistsError(f"{folder} exists and is not empty; choose a new name.")
+    folder.parent.mkdir(parents=True, exist_ok=True)
+    with tempfile.TemporaryDirectory(prefix=f".{folder.name}.", dir=folder.parent) as staging:
+        whole = Path(staging) / folder.name
+        whole.mkdir()
+        yield whole
+        if folder.exists():
+            folder.rmdir()
+        os.replace(whole, folder)
+
+
 def announce(kind: str, name: str, sha256: str | None) -> None:
     """Tell the run card what was used: one JSON line to the file named by ``SCFM_PROVENANCE``, if it is set."""
     log = os.environ.get("SCFM_PROVENANCE")

@@ -8,9 +8,10 @@ own, so what was trained, or adapted by LoRA, is what runs.
 
 from __future__ import annotations
 
+import contextlib
 import copy
 import itertools
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from typing import TYPE_CHECKING, Any, Literal, Protocol
 
 import numpy as np
@@ -143,6 +144,22 @@ def modules_in(network: BertForMaskedLM, n_layers: int, dtype: torch.dtype) -> t
     return modules[0], modules[1:]
 
 
+@contextlib.contextmanager
+def evaluating(network: nn.Module, cells: TokenizedCells) -> Iterator[None]:
+    """Dropout is off inside, and afterwards the network is in the mode it was in; a GPU that is too small is told in words."""
+    was_training = network.training
+    network.eval()
+    try:
+        yield
+    except torch.OutOfMemoryError as error:
+        raise MemoryError(
+            f"The GPU's memory did not suffice for the longest cells ({cells.lengths.max():,} tokens): give embed a smaller "
+            "max_tokens, or close other programs that use the GPU."
+        ) from error
+    finally:
+        network.train(was_training)
+
+
 # --- many cells -------------------------------------------------------------------------------------
 
 
@@ -192,9 +209,7 @@ def embed(
     if pooling == "gene":
         sums = torch.zeros(vocab_size, width, dtype=torch.float64, device=device)
 
-    was_training = network.training
-    network.eval()  # dropout off
-    try:
+    with evaluating(network, cells):
         embeddings, layers = modules_in(network, n_layers, choose_dtype(dtype, device))
         for indices in _minibatches(cells, max_tokens or TOKENS_PER_MINIBATCH.get(device.type, 8_192), progress):
             part = cells[indices]
@@ -209,13 +224,6 @@ def embed(
                     kept = np.add.reduceat(keep, part.offsets[:-1], dtype=np.int64).tolist()
                     x = torch.stack([own.mean(0) for own in x[torch.from_numpy(keep).to(device)].split(kept)])
                 per_cell[indices] = x.cpu().numpy()  # (cell, d)
-    except torch.OutOfMemoryError as error:
-        raise MemoryError(
-            f"The GPU's memory did not suffice for the longest cells ({cells.lengths.max():,} tokens): give embed a smaller "
-            "max_tokens, or close other programs that use the GPU."
-        ) from error
-    finally:
-        network.train(was_training)
     if pooling != "gene":
         return per_cell
     return _gene_table(model, cells.tokens[gene_tokens], sums)

@@ -48,25 +48,23 @@ class Settings(Schedule):
 
 def new_network(settings: Settings, n_vocabulary: int) -> BertForMaskedLM:
     """A BERT with random weights, drawn from the seed."""
-    import torch
-    from transformers import BertConfig, BertForMaskedLM
+    from transformers import BertConfig
 
-    with torch.random.fork_rng(devices=[]):
-        torch.manual_seed(settings.seed)
-        return BertForMaskedLM(
-            BertConfig(
-                vocab_size=n_vocabulary,
-                hidden_size=settings.hidden,
-                num_hidden_layers=settings.layers,
-                num_attention_heads=settings.heads,
-                intermediate_size=settings.feed_forward,
-                max_position_embeddings=settings.max_len,
-                hidden_act="relu",
-                hidden_dropout_prob=settings.dropout,
-                attention_probs_dropout_prob=0.0,
-                pad_token_id=SPECIAL[genes.PAD],
-            )
-        )
+    from scfm.models.registry import random_network
+
+    config = BertConfig(
+        vocab_size=n_vocabulary,
+        hidden_size=settings.hidden,
+        num_hidden_layers=settings.layers,
+        num_attention_heads=settings.heads,
+        intermediate_size=settings.feed_forward,
+        max_position_embeddings=settings.max_len,
+        hidden_act="relu",
+        hidden_dropout_prob=settings.dropout,
+        attention_probs_dropout_prob=0.0,
+        pad_token_id=SPECIAL[genes.PAD],
+    )
+    return random_network(config, settings.seed)
 
 
 def warm_start(network: BertForMaskedLM, corpus: Corpus, train: np.ndarray, columns: tuple, seed: int) -> None:

@@ -7,15 +7,13 @@ Theodoris et al. 2023 (10.1038/s41586-023-06139-9), Chen et al. 2024 (10.1101/20
 from __future__ import annotations
 
 import json
-import os
-import shutil
-import tempfile
 from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from scfm import cache
 from scfm.genes import RankVocabulary, VocabularyError
 from scfm.tokenized import TokenizedCells
 
@@ -190,17 +188,9 @@ class Geneformer:
         FileExistsError
             If ``folder`` exists and is not empty.
         """
-        folder = Path(folder)
-        if folder.exists() and any(folder.iterdir()):
-            raise FileExistsError(f"{folder} exists and is not empty; choose a new name.")
-        folder.parent.mkdir(parents=True, exist_ok=True)
-        with tempfile.TemporaryDirectory(prefix=f".{folder.name}.", dir=folder.parent) as staging:
-            whole = Path(staging) / folder.name
+        with cache.new_folder(folder) as whole:
             self.network.save_pretrained(whole)
             if self._vocabulary is not None:
                 self._vocabulary.save(whole)
             (whole / "scfm.json").write_text(json.dumps({"name": self.name, "special": self.special}, indent=1) + "\n")
-            if folder.exists():
-                shutil.rmtree(folder)
-            os.replace(whole, folder)  # all or nothing
-        return folder
+        return Path(folder)

@@ -7,14 +7,12 @@ checkpoints is in ``scgpt_files.py``. Cui et al. 2024 (10.1038/s41592-024-02201-
 from __future__ import annotations
 
 import json
-import os
-import shutil
-import tempfile
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from scfm import cache
 from scfm.genes import CLS, PAD, SymbolVocabulary, VocabularyError
 from scfm.models.scgpt_network import LORA_TARGETS, NotAvailableError, ScGPTConfig, ScGPTModel
 from scfm.tokenized import TokenizedCells
@@ -236,17 +234,9 @@ class ScGPT:
         FileExistsError
             If ``folder`` exists and is not empty.
         """
-        folder = Path(folder)
-        if folder.exists() and any(folder.iterdir()):
-            raise FileExistsError(f"{folder} exists and is not empty; choose a new name.")
-        folder.parent.mkdir(parents=True, exist_ok=True)
-        with tempfile.TemporaryDirectory(prefix=f".{folder.name}.", dir=folder.parent) as staging:
-            whole = Path(staging) / folder.name
+        with cache.new_folder(folder) as whole:
             self.network.save_pretrained(whole)
             if self._vocabulary is not None:
                 tokens = {**self._vocabulary.tokens, **self._vocabulary.special}
                 (whole / "vocab.json").write_text(json.dumps(tokens, indent=0) + "\n")
-            if folder.exists():
-                shutil.rmtree(folder)
-            os.replace(whole, folder)  # all or nothing
-        return folder
+        return Path(folder)

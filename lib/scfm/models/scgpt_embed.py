@@ -16,7 +16,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from scfm.embed import TOKENS_PER_MINIBATCH, attention, choose_dtype
+from scfm.embed import TOKENS_PER_MINIBATCH, attention, choose_dtype, evaluating
 from scfm.tokenized import TokenizedCells
 
 
@@ -84,9 +84,7 @@ def embed(
     network.check_batches(labels, len(cells))
     out = np.empty((len(cells), network.config.hidden_size), np.float32)
     kind = choose_dtype(dtype, device)
-    was_training = network.training
-    network.eval()  # dropout off, BatchNorm by its running statistics
-    try:
+    with evaluating(network, cells):  # dropout off, BatchNorm by its running statistics
         layers = list(network.transformer_encoder.layers)
         if network.dtype != kind:  # embeddings and norms of the input stay as they are: they cost nothing
             layers = [copy.deepcopy(layer).to(kind) for layer in layers]
@@ -104,11 +102,4 @@ def embed(
                     cell = encode(layers, x.to(kind), part.lengths.tolist()).float()  # (cell, d)
                     out[indices] = (F.normalize(cell, dim=1) if normalize else cell).cpu().numpy()
                 bar.update(len(indices))
-    except torch.OutOfMemoryError as error:
-        raise MemoryError(
-            f"The GPU's memory did not suffice for the longest cells ({cells.lengths.max():,} tokens): give embed a smaller "
-            "max_tokens, or close other programs that use the GPU."
-        ) from error
-    finally:
-        network.train(was_training)
     return out
