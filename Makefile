@@ -70,7 +70,7 @@ build: $(READY)  ## make the notebooks from notebooks/source
 	@$(PY) -m coursekit build $(NB)
 
 site: $(READY) $(SITE)  ## build the book from executed lessons, in site/_build/html (runs what is missing)
-	@$(PY) -m coursekit site --profile $(PROFILE) --jobs $(JOBS)
+	@$(PY) -m coursekit site $(NB) --profile $(PROFILE) --jobs $(JOBS)
 
 progress: $(READY)  ## which exercises you have solved
 	@$(PY) -m coursekit progress

@@ -55,6 +55,7 @@ def _parser() -> argparse.ArgumentParser:
     add.set_defaults(go=_progress)
 
     add = commands.add_parser("site", help="build the book from the last run of each lesson, running what is missing")
+    add.add_argument("lessons", nargs="*", metavar="NN", help="only these (default: all)")
     add.add_argument("--profile", choices=PROFILES, default="quick", help="which runs to show (default quick)")
     add.add_argument("--jobs", type=int, default=1, help="lessons at a time (default 1)")
     add.add_argument("--output", type=Path, help="where to put it (default site/_build/html)")
@@ -221,7 +222,9 @@ def _progress(args: argparse.Namespace, root: Path) -> int:
 def _site(args: argparse.Namespace, root: Path) -> int:
     from .site import build
 
-    folder = build(root, args.profile, args.jobs, args.output.resolve() if args.output else None)
+    folder = build(
+        root, choose(root, args.lessons), args.profile, args.jobs, args.output.resolve() if args.output else None
+    )
     print(f"The book is in {folder}. To read it: {Path(sys.executable).name} -m http.server -d {folder}")
     return 0
 

@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import re
 from pathlib import Path
+from typing import Any
 
+from . import bootstrap
 from .course import Lesson, atomic_write, lesson_facts, lessons
 from .lint import leaks, lint
 from .notebook import EDITIONS, edition, from_json, read_source, restore, to_json, unparse
@@ -17,7 +19,7 @@ def build(lesson: Lesson) -> list[Path]:
     full = read_source(lesson)
     changed = []
     for name in EDITIONS:
-        path, text = lesson.notebook(name), to_json(edition(full, name, lesson.name))
+        path, text = lesson.notebook(name), to_json(_written(lesson, full, name))
         if not path.is_file() or path.read_text(encoding="utf-8") != text:
             with atomic_write(path) as handle:
                 handle.write(text)
@@ -36,7 +38,7 @@ def check(lesson: Lesson) -> list[str]:
             problems.append(f"{where} is missing. Run: make build")
             continue
         written = from_json(path)
-        wanted = edition(full, name, lesson.name)
+        wanted = _written(lesson, full, name)
         if path.read_text(encoding="utf-8") != to_json(wanted):
             problems.append(f"{where} is out of step with its source{_outputs(written)}. Run: make build")
         if unparse(restore(written)) != unparse(restore(wanted)):
@@ -46,6 +48,11 @@ def check(lesson: Lesson) -> list[str]:
                 f"{where}: a line of the solution of {number} survives: {line}" for number, line in leaks(full, written)
             ]
     return list(dict.fromkeys(problems))
+
+
+def _written(lesson: Lesson, full: object, name: str) -> Any:
+    """An edition as it is written to a file: with the cell that makes the course importable."""
+    return bootstrap.with_cell(edition(full, name, lesson.name), lesson.root)
 
 
 def _outputs(notebook: object) -> str:

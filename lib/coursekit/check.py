@@ -64,7 +64,7 @@ class Result:
 
     def html(self) -> str:
         """The result as a coloured box; symbol and words say the same as the colour."""
-        colour = "#0072b2" if self.passed else "#777777" if self.open else "#d55e00"  # Okabe-Ito
+        colour = "#009e73" if self.passed else "#777777" if self.open else "#d55e00"  # Okabe-Ito
         body = "<br>".join(html.escape(line) for line in self.text().splitlines())
         return f'<div style="border-left:4px solid {colour};padding:.4em .8em;margin:.3em 0">{body}</div>'
 

@@ -13,13 +13,15 @@ WORDS_SHOWN = 6
 
 @dataclass(frozen=True)
 class Stop:
-    """One lesson on the map: ``number``, ``question``, the page it links to, the numbers it comes ``after``, new ``words``."""
+    """One lesson on the map: ``number``, ``question``, page to ``link`` to, the numbers it comes ``after``, new ``words``,
+    and what else a reader needs (``needs``, in words)."""
 
     number: str
     question: str
     link: str
     after: Sequence[str] = ()
     words: Sequence[str] = field(default=())
+    needs: str = ""
 
 
 def levels(stops: Sequence[Stop]) -> list[list[Stop]]:
@@ -99,7 +101,7 @@ def page(stops: Sequence[Stop]) -> str:
         "",
     ]
     for stop in stops:
-        needs = f"Needs {', '.join(stop.after)}." if stop.after else "Needs nothing."
+        needs = f"Needs {stop.needs or ', '.join(stop.after) or 'nothing'}."
         brings = ", ".join(f"{{term}}`{word}`" for word in stop.words)
         page_link = stop.link.replace(".html", ".ipynb")
         lines.append(

@@ -15,6 +15,7 @@ from .course import CourseError, Lesson
 
 FORMAT = "py:percent"
 TAGS = ("parameters", "exercise", "solution", "instructor", "quiz")
+SETUP = "setup"  # of the one cell that no source has; see coursekit.bootstrap
 EDITIONS = {  # edition -> the tags whose cells it leaves out
     "learner": ("solution", "instructor"),
     "solution": ("exercise", "instructor"),
@@ -116,10 +117,11 @@ def from_json(path: Path) -> Any:
 
 
 def restore(notebook: Any) -> Any:
-    """The same notebook with its quizzes unfolded: what stands in the source."""
+    """The same notebook with its quizzes unfolded and without the set-up cell: what stands in the source."""
     import copy
 
     back = copy.deepcopy(notebook)
+    back["cells"] = [cell for cell in back["cells"] if SETUP not in tags(cell)]
     for cell in back["cells"]:
         if "quiz" in tags(cell):
             cell["source"] = unfold_quiz(cell["source"])

@@ -8,18 +8,16 @@ import html
 import importlib.util
 import json
 import os
-import re
 import shutil
 import subprocess
 import sys
-import tomllib
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
+from . import bootstrap, conceptmap, glossary, sitepages
 from . import card as cards
-from . import conceptmap, glossary, sitepages
-from .course import CourseError, Lesson, atomic_write, lessons
+from .course import CourseError, Lesson, atomic_write
 from .sitelesson import alternatives, facts_of, last_run, page
 
 NEEDED = {
@@ -32,10 +30,12 @@ BUILT = Path("site") / "_build"  # ignored by git
 BOARD = Path("runs") / "board"  # pages that another command has made for the book, for example the leaderboard
 
 
-def build(root: Path, profile: str = "quick", jobs: int = 1, output: Path | None = None) -> Path:
+def build(
+    root: Path, known: Sequence[Lesson], profile: str = "quick", jobs: int = 1, output: Path | None = None
+) -> Path:
     """Build the book from the last run of each lesson, running what is missing; returns the folder with index.html.
 
-    ``profile`` says which runs; ``output`` another place than site/_build/html. Raises CourseError where a lesson fails, a
+    ``known`` are the lessons to show; ``profile`` says which runs; ``output`` another place than site/_build/html. Raises CourseError where a lesson fails, a
     package is missing or Sphinx finds a fault (also a broken link or a figure without alternative text).
     """
     missing = [title for name, title in NEEDED.items() if importlib.util.find_spec(name) is None]
@@ -43,7 +43,6 @@ def build(root: Path, profile: str = "quick", jobs: int = 1, output: Path | None
         raise CourseError(
             f"The book needs {', '.join(missing)}. `make site` installs them; by hand: pip install -e '.[site]'"
         )
-    known = lessons(root)
     runs = gather(known, profile, jobs)
     source = root / BUILT / "source"
     write_source(root, known, runs, source)
@@ -78,7 +77,7 @@ def write_source(root: Path, known: Sequence[Lesson], runs: dict[str, Path], sou
     shutil.rmtree(source, ignore_errors=True)
     for path in sorted((root / "site").glob("*.md")):
         _put(source / path.name, path.read_text(encoding="utf-8"))
-    repository = address(root)
+    repository = bootstrap.address(root)
     alts: dict[str, str] = {}
     found_cards = {name: cards.read(folder) for name, folder in runs.items()}
     downloads = source / "extra" / "downloads"
@@ -90,6 +89,8 @@ def write_source(root: Path, known: Sequence[Lesson], runs: dict[str, Path], sou
         _put(source / "lessons" / f"{lesson.name}.ipynb", nbformat.writes(executed))
         for name in ("learner", "solution"):
             suffix = "" if name == "learner" else ".solution"
+            if not lesson.notebook(name).is_file():
+                raise CourseError(f"{lesson.notebook(name).name} is missing. Run: make build")
             shutil.copyfile(lesson.notebook(name), downloads / f"{lesson.name}{suffix}.ipynb")
         shutil.copyfile(runs[lesson.name] / "card.json", downloads / f"{lesson.name}.card.json")
     _put(source / "alternatives.json", json.dumps(alts, indent=1, ensure_ascii=False))
@@ -115,7 +116,14 @@ def generated_pages(root: Path, known: list[Lesson], found: dict[str, Any]) -> d
         facts = facts_of(lesson)
         names = [term.names[0] for term in met[lesson.name]]
         stops.append(
-            conceptmap.Stop(lesson.number, facts["question"], f"lessons/{lesson.name}.html", facts["after"], names)
+            conceptmap.Stop(
+                lesson.number,
+                facts["question"],
+                f"lessons/{lesson.name}.html",
+                facts["after"],
+                names,
+                facts["needs"] or "",
+            )
         )
     return {
         "map": conceptmap.page(stops),
@@ -125,24 +133,6 @@ def generated_pages(root: Path, known: list[Lesson], found: dict[str, Any]) -> d
         **sitepages.data_pages(root),
         **sitepages.model_pages(root),
     }
-
-
-def address(root: Path) -> tuple[str, str] | None:
-    """The repository's address and branch as [tool.coursekit] of pyproject.toml gives them; None where it does not.
-
-    Raises CourseError for an address that is not one of GitHub, for only those open in Colab and Binder by their name.
-    """
-    path = root / "pyproject.toml"
-    settings = tomllib.loads(path.read_text(encoding="utf-8")) if path.is_file() else {}
-    own = settings.get("tool", {}).get("coursekit", {})
-    url = str(own.get("repository", "")).rstrip("/").removesuffix(".git")
-    if not url:
-        return None
-    if not re.fullmatch(r"https://github\.com/[\w.-]+/[\w.-]+", url):
-        raise CourseError(
-            f"pyproject.toml: [tool.coursekit] repository is {url!r}; expected https://github.com/OWNER/NAME."
-        )
-    return url, str(own.get("branch", "main"))
 
 
 def lesson_bar(lesson: Lesson, card: dict[str, Any], repository: tuple[str, str] | None) -> str:

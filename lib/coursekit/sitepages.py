@@ -171,14 +171,23 @@ def _toml(path: Path) -> dict[str, Any]:
     return tomllib.loads(path.read_text(encoding="utf-8")) if path.is_file() else {}
 
 
+def citations(line: str) -> list[tuple[str, str]]:
+    """(words, DOI) of every DOI in a line: the words are those between the DOI before it and itself."""
+    found, start = [], 0
+    for match in _DOI.finditer(line):
+        words = re.sub(r"^[\s.,;:)]*(?:and )?|[\s.,;:(]+$", "", line[start : match.start()])
+        words += ")" * max(0, words.count("(") - words.count(")"))  # the bracket that closed behind the DOI
+        found.append((words, match[1].rstrip(".")))
+        start = match.end()
+    return found
+
+
 def bibliography(root: Path, lessons: list[Lesson]) -> str:
     """All papers with a DOI: those of the lessons' further reading, of the datasets and of the models, each once."""
     found: dict[str, dict[str, Any]] = {}
 
     def add(text: str, where: str) -> None:
-        for doi in _DOI.findall(text):
-            doi = doi.rstrip(".")
-            words = _DOI.sub("", text).replace("https://doi.org/", "").strip(" :.,()[]")
+        for words, doi in citations(text):
             entry = found.setdefault(doi.lower(), {"doi": doi, "words": words, "where": []})
             if where not in entry["where"]:
                 entry["where"].append(where)
@@ -189,7 +198,9 @@ def bibliography(root: Path, lessons: list[Lesson]) -> str:
     in_lessons = set(found)
     for name, facts in _toml(root / "data" / "datasets.toml").items():
         if isinstance(facts, dict) and facts.get("doi"):
-            add(f"{facts.get('citation', name)} {facts['doi']}", f"[{name}](data/{name}.md)")
+            own, _, carrier = str(facts.get("citation", name)).replace("file by ", "").partition(";")
+            for text in (f"{_DOI.sub('', own)} {facts['doi']}", carrier):
+                add(text, f"[{name}](data/{name}.md)")
     for name, facts in _toml(root / "data" / "models.toml").get("models", {}).items():
         card = root / "data" / "models" / name / "README.md"
         add(str(facts.get("citation", "")), f"[{name}](models/{name}.md)" if card.is_file() else f"`{name}`")
@@ -205,5 +216,5 @@ def bibliography(root: Path, lessons: list[Lesson]) -> str:
         lines += ["", f"## {heading}", ""]
         for entry in sorted(chosen, key=lambda entry: entry["words"].lower()):
             link = f"[doi:{entry['doi']}](https://doi.org/{entry['doi']})"
-            lines.append(f"- {entry['words']}. {link}. See {', '.join(entry['where'])}.")
+            lines.append(f"- {entry['words'] or entry['doi']}. {link}. See {', '.join(entry['where'])}.")
     return "\n".join(lines) + "\n"
