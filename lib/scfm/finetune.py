@@ -240,7 +240,7 @@ def losses_of(
     output = network(
         gene_ids, target.masked_fill(hidden, config.mask_value), batch_labels=batch if reads_batches else None
     )
-    return combine(output, target, hidden, batch, label, weights)
+    return combine(output, target, hidden, batch, label, weights, config.if_expressed)
 
 
 @torch.no_grad()

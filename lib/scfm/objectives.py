@@ -215,6 +215,7 @@ def combine(
     batch_labels: Tensor | None = None,
     labels: Tensor | None = None,
     weights: Weights | None = None,
+    if_expressed: bool = False,
 ) -> tuple[Tensor, dict[str, Tensor]]:
     """The weighted sum of the objectives that are on, and each of them by name, unweighted.
 
@@ -228,6 +229,9 @@ def combine(
         int64 (cell,), for DAR and CLS.
     weights
         All at upstream's weights unless given.
+    if_expressed
+        The squared errors of GEP and GEPC count genes only where they are expressed, for networks whose config says so:
+        whether a gene is zero is then the twin decoders' affair. Upstream's fine-tuning counts all hidden positions.
 
     Raises
     ------
@@ -249,12 +253,13 @@ def combine(
                 f"{name} has weight {weight:g}, but there is no {' and no '.join(missing)}: give it, or weight 0."
             )
     found: dict[str, Tensor] = {}
+    of_values = mask.bool() & (target > 0) if if_expressed else mask
     if w.gep:
-        found["GEP"] = gep_loss(output.expression, target, mask)
+        found["GEP"] = gep_loss(output.expression, target, of_values)
     if w.gep and w.zero_prob and output.zero_prob is not None:
         found["GEP zeros"] = zero_prob_loss(output.zero_prob, target, mask)
     if w.gepc:
-        found["GEPC"] = gepc_loss(output.gepc, target, mask)
+        found["GEPC"] = gepc_loss(output.gepc, target, of_values)
     if w.gepc and w.zero_prob and output.gepc_zero_prob is not None:
         found["GEPC zeros"] = zero_prob_loss(output.gepc_zero_prob, target, mask)
     if w.ecs:

@@ -159,6 +159,25 @@ def test_every_objective_falls_and_the_model_given_stays(model, adata, tuned):
     assert not tuned.model.network.training
 
 
+def test_the_networks_own_meaning_of_values_is_kept(adata):
+    """A network that learned values of expressed genes only goes on so; one that learned zeros too goes on so as well."""
+    for flag in (True, False):
+        base = tiny.model(dropout=0.0, zero_prob=True, if_expressed=flag)
+        done = finetune(base, adata, ["GEP"], batch_tokens=False, domain_norm="none", max_steps=1, **QUICK)
+        assert done.model.network.config.if_expressed == flag
+        study = done.study
+        _, cells, mask = next(minibatches(study, QUICK["minibatch"], 0.4, 0))
+        target, hidden = torch.from_numpy(study.values[cells]), torch.from_numpy(mask)
+        counted = hidden & (target > 0) if flag else hidden
+        network = base.network.train()
+        with torch.no_grad():
+            out = network(torch.from_numpy(study.gene_ids).expand(len(cells), -1), target.masked_fill(hidden, -1))
+        network.eval()
+        expected = ((out.expression - target)[counted] ** 2).mean().item()
+        found = done.history.query("objective == 'GEP'")["loss"].iloc[0]
+        assert found == pytest.approx(expected, rel=1e-4)
+
+
 @pytest.mark.parametrize("name", ALL)
 def test_one_objective_alone_has_only_its_own_parts(model, adata, name):
     done = finetune(model, adata, [name.lower()], max_steps=2, **QUICK)

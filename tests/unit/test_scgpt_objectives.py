@@ -242,6 +242,18 @@ def test_total_is_the_weighted_sum_of_the_named_losses():
     assert defaults.threshold == 0.3
 
 
+def test_values_of_expressed_genes_only_where_the_network_says_so():
+    network, inputs, target, mask, _ = masked(zero_prob=True)
+    out = network(**inputs)
+    _, found = combine(out, target, mask, weights=Weights(dar=0, cls=0), if_expressed=True)
+    on = mask & (target > 0)
+    assert 0 < on.sum() < mask.sum()
+    torch.testing.assert_close(found["GEP"], gep_loss(out.expression, target, on))
+    torch.testing.assert_close(found["GEPC"], gepc_loss(out.gepc, target, on))
+    torch.testing.assert_close(found["GEP zeros"], zero_prob_loss(out.zero_prob, target, mask))
+    torch.testing.assert_close(found["GEPC zeros"], zero_prob_loss(out.gepc_zero_prob, target, mask))
+
+
 @pytest.mark.parametrize("off", ["gep", "gepc", "ecs", "dar", "cls"])
 def test_weight_zero_switches_off(off):
     network, inputs, target, mask, batches = masked(**PARTS)
