@@ -144,13 +144,14 @@ def compare(
     generators: Mapping[str, Generator],
     n_draws: int = 20,
     seed: int = 0,
+    per_type: int | None = None,
     model: str = "",
     progress: bool = True,
 ) -> pd.DataFrame:
     """Let generators make cells of each type, and judge them, with the simple generators and fresh real cells beside them.
 
     In each draw the cells are split anew; every generator learns from the same training cells and makes as many cells of each
-    type as there are to compare with.
+    type as there are to compare with (``per_type`` at most).
 
     Returns a long table: model, method, dataset, labels_per_class (0: whole training split), seed (the draw), metric, value.
     """
@@ -159,7 +160,7 @@ def compare(
 
     rows = []
     for draw in tqdm(range(n_draws), desc="judging", unit="draw", disable=not progress, delay=1, leave=False):
-        train, truth, fresh = cells.split(seed + draw)
+        train, truth, fresh = cells.split(seed + draw, per_type)
         wanted = cells.labels[truth]
         classifier = reader(cells.bins[train], cells.labels[train])
         to_train = distances(cells.bins[truth], cells.bins[train]).min(1)

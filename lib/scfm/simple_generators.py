@@ -37,6 +37,7 @@ class RealCells:
     labels: np.ndarray  # str (cell,)
     genes: list[str]
     tokens: np.ndarray  # int (gene,) token ids of ``genes``
+    rows: np.ndarray  # int (cell,) which cells of the file these are
     cells: TokenizedCells  # each cell's expressed genes, all of them
     counts: sp.csr_matrix  # (cell, column) counts of all columns of the file ...
     column_token: np.ndarray  # ... and their tokens, -1: not in the vocabulary
@@ -86,6 +87,7 @@ class RealCells:
             adata.obs[label].astype(str).to_numpy(),
             list(genes),
             chosen,
+            kept,
             cells,
             sp.csr_matrix(adata.X),
             tokens,
@@ -99,15 +101,18 @@ class RealCells:
     def types(self) -> np.ndarray:
         return np.unique(self.labels)
 
-    def split(self, seed: int) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-        """Indices of training cells (half of each type), of those that judge (a quarter) and of fresh ones (the rest)."""
+    def split(self, seed: int, most: int | None = None) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+        """Indices of training cells (half of each type), of those that judge (a quarter) and of fresh ones (the rest).
+
+        most: at most so many of each type to judge by, and fresh; a smaller ``most`` gives some of the same cells.
+        """
         rng = np.random.default_rng([seed, 8])
         parts: list[list[np.ndarray]] = [[], [], []]
         for kind in self.types:
             own = rng.permutation(np.flatnonzero(self.labels == kind))
             cuts = [len(own) // 2, len(own) // 2 + len(own) // 4]
-            for part, some in zip(parts, np.split(own, cuts), strict=True):
-                part.append(some)
+            for part, some, at_most in zip(parts, np.split(own, cuts), (None, most, most), strict=True):
+                part.append(some[:at_most])
         train, truth, fresh = (np.sort(np.concatenate(part)) for part in parts)
         return train, truth, fresh
 

@@ -113,6 +113,10 @@ def test_a_split_is_of_each_type_and_of_every_cell(cells):
         assert [(cells.labels[part] == kind).sum() for kind in "abc"] == [n] * 3
     assert not np.array_equal(train, cells.split(4)[0])
     assert np.array_equal(train, cells.split(3)[0])
+    same, few, _ = cells.split(3, 4)
+    assert np.array_equal(same, train)
+    assert set(few) <= set(truth)
+    assert [(cells.labels[few] == kind).sum() for kind in "abc"] == [4] * 3
 
 
 @pytest.mark.parametrize("name", list(simple.SIMPLE))
