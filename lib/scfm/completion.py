@@ -135,10 +135,17 @@ SIMPLE: dict[str, Callable[[Question], Guess]] = {
 }
 
 
-def by_scgpt(model: ScGPT, question: Question, **how: Any) -> Guess:
-    """scGPT completes the cells; ``how`` goes to ``scfm.generate``."""
+def by_scgpt(model: ScGPT, question: Question, own_share: bool = True, **how: Any) -> Guess:
+    """scGPT completes the cells; ``how`` goes to ``scfm.generate``.
+
+    own_share: as many of the hidden genes are expected to be expressed as of the cell's observed ones (if the network gives
+    P(nonzero), and one was observed at all).
+    """
     from scfm.generate import generate
 
+    if own_share and question.observed.shape[1] and model.network.config.zero_prob:
+        n = question.observed.shape[1]
+        how = {"share_on": ((question.observed > 0).sum(1) + 0.5) / (n + 1)} | how  # between 0 and 1 in every cell
     made = generate(model, question.prompt, question.genes, progress=False, **how)
     n = len(made)
     cost = (made.about[key] / n for key in ("tokens", "looks", "seconds"))

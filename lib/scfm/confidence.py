@@ -30,12 +30,12 @@ def zero_prob_confidence(answer: Answer) -> Tensor:
 
 
 def variance_confidence(answer: Answer) -> Tensor:
-    """Ours. Minus the variance, in bins², of a gene that is off or has its expected value if on: value² (1 - P) / P.
+    """Ours. Minus the variance, in bins², of a gene that is off, or has its bin b if on: b² P (1 - P).
 
     It is the squared error that the network itself expects from being off or on; needs P(nonzero).
     """
-    p = answer.nonzero.clamp(min=1e-6)  # type: ignore[union-attr]
-    return -answer.value.square() * (1 - p) / p
+    p, b = answer.nonzero, answer.if_on
+    return -b.square() * p * (1 - p)  # type: ignore[operator, union-attr]
 
 
 def agreement_confidence(answer: Answer) -> Tensor:

@@ -42,7 +42,7 @@ class Generated:
     """Generated cells: ``values[i, j]`` is the bin of ``genes[j]`` in cell i."""
 
     genes: list[str]
-    values: np.ndarray  # float32 (cell, gene): bins from 0 to n_bins - 1, not rounded
+    values: np.ndarray  # float32 (cell, gene): expected (or sampled) bins from 0 to n_bins - 1, not rounded
     nonzero: np.ndarray | None  # float32 (cell, gene): P(value > 0), if the network has it
     confidence: np.ndarray  # float32 (cell, gene): larger = surer; the scale is the measure's own
     known_at: np.ndarray  # int (cell, gene): the step, from 1, in which the gene became known
@@ -84,6 +84,7 @@ def generate(
     sample: bool = False,
     n_samples: int = 1,
     cell_prompt: Any = None,
+    share_on: float | np.ndarray | None = None,
     dropout_passes: int = 8,
     dropout_rate: float | None = None,
     batch_labels: np.ndarray | None = None,
@@ -116,12 +117,15 @@ def generate(
         True: every step reads all known genes anew, each seeing all others, as in training. False: block-causal, keys and
         values are kept, and genes never look at those that became known after them; faster, and not what was trained.
     sample
-        Off: values are the network's point estimates, as in the paper. On: a gene is expressed with its P(nonzero), and then
-        has the value expected of an expressed one.
+        Off: values are point estimates, as in the paper: the expected bin, P(nonzero) times the bin if expressed. On: a gene is
+        expressed with probability P(nonzero), and then has the bin that is expected of it if expressed.
     n_samples
         Cells for each prompt, if ``sample``.
     cell_prompt
         A cell prompt beside a gene prompt: (cell, d), or (d,) for all.
+    share_on
+        Share of ``genes`` that such cells express, one number or (prompt,), to correct P(nonzero) by one shift of the log odds
+        per cell: pretraining asks for more expressed genes than a cell has, and P leans to that. Off unless given.
     dropout_rate
         Of the thinned networks; the rate of training unless given.
     batch_labels
@@ -160,6 +164,7 @@ def generate(
     labels = None if batch_labels is None else torch.as_tensor(np.asarray(batch_labels), dtype=torch.int64)
     network.check_batches(labels, len(start))
     steps = min(steps, len(asked))
+    expressed = _share_on(share_on, len(start), config)
     rate = config.dropout if dropout_rate is None else dropout_rate
 
     keys = np.repeat(start.keys, n_samples, axis=0)  # (cell, 3): the numbers that each cell's randomness comes from
@@ -195,6 +200,7 @@ def generate(
                     _numbers(seed, 1, keys[cells], len(asked), device) if sample else None,
                     keep,
                     rate,
+                    None if expressed is None else torch.from_numpy(expressed[own]).to(device),
                 )
                 done = kstep.complete(network, minibatch, question, steps, confidence, exact, sample)
                 values[cells], sure[cells] = done.value.cpu().numpy(), done.confidence.cpu().numpy()
@@ -286,6 +292,21 @@ def _check_ability(
         )
     if n_samples > 1 and not sample:
         raise ValueError("Without sampling, all samples of a prompt would be the same cell: give sample=True.")
+
+
+def _share_on(share: Any, n: int, config: Any) -> np.ndarray | None:
+    from scfm.models.scgpt_config import NotAvailableError
+
+    if share is None:
+        return None
+    if not config.zero_prob:
+        raise NotAvailableError("share_on corrects P(nonzero), which this network does not give.")
+    found = (
+        np.broadcast_to(np.asarray(share, np.float64), (n,)) if np.ndim(share) == 0 else np.asarray(share, np.float64)
+    )
+    if found.shape != (n,) or not ((found > 0) & (found < 1)).all():
+        raise ValueError(f"share_on must be one number, or one for each of {n:,} prompts, between 0 and 1.")
+    return found.copy()
 
 
 # --- minibatches and random numbers -----------------------------------------------------------------

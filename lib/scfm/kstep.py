@@ -24,10 +24,47 @@ SCORES_AT_ONCE = 1 << 24  # numbers in one piece of the attention of generated g
 class Answer:
     """What the network says about genes it does not know, each (cell, gene); None where it has no such part."""
 
-    value: Tensor  # bins, 0 .. n_bins - 1: the expected bin, zeros included
+    value: Tensor  # the expected bin, 0 .. n_bins - 1
     nonzero: Tensor | None = None  # P(value > 0)
+    if_on: Tensor | None = None  # the bin of the gene if it is expressed; value = nonzero · if_on
     gepc: Tensor | None = None  # the expected bin once more, guessed from the cell embedding alone
     spread: Tensor | None = None  # standard deviation of ``value`` over thinned networks
+
+    def shifted(self, by: Tensor | None) -> Answer:
+        """The same with the log odds of "expressed" moved by ``by`` (cell, 1)."""
+        if by is None or self.nonzero is None or self.if_on is None:
+            return self
+        nonzero = torch.special.logit(self.nonzero, 1e-6).add(by).sigmoid()
+        return Answer(nonzero * self.if_on, nonzero, self.if_on, self.gepc, self.spread)
+
+
+def expected(value: Tensor, nonzero: Tensor | None, config: Any) -> tuple[Tensor, Tensor | None]:
+    """The expected bin and the bin if expressed, from what a decoder says, all (cell, gene).
+
+    Decoders that learned of expressed genes only (``config.if_expressed``) give the second, those that saw zeros the first.
+    """
+    highest = config.n_bins - 1  # a bin cannot be more than this, nor that of an expressed gene less than 1
+    if nonzero is None:
+        return value.clamp(0, highest), None
+    if config.if_expressed:
+        return nonzero * value.clamp(1, highest), value.clamp(1, highest)
+    value = value.clamp(0, highest)
+    return value, (value / nonzero.clamp(min=1e-6)).clamp(1, highest)
+
+
+def odds_shift(nonzero: Tensor, share: Tensor) -> Tensor:
+    """How far all log odds of a cell have to move so that ``share`` (cell,) of its genes are expected to be expressed: (cell, 1).
+
+    Pretraining asks for as many expressed genes as it likes, and P(nonzero) leans to that; in a real cell fewer are expressed.
+    One number per cell corrects it (Saerens et al. 2002, 10.1162/089976602753284446).
+    """
+    odds = torch.special.logit(nonzero.double(), 1e-6)
+    low, high = (torch.full((len(odds), 1), x, dtype=odds.dtype, device=odds.device) for x in (-30.0, 30.0))
+    for _ in range(60):
+        middle = (low + high) / 2
+        too_many = (odds + middle).sigmoid().mean(1, keepdim=True) > share[:, None]
+        low, high = torch.where(too_many, low, middle), torch.where(too_many, middle, high)
+    return ((low + high) / 2).to(nonzero.dtype)
 
 
 # --- what was perceived -----------------------------------------------------------------------------
@@ -89,11 +126,8 @@ class Perceived:
         # no generated gene sees another, so any number of them can be asked in pieces
         at_once = max(1, SCORES_AT_ONCE // (len(gene_ids) * self.keys[0].shape[1] * n_keys))
         pieces = [self._ask(piece) for piece in gene_ids.split(at_once, 1)]
-        joined = [
-            None if parts[0] is None else torch.cat(parts, 1)  # type: ignore[arg-type]
-            for parts in zip(*pieces, strict=True)
-        ]
-        return Answer(joined[0], *joined[1:])  # type: ignore[arg-type]
+        joined: list[Any] = [None if parts[0] is None else torch.cat(parts, 1) for parts in zip(*pieces, strict=True)]
+        return Answer(*joined)
 
     def hidden(self, gene_ids: Tensor) -> tuple[Tensor, Tensor]:
         """Hidden states of unknown genes, and their gene embeddings, both (cell, gene, d)."""
@@ -105,18 +139,21 @@ class Perceived:
             y = layer.finish(y, layer.self_attn.generate(layer.self_attn.project(y), k, v, visible))
         return y, genes
 
-    def _ask(self, gene_ids: Tensor) -> tuple[Tensor | None, ...]:
+    def _ask(self, gene_ids: Tensor) -> tuple[Any, ...]:
         network = self.network
         y, genes = self.hidden(gene_ids)
-        cell, beside = self.cell, None
+        cell: Any = self.cell
         if network.batch_encoder is not None:
             beside = network.batch_encoder(self.batch_labels)  # (cell, d), which the decoders read too
             y = torch.cat([y, beside[:, None].expand(-1, y.shape[1], -1)], -1)
-            cell = torch.cat([cell, beside], -1)  # type: ignore[list-item]
+            cell = torch.cat([cell, beside], -1)
         value, nonzero = network.decoder(y)
-        gepc = network.mvc_decoder(cell, genes)[0] if network.mvc_decoder is not None else None
-        highest = network.config.n_bins - 1  # a bin cannot be less than 0 or more than this
-        return value.clamp(0, highest), nonzero, None if gepc is None else gepc.clamp(0, highest)
+        gepc = None
+        if network.mvc_decoder is not None:
+            says = network.mvc_decoder(cell, genes)
+            gepc, _ = expected(says[0], says[1], network.config)
+        value, if_on = expected(value, nonzero, network.config)
+        return value, nonzero, if_on, gepc
 
     def _pad(self, gene_ids: Tensor, pad_mask: Tensor | None) -> None:
         if pad_mask is None and self.padding is None:
@@ -152,6 +189,7 @@ class Start:
     coin: Tensor | None = None  # (cell, gene) uniform numbers for sampling
     keep: np.ndarray | None = None  # bool (version, prompt, unit), for MC-dropout
     rate: float = 0.0
+    share_on: Tensor | None = None  # (prompt,) share of the genes that is expected to be expressed
 
     def repeated(self) -> Start:
         """One prompt per cell."""
@@ -162,7 +200,7 @@ class Start:
         rows = torch.arange(len(self.of_cell), device=self.of_cell.device)
         keep = None if self.keep is None else self.keep[:, self.of_cell.cpu().numpy()]
         beginning = (of(self.genes), of(self.values), of(self.pad_mask), of(self.cell_prompt), of(self.batch_labels))
-        return Start(*beginning, rows, self.order, self.coin, keep, self.rate)
+        return Start(*beginning, rows, self.order, self.coin, keep, self.rate, of(self.share_on))
 
 
 @dataclass
@@ -189,6 +227,8 @@ class Readers:
         self.network, self.cost = network, cost
         self.thinned = None if start.keep is None else ThinnedNetworks(network, start.keep, start.rate)
         self.each: list[Perceived] = []
+        self.share_on = start.share_on
+        self.shift: Tensor | None = None  # of the log odds, (cell, 1), as the first answers ask for
         self.read(start)
 
     def _each(self, do: Callable[[int], Any]) -> list[Any]:
@@ -222,6 +262,10 @@ class Readers:
     def ask(self, genes: Tensor) -> Answer:
         """The whole network's answer, and the spread of the thinned ones'."""
         answer, *others = self._each(lambda number: self.each[number].ask(genes))
+        if self.share_on is not None:
+            if self.shift is None and answer.nonzero is not None:
+                self.shift = odds_shift(answer.nonzero, self.share_on)
+            answer, *others = (each.shifted(self.shift) for each in (answer, *others))
         if others:
             answer.spread = torch.stack([other.value for other in others]).std(0)
         return answer
@@ -230,6 +274,7 @@ class Readers:
         """Continue with these of the cells, int64 (row,)."""
         for reader in self.each:
             reader.repeat(rows)
+        self.shift = None if self.shift is None else self.shift[rows]
         if self.thinned is not None:
             self.thinned.repeat(rows)
 
@@ -265,7 +310,8 @@ def complete(
             len(start.genes), -1
         )  # (prompt, left) columns of ``asked``
     for step, size in enumerate(block_sizes(n_genes, steps), start=1):
-        now = unknown[:, :size] if in_advance else unknown
+        # only a correction of the share of expressed genes has to see all of them once
+        now = unknown[:, :size] if in_advance and (step > 1 or start.share_on is None) else unknown
         answer = readers.ask(asked[now])
         if step == 1 and not in_advance:  # until here the cells of one prompt were the same
             rows, start = start.of_cell, start.repeated()
@@ -284,8 +330,9 @@ def complete(
         if answer.nonzero is not None and done.nonzero is not None:
             nonzero = answer.nonzero.gather(1, best)
             done.nonzero.scatter_(1, chosen, nonzero)
-            if sample:
-                value = sampled(value, nonzero, start.coin.gather(1, chosen), network.config.n_bins - 1)  # type: ignore[union-attr]
+            if sample:  # expressed or not, by the coin
+                on = start.coin.gather(1, chosen) < nonzero  # type: ignore[union-attr]
+                value = torch.where(on, answer.if_on.gather(1, best), 0.0)  # type: ignore[union-attr]
         done.value.scatter_(1, chosen, value)
         done.confidence.scatter_(1, chosen, sure.gather(1, best).to(empty.dtype))
         done.known_at.scatter_(1, chosen, step)
@@ -298,10 +345,3 @@ def complete(
         else:
             readers.add(asked[chosen], value)
     return done
-
-
-def sampled(value: Tensor, nonzero: Tensor, coin: Tensor, highest: int) -> Tensor:
-    """Expressed or not, by the coin (uniform, all (cell, gene)). The decoder was trained on all values, zeros included: its
-    answer is the mean over both cases, and the mean of the expressed is that divided by their probability."""
-    if_expressed = (value / nonzero.clamp(min=1e-6)).clamp(1, highest)
-    return torch.where(coin < nonzero, if_expressed, 0.0)

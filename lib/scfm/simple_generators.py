@@ -200,7 +200,8 @@ def from_cell_prompts(model: ScGPT, embeddings: np.ndarray, kind: str = "mean", 
     """scGPT as a generator: a cell prompt for each wanted cell, from the training cells of its type.
 
     embeddings: raw ones (cell, d) of the RealCells' cells. kind: ``"mean"``, the type's mean embedding; or ``"cells"``, for each
-    wanted cell that of one training cell. ``how`` goes to ``scfm.generate``.
+    wanted cell that of one training cell. As many genes are expected to be expressed as in the training cells of the type
+    (``share_on``, if the network gives P(nonzero)). ``how`` goes to ``scfm.generate``.
     """
     from scfm.generate import generate
 
@@ -215,7 +216,11 @@ def from_cell_prompts(model: ScGPT, embeddings: np.ndarray, kind: str = "mean", 
                 prompt, n_samples = embeddings[rng.choice(own, len(places))], 1
             else:
                 prompt, n_samples = embeddings[own].mean(0, keepdims=True), len(places) if how.get("sample") else 1
-            found = generate(model, prompt, cells.genes, n_samples=n_samples, seed=seed, progress=False, **how)
+            share = (
+                float(np.clip((cells.bins[own] > 0).mean(), 0.001, 0.999)) if model.network.config.zero_prob else None
+            )
+            settings = {"share_on": share, "n_samples": n_samples, "seed": seed, "progress": False} | how
+            found = generate(model, prompt, cells.genes, **settings)
             made[places] = found.values  # without sampling, one cell stands for all of its type
         return made
 

@@ -147,6 +147,19 @@ def test_sampled_cells_are_on_as_often_as_the_network_says():
     np.testing.assert_allclose(made.values.mean(0)[reachable], point[reachable], atol=2.5)
 
 
+def test_the_share_of_expressed_genes_can_be_given():
+    m = model(if_expressed=True)
+    frame = pd.DataFrame(embeddings(2), index=["T cell", "B cell"])
+    made = scfm.generate(m, frame, ASKED, steps=1, share_on=np.array([0.2, 0.4]), sample=True, n_samples=400, **QUIET)
+    np.testing.assert_allclose(made.nonzero[[0, 400]].mean(1), [0.2, 0.4], atol=1e-3)
+    np.testing.assert_allclose([(made.values[:400] > 0).mean(), (made.values[400:] > 0).mean()], [0.2, 0.4], atol=0.03)
+    one = scfm.generate(m, frame, ASKED, steps=1, share_on=0.3, **QUIET)
+    np.testing.assert_allclose(one.nonzero.mean(1), 0.3, atol=1e-3)
+    for wrong in (0.0, 1.2, np.array([0.5, 0.5, 0.5]), np.array([0.5, -1])):
+        with pytest.raises(ValueError, match="between 0 and 1"):
+            scfm.generate(m, frame, ASKED, share_on=wrong, **QUIET)
+
+
 def test_every_gene_becomes_known_once_and_values_are_bins():
     made = scfm.generate(model(), prompts(), ASKED, steps=4, **QUIET)
     assert [int((made.known_at[0] == step).sum()) for step in range(5)] == [0, 4, 4, 3, 4]
@@ -306,6 +319,7 @@ def test_prompts_without_cells_values_or_with_masked_ones():
         ({"zero_prob": False}, {}, "P.nonzero"),
         ({"zero_prob": False}, {"confidence": "variance"}, "P.nonzero"),
         ({"zero_prob": False}, {"confidence": "random", "sample": True}, "does not give P.nonzero"),
+        ({"zero_prob": False}, {"confidence": "random", "share_on": 0.3}, "does not give"),
         ({"mvc": False}, {"confidence": "agreement"}, "cannot do GEPC"),
         ({"dropout": 0.0}, {"confidence": "dropout"}, "would not differ"),
         ({"num_conditions": 3}, {}, "condition or modality"),

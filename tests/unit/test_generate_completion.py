@@ -118,10 +118,14 @@ def test_reliability_and_its_error():
 
 def test_scgpt_answers_the_question_it_was_asked(cells, model):
     q = completion.hide(cells, model, n_observed=20, n_cells=5)
-    guess = completion.by_scgpt(model, q, steps=2, confidence="random", seed=3)
-    made = scfm.generate(model, q.prompt, q.genes, steps=2, confidence="random", seed=3, progress=False)
+    how = {"steps": 2, "confidence": "random", "seed": 3}
+    guess = completion.by_scgpt(model, q, own_share=False, **how)
+    made = scfm.generate(model, q.prompt, q.genes, progress=False, **how)
     np.testing.assert_array_equal(guess.value, made.values)
     assert guess.tokens == made.about["tokens"] / 5
+    shares = ((q.observed > 0).sum(1) + 0.5) / 21
+    made = scfm.generate(model, q.prompt, q.genes, progress=False, share_on=shares, **how)
+    np.testing.assert_array_equal(completion.by_scgpt(model, q, **how).value, made.values)
 
 
 def test_settings():

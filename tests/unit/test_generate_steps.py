@@ -121,7 +121,8 @@ def test_influence_counts_its_inputs():
 
 
 @pytest.mark.parametrize(
-    "options", [{}, {"mvc": False}, {"num_batches": 3, "batch_tokens": True, "domain_norm": "dsbn"}]
+    "options",
+    [{}, {"if_expressed": True}, {"mvc": False}, {"num_batches": 3, "batch_tokens": True, "domain_norm": "dsbn"}],
 )
 def test_one_block_is_the_networks_own_forward_pass(options):
     net = network(**options)
@@ -137,12 +138,20 @@ def test_one_block_is_the_networks_own_forward_pass(options):
         hidden = reader.add(genes, values, pad, prompt)
         answer = reader.ask(everywhere)
     torch.testing.assert_close(hidden[~pad], out.last_hidden_state[:, :6][~pad])
-    torch.testing.assert_close(answer.value, out.generated.clamp(0, 50))
-    torch.testing.assert_close(answer.nonzero, out.generated_zero_prob)
+    p, says = out.generated_zero_prob, out.generated
+    if options.get("if_expressed"):
+        torch.testing.assert_close(answer.if_on, says.clamp(1, 50))
+        torch.testing.assert_close(answer.value, p * says.clamp(1, 50))
+    else:
+        torch.testing.assert_close(answer.value, says.clamp(0, 50))
+        torch.testing.assert_close(answer.if_on, (says.clamp(0, 50) / p).clamp(1, 50))
+    torch.testing.assert_close(answer.nonzero, p)
     if options.get("mvc") is False:
         assert answer.gepc is None
     else:
-        torch.testing.assert_close(answer.gepc, out.gepc[:, 6:].clamp(0, 50))
+        gepc = out.gepc[:, 6:]
+        right = out.gepc_zero_prob[:, 6:] * gepc.clamp(1, 50) if options.get("if_expressed") else gepc.clamp(0, 50)
+        torch.testing.assert_close(answer.gepc, right)
 
 
 def test_several_blocks_are_the_whole_pass_with_the_mask_written_out():
@@ -304,12 +313,16 @@ def answer_of(**what):
 
 def test_measures_of_confidence_by_hand():
     answer = answer_of(
-        value=[10.0, 20.0, 30.0], nonzero=[0.5, 0.0, 0.9], gepc=[11.0, 25.0, 30.0], spread=[0.0, 2.0, 1.0]
+        value=[10.0, 20.0, 30.0],
+        nonzero=[0.5, 0.0, 0.9],
+        if_on=[20.0, 20.0, 10.0],
+        gepc=[11.0, 25.0, 30.0],
+        spread=[0.0, 2.0, 1.0],
     )
     torch.testing.assert_close(confidence.dropout_confidence(answer), torch.tensor([[0.0, -4.0, -1.0]]))
     torch.testing.assert_close(confidence.agreement_confidence(answer), torch.tensor([[-1.0, -5.0, 0.0]]))
     torch.testing.assert_close(confidence.largest_first(answer), answer.value)
-    torch.testing.assert_close(confidence.variance_confidence(answer)[0, [0, 2]], torch.tensor([-100.0, -100.0]))
+    torch.testing.assert_close(confidence.variance_confidence(answer), torch.tensor([[-100.0, 0.0, -9.0]]))
     entropy = -confidence.zero_prob_confidence(answer)[0]
     torch.testing.assert_close(entropy, torch.tensor([np.log(2), 0.0, -0.9 * np.log(0.9) - 0.1 * np.log(0.1)]).float())
 
@@ -370,14 +383,76 @@ def test_the_spread_is_that_of_the_versions():
 # --- sampling ---------------------------------------------------------------------------------------
 
 
-def test_a_coin_decides_and_the_mean_is_kept():
-    value, p = torch.tensor([[12.0, 30.0]]), torch.tensor([[0.4, 0.75]])
-    coin = torch.rand(20_000, 1)
-    drawn = kstep.sampled(value, p, coin, 50)
-    assert set(drawn[:, 0].tolist()) == {0.0, 30.0}
-    torch.testing.assert_close(drawn.mean(0, keepdim=True), value, atol=0.5, rtol=0)
-    assert kstep.sampled(torch.tensor([[40.0]]), torch.tensor([[0.5]]), torch.tensor([[0.1]]), 50).item() == 50
-    assert kstep.sampled(torch.tensor([[0.0]]), torch.tensor([[0.5]]), torch.tensor([[0.1]]), 50).item() == 1
+@pytest.mark.parametrize("if_expressed", [False, True])
+def test_a_coin_decides(if_expressed):
+    net = network(if_expressed=if_expressed)
+    genes, values, asked = question()
+    coin = torch.rand(3, 12)
+    with torch.no_grad():
+        point = kstep.complete(net, start(genes, values), asked, 1, "zero_prob")
+        drawn = kstep.complete(net, start(genes, values, coin=coin), asked, 1, "zero_prob", sample=True)
+        out = net.generate_forward(genes, values, asked.expand(3, -1))
+    p, says = out.generated_zero_prob, out.generated
+    if_on = says.clamp(1, 50) if if_expressed else (says.clamp(0, 50) / p).clamp(1, 50)
+    torch.testing.assert_close(drawn.value, torch.where(coin < p, if_on, 0.0))
+    torch.testing.assert_close(drawn.nonzero, point.nonzero)
+
+
+@pytest.mark.parametrize(
+    ("says", "p", "if_expressed", "mean", "if_on"),
+    [
+        (12.0, 0.4, False, 12.0, 30.0),
+        (12.0, 0.4, True, 4.8, 12.0),
+        (40.0, 0.5, False, 40.0, 50.0),
+        (-3.0, 0.5, False, 0.0, 1.0),
+        (-3.0, 0.5, True, 0.5, 1.0),
+        (70.0, 1.0, True, 50.0, 50.0),
+    ],
+)
+def test_the_expected_bin_and_the_bin_if_expressed(says, p, if_expressed, mean, if_on):
+    config = tiny.network(if_expressed=if_expressed, zero_prob=True).config
+    value, on = kstep.expected(torch.tensor([[says]]), torch.tensor([[p]]), config)
+    assert value.item() == pytest.approx(mean)
+    assert on.item() == pytest.approx(if_on)
+    value, on = kstep.expected(torch.tensor([[says]]), None, config)
+    assert value.item() == min(max(says, 0), 50)
+    assert on is None
+
+
+# --- the share of expressed genes -------------------------------------------------------------------
+
+
+@given(st.lists(st.floats(0.001, 0.999), min_size=2, max_size=30), st.floats(0.02, 0.98))
+def test_one_shift_of_the_log_odds_gives_the_share(chances, share):
+    p = torch.tensor([chances, chances[::-1]], dtype=torch.float64)
+    by = kstep.odds_shift(p, torch.tensor([share, 0.5], dtype=torch.float64))
+    moved = kstep.Answer(p * 20, p, torch.full_like(p, 20.0)).shifted(by)
+    np.testing.assert_allclose(moved.nonzero.mean(1), [share, 0.5], atol=1e-4)
+    np.testing.assert_allclose(moved.value, moved.nonzero * 20)
+    assert (torch.argsort(moved.nonzero[0], stable=True) == torch.argsort(p[0], stable=True)).all() or len(
+        set(chances)
+    ) < len(chances)
+
+
+def test_the_share_holds_in_the_first_step_and_its_shift_after_it():
+    net = network(if_expressed=True)
+    genes, values, asked = question()
+    share = torch.tensor([0.1, 0.3, 0.6], dtype=torch.float64)
+    for measure, order in (("zero_prob", None), ("random", torch.rand(3, 12))):
+        with torch.no_grad():
+            once = kstep.complete(net, start(genes, values, share_on=share, order=order), asked, 1, measure)
+            steps = kstep.complete(net, start(genes, values, share_on=share, order=order), asked, 3, measure)
+        np.testing.assert_allclose(once.nonzero.mean(1), share, atol=1e-4)
+        first = steps.known_at == 1
+        torch.testing.assert_close(steps.nonzero[first], once.nonzero[first])
+        torch.testing.assert_close(steps.value[first], once.value[first])
+    plain = kstep.complete(net, start(genes, values), asked, 1, "zero_prob")
+    odds = [
+        torch.special.logit(x.nonzero)
+        for x in (plain, kstep.complete(net, start(genes, values, share_on=share), asked, 1, "zero_prob"))
+    ]
+    moved = (odds[1] - odds[0]).detach()
+    np.testing.assert_allclose(moved, moved[:, :1].expand(-1, 12), atol=1e-3)
 
 
 def test_samples_of_one_prompt_share_the_first_look_and_then_part():
