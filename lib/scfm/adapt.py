@@ -13,6 +13,7 @@ network knows. All settings are in ``scfm.choices``, what is trained in ``scfm.a
 from __future__ import annotations
 
 import dataclasses
+import datetime
 import functools
 import hashlib
 import json
@@ -48,6 +49,7 @@ def adapt(
     groups: Sequence[str] | np.ndarray | str | None = None,
     embeddings: np.ndarray | None = None,
     work: str | Path | None = None,
+    data: Any = None,
     progress: bool = True,
     **options: Any,
 ) -> Fit:
@@ -72,6 +74,9 @@ def adapt(
     work
         A folder for checkpoints. A run that was killed goes on from the last one when it is called again in the same way,
         to the same numbers.
+    data
+        What the cells are, for the card: the AnnData they were tokenized from, or a dict (name, title, citation, ...). Not needed if
+        ``cells`` is the AnnData.
     **options
         All others: see :class:`scfm.choices.Choices`.
 
@@ -86,6 +91,7 @@ def adapt(
     _refuse_networks_with_batches(model.network)
     if embeddings is not None and choices.method != "head":
         raise ValueError(f"embeddings belong to method='head'; {choices.method} changes what the embeddings are.")
+    about = _about(cells if hasattr(cells, "obs") else data)
     if hasattr(cells, "obs"):
         labels, groups = _column(cells, labels), _column(cells, groups)
     cells = model.as_cells(cells)
@@ -140,6 +146,11 @@ def adapt(
             )  # fmt: skip
     report = _report(model, adapted, head, choices, reader, known, learned, watched, run, meter)
     report.notes = [*known.notes, *notes, *report.notes]
+    report.data = about | {
+        "vocabulary": cells.vocabulary_name,
+        "tokens": int(np.median(cells.lengths)),
+        "overlap": cells.report.get("overlap", ""),
+    }
     return Fit(model, adapted, head, choices, report, base)
 
 
@@ -160,6 +171,14 @@ def _column(adata: Any, given: Any) -> Any:
     if given not in adata.obs:
         raise ValueError(f"adata.obs has no column {given!r}; it has {', '.join(map(str, adata.obs.columns))}.")
     return adata.obs[given].to_numpy()
+
+
+def _about(data: Any) -> dict[str, Any]:
+    """Name, source and licence of a dataset, as ``scfm.load_dataset`` wrote them into ``uns``."""
+    if hasattr(data, "uns"):
+        data = data.uns.get("scfm", {})
+    wanted = ("name", "title", "citation", "doi", "licence", "sha256", "organism", "tissue", "counts")
+    return {key: str(data[key]) for key in wanted if data and data.get(key)}
 
 
 def _refuse_networks_with_batches(network: Any) -> None:
@@ -221,6 +240,7 @@ def _report(
         steps=run.steps,
         best_step=run.best_step,
         stopped_early=run.stopped_early,
+        date=datetime.date.today().isoformat(),
         resumed_from=run.resumed_from,
         curve=run.log,
         notes=list(run.checkpoint_failures),

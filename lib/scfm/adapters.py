@@ -119,7 +119,7 @@ def _with_peft(network: Any, choices: Choices, n_layers: int) -> Adapted:
     if choices.quantize:
         from scfm import quantize
 
-        copied = quantize.quantized(copied, choices.quantize, layers_of)
+        copied = quantize.quantized(copied, choices.quantize)
     with torch.random.fork_rng(devices=[]), warnings.catch_warnings():
         warnings.simplefilter("ignore")  # peft's advice is about language models
         torch.manual_seed(choices.seed)

@@ -63,7 +63,9 @@ class Choices:
     alpha: float | None = None  # LoRA's update is scaled by alpha / rank; None = 2 · rank
     targets: Any = "all"  # "attention" | "qv" | "feedforward" | "all" | names of modules | a regular expression
     adapter_dropout: float = 0.0
-    n_virtual: int = 8  # learned positions of prefix and prompt tuning
+    n_virtual: int = (
+        8  # learned positions of prefix and prompt tuning; every gene's position (its rank) moves on by as many
+    )
     quantize: str | None = None  # "4bit" | "8bit": the frozen base in bitsandbytes' precision; needs a GPU
 
     # partial and full

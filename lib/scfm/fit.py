@@ -47,6 +47,8 @@ class Report:
     best_step: int
     stopped_early: bool
     resumed_from: int
+    date: str = ""
+    data: dict[str, Any] = field(default_factory=dict)  # what the cells are, as far as they say
     curve: list[dict[str, float]] = field(default_factory=list)
     notes: list[str] = field(default_factory=list)
 
@@ -239,10 +241,10 @@ class Fit:
     def evaluate(
         self, cells: Any, labels: Any, batches: Sequence[str] | None = None, name: str = "test"
     ) -> pd.DataFrame:
-        """Scores on cells that were not trained on; the card shows them. See :func:`scfm.fitcard.evaluate`."""
-        from scfm import fitcard
+        """Scores on cells that were not trained on; the card shows them. See :func:`scfm.fitscores.evaluate`."""
+        from scfm import fitscores
 
-        return fitcard.evaluate(self, cells, labels, batches, name)
+        return fitscores.evaluate(self, cells, labels, batches, name)
 
 
 def reader_of(model: Any, adapted: Adapted, choices: Choices, dtype: str | None = None) -> Reader:

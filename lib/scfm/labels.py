@@ -141,13 +141,15 @@ def _check_classes(given: Any, names: np.ndarray, counts: np.ndarray, what: str)
     if len(names) == 0:
         raise ValueError(f"{what} holds no label at all.")
     if len(names) == 1:
-        raise ValueError(f"{what} holds one class only, {names[0]!r}: there is nothing to tell apart. Two are needed.")
+        raise ValueError(
+            f"{what} holds one class only, {str(names[0])!r}: there is nothing to tell apart. Two are needed."
+        )
     if np.asarray(given).dtype.kind == "f" and len(names) > 20 and counts.mean() < 10:
         raise ValueError(
             f"{what} holds {len(names):,} different numbers for {counts.sum():,} cells: adapt learns classes, not quantities. "
             "Cut the numbers into a few named ranges (pandas.cut)."
         )
-    few = [f"{name!r} ({n})" for name, n in zip(names, counts, strict=True) if n < FEWEST]
+    few = [f"{str(name)!r} ({n})" for name, n in zip(names, counts, strict=True) if n < FEWEST]
     if few:
         raise ValueError(
             f"{len(few)} of {len(names)} classes of {what} have fewer than {FEWEST} members: {', '.join(few[:5])}. Leave them out "
@@ -204,7 +206,7 @@ def _split_groups(
     names = np.unique(groups.astype(str))
     if len(names) < 2:
         raise ValueError(
-            f"groups holds one group only ({names[0]!r}); a split by donor or batch needs at least two. Leave groups out."
+            f"groups holds one group only ({str(names[0])!r}); a split by donor or batch needs at least two. Leave groups out."
         )
     if share == 0:
         return np.arange(n), np.empty(0, np.int64), ["groups were given, but validation=0: nothing is watched"]
