@@ -22,7 +22,7 @@ if TYPE_CHECKING:
 
     from scfm.models.scgpt import ScGPT
 
-COLUMNS = ["model", "method", "dataset", "steps", "confidence", "exact", "seed", "metric", "value"]
+COLUMNS = ["model", "method", "dataset", "steps", "confidence", "exact", "feed", "seed", "metric", "value"]
 # metric → what it says
 METRICS = {
     "squared_error": "mean squared error of the hidden genes, in bins²",
@@ -205,17 +205,23 @@ def ways(
     steps: Sequence[int] = (1, 2, 4, 8),
     confidences: Sequence[str] = ("zero_prob", "variance", "dropout", "agreement", "largest", "random"),
     exact: Sequence[bool] = (True,),
+    feed: Sequence[str] = ("likely",),
 ) -> Iterator[dict[str, Any]]:
-    """Settings of ``scfm.generate`` to compare; one step is the same in every order and either way, so exact only."""
+    """Settings of ``scfm.generate`` to compare; one step is the same whatever it feeds back, and either way."""
     for k in steps:
         for confidence in confidences:
             for way in exact if k > 1 else (True,):
-                yield {"steps": k, "confidence": confidence, "exact": way}
+                for fed in feed if k > 1 else feed[:1]:
+                    yield {"steps": k, "confidence": confidence, "exact": way, "feed": fed}
 
 
 def name(how: Mapping[str, Any]) -> str:
     """What a setting is called in tables: "K = 4, dropout, block-causal"."""
-    return f"K = {how['steps']}, {how['confidence']}" + ("" if how["exact"] else ", block-causal")
+    return (
+        f"K = {how['steps']}, {how['confidence']}"
+        + ("" if how["exact"] else ", block-causal")
+        + (", means fed back" if how.get("feed") == "expected" else "")
+    )
 
 
 def compare(
@@ -247,10 +253,17 @@ def compare(
             begin = time.perf_counter()
             found = score(guess(question), question)
             found["seconds"] = (time.perf_counter() - begin) / len(question.truth)
-            rows += [(guesser, 0, "", True, draw, metric, value) for metric, value in found.items()]
+            rows += [(guesser, 0, "", True, "", draw, metric, value) for metric, value in found.items()]
         for setting in settings:
             found = score(by_scgpt(model, question, seed=seed + draw, **{**how, **setting}), question)
-            about = (name(setting), setting["steps"], setting["confidence"], setting["exact"], draw)
+            about = (
+                name(setting),
+                setting["steps"],
+                setting["confidence"],
+                setting["exact"],
+                setting.get("feed", "likely"),
+                draw,
+            )
             rows += [(*about, metric, value) for metric, value in found.items()]
-    table = pd.DataFrame(rows, columns=["method", "steps", "confidence", "exact", "seed", "metric", "value"])
+    table = pd.DataFrame(rows, columns=["method", "steps", "confidence", "exact", "feed", "seed", "metric", "value"])
     return table.assign(model=model.name, dataset=cells.name)[COLUMNS]

@@ -83,6 +83,7 @@ def generate(
     exact: bool = True,
     sample: bool = False,
     n_samples: int = 1,
+    feed: str = "likely",
     cell_prompt: Any = None,
     share_on: float | np.ndarray | None = None,
     dropout_passes: int = 8,
@@ -121,6 +122,9 @@ def generate(
         expressed with probability P(nonzero), and then has the bin that is expected of it if expressed.
     n_samples
         Cells for each prompt, if ``sample``.
+    feed
+        What the next steps perceive of a gene with a point estimate: ``"likely"``, whichever is likelier of off and its bin if
+        expressed; or ``"expected"``, the mean of both, a value that no measured gene has. The same without P(nonzero).
     cell_prompt
         A cell prompt beside a gene prompt: (cell, d), or (d,) for all.
     share_on
@@ -156,6 +160,8 @@ def generate(
     for name, number in (("steps", steps), ("n_samples", n_samples), ("max_tokens", max_tokens)):
         if number < 1:
             raise ValueError(f"{name} is {number}; it must be at least 1.")
+    if feed not in ("likely", "expected"):
+        raise ValueError(f"feed is {feed!r}; it can be 'likely' or 'expected'.")
     network: Any = model.network
     config = network.config
     symbols, asked = _asked(model, genes)
@@ -202,7 +208,7 @@ def generate(
                     rate,
                     None if expressed is None else torch.from_numpy(expressed[own]).to(device),
                 )
-                done = kstep.complete(network, minibatch, question, steps, confidence, exact, sample)
+                done = kstep.complete(network, minibatch, question, steps, confidence, exact, sample, feed)
                 values[cells], sure[cells] = done.value.cpu().numpy(), done.confidence.cpu().numpy()
                 known_at[cells] = done.known_at.cpu().numpy()
                 if nonzero is not None and done.nonzero is not None:
@@ -224,6 +230,7 @@ def generate(
         "confidence": confidence if isinstance(confidence, str) else getattr(confidence, "__name__", "own measure"),
         "exact": exact,
         "sample": sample,
+        "feed": feed,
         "seed": seed,
         "tokens": cost["tokens"],  # that passed through the layers
         "looks": cost["looks"],  # pairs of genes of which one attends to the other

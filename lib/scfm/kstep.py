@@ -287,12 +287,15 @@ def complete(
     confidence: str | Callable[[Answer], Tensor],
     exact: bool = True,
     sample: bool = False,
+    feed: str = "likely",
 ) -> Finished:
     """Generate the genes ``asked``, int64 (gene,), of a minibatch in ``steps`` steps, in each the most confident ones.
 
     exact: in every step all genes known so far are read anew and see each other in both directions, as in training. Otherwise
     only the new ones are read (block-causal): earlier ones keep what they computed and never look at later ones.
-    sample: a gene is expressed with its P(nonzero), and if so has the value that is expected of it then.
+    sample: a gene is expressed with its P(nonzero), and if so has the bin that is expected of it then; that is also perceived.
+    feed: what is perceived of a gene whose point estimate became known: "likely", 0 or its bin if expressed, whichever is the
+    likelier; or "expected", the mean of both.
     """
     in_advance = confidence == RANDOM  # the order is known, so only the genes of the next block are asked for
     if in_advance:
@@ -300,6 +303,7 @@ def complete(
     readers = Readers(network, start, cost := Counter[str]())
     n_cells, n_genes, device = len(start.of_cell), len(asked), asked.device
     empty = torch.zeros(n_cells, n_genes, device=device)
+    perceived = empty.clone()  # what the next steps see of the genes that are known
     done = Finished(
         empty, empty.clone() if network.config.zero_prob else None, empty.clone(), empty.to(torch.int64), cost
     )
@@ -326,14 +330,17 @@ def complete(
             sure = measure(answer).round(decimals=5)
         best = sure.argsort(dim=1, descending=True, stable=True)[:, :size]
         chosen = now.gather(1, best)  # (cell, size) columns of ``asked``
-        value = answer.value.gather(1, best)
+        value = fed = answer.value.gather(1, best)
         if answer.nonzero is not None and done.nonzero is not None:
             nonzero = answer.nonzero.gather(1, best)
             done.nonzero.scatter_(1, chosen, nonzero)
+            if_on = answer.if_on.gather(1, best)  # type: ignore[union-attr]
             if sample:  # expressed or not, by the coin
-                on = start.coin.gather(1, chosen) < nonzero  # type: ignore[union-attr]
-                value = torch.where(on, answer.if_on.gather(1, best), 0.0)  # type: ignore[union-attr]
+                value = fed = torch.where(start.coin.gather(1, chosen) < nonzero, if_on, 0.0)  # type: ignore[union-attr]
+            elif feed == "likely":  # training showed bins of genes that were off or on, never a mean of both
+                fed = torch.where(nonzero > 0.5, if_on, 0.0)
         done.value.scatter_(1, chosen, value)
+        perceived.scatter_(1, chosen, fed)
         done.confidence.scatter_(1, chosen, sure.gather(1, best).to(empty.dtype))
         done.known_at.scatter_(1, chosen, step)
         if step == steps:
@@ -341,7 +348,7 @@ def complete(
         unknown = (done.known_at == 0).nonzero()[:, 1].view(n_cells, -1) if not in_advance else unknown[:, size:]
         if exact:
             columns = (done.known_at > 0).nonzero()[:, 1].view(n_cells, -1)
-            readers.read(start, asked[columns], done.value.gather(1, columns))
+            readers.read(start, asked[columns], perceived.gather(1, columns))
         else:
-            readers.add(asked[chosen], value)
+            readers.add(asked[chosen], fed)
     return done

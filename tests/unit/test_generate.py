@@ -279,6 +279,7 @@ def test_keep_genes_and_bin_matrix():
         ({"genes": ["GENE30", "GENE30"]}, "more than once, for example GENE30"),
         ({"genes": ["GENE30", "GENE3"]}, "are in the prompt .for example GENE3.*cannot be generated"),
         ({"steps": 0}, "steps is 0"),
+        ({"feed": "mean"}, "'likely' or 'expected'"),
         ({"n_samples": 3}, "give sample=True"),
         ({"n_samples": 0, "sample": True}, "n_samples is 0"),
         ({"confidence": "vibes"}, "it can be dropout, zero_prob, variance, agreement, largest, random, or a function"),

@@ -230,7 +230,7 @@ def test_in_one_step_exact_and_block_causal_are_the_same(measure):
         assert torch.equal(getattr(made[0], name), getattr(made[1], name)), name
 
 
-def by_hand(net, genes, values, asked, steps, measure, exact):
+def by_hand(net, genes, values, asked, steps, measure, exact, feed):
     """K steps for one cell with nothing but whole forward passes."""
     left, blocks, found, at = asked.tolist(), [genes.shape[1]], {}, {}
     for step, size in enumerate(kstep.block_sizes(len(left), steps), start=1):
@@ -245,22 +245,25 @@ def by_hand(net, genes, values, asked, steps, measure, exact):
         for i in order:
             found[left[i]], at[left[i]] = answer.value[0, i].item(), step
         block = torch.tensor([left[i] for i in order])[None]
-        genes, values = torch.cat([genes, block], 1), torch.cat([values, answer.value[:, order]], 1)
+        p, mean = answer.nonzero[:, order], answer.value[:, order]
+        fed = mean if feed == "expected" else torch.where(p > 0.5, (mean / p).clamp(1, 50), 0)
+        genes, values = torch.cat([genes, block], 1), torch.cat([values, fed], 1)
         blocks.append(size)
         left = [gene for gene in left if gene not in found]
     return [found[gene] for gene in asked.tolist()], [at[gene] for gene in asked.tolist()]
 
 
+@pytest.mark.parametrize("feed", ["likely", "expected"])
 @pytest.mark.parametrize("exact", [True, False])
 @pytest.mark.parametrize("steps", [2, 3, 12])
-def test_k_steps_are_the_loop_written_out(exact, steps):
+def test_k_steps_are_the_loop_written_out(exact, steps, feed):
     net = network()
     genes, values, asked = question()
     with torch.no_grad():
-        done = kstep.complete(net, start(genes, values), asked, steps, "zero_prob", exact)
+        done = kstep.complete(net, start(genes, values), asked, steps, "zero_prob", exact, feed=feed)
         for cell in range(3):
             one = slice(cell, cell + 1)
-            expected = by_hand(net, genes[one], values[one], asked, steps, confidence.zero_prob_confidence, exact)
+            expected = by_hand(net, genes[one], values[one], asked, steps, confidence.zero_prob_confidence, exact, feed)
             np.testing.assert_allclose(done.value[cell], expected[0], atol=1e-3)
             assert done.known_at[cell].tolist() == expected[1]
     assert torch.bincount(done.known_at[0])[1:].tolist() == kstep.block_sizes(12, steps)
