@@ -25,7 +25,7 @@ BROWSER = .venv/browser-ready
 endif
 
 .DEFAULT_GOAL := help
-.PHONY: help setup site progress course run rerun verify table test test-full check format build doctor bench pretrain lock clean clean-env
+.PHONY: help setup site progress course run rerun verify table test test-full check format build doctor bench pretrain ladder lock clean clean-env
 
 help:  ## this list
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-10s %s\n", $$1, $$2}' $(firstword $(MAKEFILE_LIST))
@@ -85,6 +85,9 @@ bench: $(READY)  ## every benchmark: ratios within one run, with memory
 
 pretrain: $(READY)  ## pretrain a mini model, resumable (MODEL=scgpt-mini, ARGS="--help" for its options)
 	@$(PY) -m scfm.pretrain $(MODEL) $(ARGS)
+
+ladder: $(READY)  ## every rung at every label budget, in resumable shards (JOBS=2; ARGS="--plan" says what is missing)
+	@$(PY) -m scfm.ladder --jobs $(JOBS) $(ARGS)
 
 lock: $(READY) $(SITE) $(BROWSER)  ## write the two locks from what is installed in .venv
 	@$(PY) -m coursekit lock

@@ -224,6 +224,12 @@ class Fit:
     def _reader(self, dtype: str | None = None) -> Reader:
         return reader_of(self.model, self._adapted, self.choices, dtype)
 
+    def to_transformers(self) -> Any:
+        """The whole classifier as a network of plain transformers, where it has one; see :func:`scfm.fitfiles.to_transformers`."""
+        from scfm import fitfiles
+
+        return fitfiles.to_transformers(self)
+
     # --- on disk ------------------------------------------------------------------------------------
 
     def save(self, folder: str | Path) -> Path:

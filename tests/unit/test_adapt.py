@@ -224,10 +224,12 @@ def test_gradient_checkpointing_gives_the_same_gradients(kind: str) -> None:
 
 def test_bf16_training_runs_and_agrees_roughly() -> None:
     model, (cells, types) = tiny_task.model("scgpt"), tiny_task.cells("scgpt")
-    fits = [scfm.adapt(model, cells, types, "lora", **options("lora", dtype=d)) for d in ("float32", "bfloat16")]
+    fits = [
+        scfm.adapt(model, cells, types, "lora", **options("lora", dtype=d, epochs=3)) for d in ("float32", "bfloat16")
+    ]
     new, truth = tiny_task.cells("scgpt", seed=1)
     for fit in fits:
-        assert np.mean(fit.predict(new, progress=False) == truth) > 0.75
+        assert np.mean(fit.predict(new, progress=False) == truth) > 0.7
     assert fits[1].report.dtype == "bfloat16"
     assert all(p.dtype == torch.float32 for p in fits[1].network.parameters())
 
