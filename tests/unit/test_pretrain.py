@@ -109,8 +109,9 @@ def test_no_evaluation_set_is_in_the_corpus() -> None:
     splits = {name: entry["split"] for name, entry in datasets.entries().items()}
     assert {splits[name] for name in table["train"]} == {"corpus"}
     assert {splits[name] for name in table["held_out"]} == {"evaluation"}
-    log = json.loads((cache.repo_data() / "models/geneformer-mini/training_log.json").read_text())
-    assert set(log["corpus"]) == set(table["train"])
+    for name in ("geneformer-mini", "scgpt-mini"):
+        log = json.loads((cache.repo_data() / "models" / name / "training_log.json").read_text())
+        assert set(log["corpus"]) == set(table["train"])
 
 
 def test_no_cell_of_an_evaluation_set_is_in_the_corpus(shared) -> None:
