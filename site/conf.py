@@ -35,6 +35,7 @@ html_css_files = ["course.css"]
 html_js_files = [("course.js", {"defer": "defer"})]
 html_extra_path = ["_build/source/extra"]
 html_copy_source = False
+html_use_index = False
 html_show_sourcelink = False
 html_show_sphinx = False
 html_permalinks_icon = "#"
@@ -45,6 +46,7 @@ html_theme_options = {
     "use_fullscreen_button": False,
     "navbar_persistent": [],
     "show_navbar_depth": 1,
+    "max_navbar_depth": 1,  # the forty datasets are listed on their own page
     "show_toc_level": 2,
     "pygments_light_style": "a11y-high-contrast-light",
     "pygments_dark_style": "a11y-high-contrast-dark",

@@ -131,7 +131,7 @@ def model_pages(root: Path) -> dict[str, str]:
     known = _toml(root / "data" / "models.toml").get("models", {})
     pages = {}
     for path in sorted((root / "data" / "models").glob("*/README.md")):
-        text = re.sub(r"\A---\n.*?\n---\n", "", path.read_text(encoding="utf-8"), flags=re.S)
+        text = re.sub(r"\A---\n.*?\n---\n", "", path.read_text(encoding="utf-8"), flags=re.S).lstrip()
         pages[f"models/{path.parent.name}"] = text
     lines = [
         "# Models",

@@ -19,7 +19,7 @@ from coursekit.sitelesson import facts_of
 
 PHONE = {"viewport": {"width": 390, "height": 844}, "has_touch": True, "is_mobile": True}
 # What reaches beyond the screen and is not cut or scrolled by a box around it
-WIDE = """() => [...document.querySelectorAll("main *")].filter(e => {
+WIDE = """() => [...document.querySelectorAll("article *")].filter(e => {
   if (e.getBoundingClientRect().right <= innerWidth + 1 || !e.getClientRects().length) return false;
   for (let p = e.parentElement; p; p = p.parentElement) if (getComputedStyle(p).overflowX !== "visible" && p !== document.body && p !== document.documentElement) return false;
   return true;

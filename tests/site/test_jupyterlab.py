@@ -1,0 +1,130 @@
+"""A learner's notebook in a real JupyterLab, driven by a browser: run all, solve an exercise, see the check turn green."""
+
+from __future__ import annotations
+
+import json
+import os
+import re
+import shutil
+import socket
+import subprocess
+import sys
+import time
+import urllib.request
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+from conftest import ROOT, need
+
+from coursekit import progress
+from coursekit.course import choose
+from coursekit.lint import exercise_ids
+from coursekit.notebook import read_source, tags
+
+LESSON, NUMBER = "02", "02.2"
+GREEN = "rgb(0, 158, 115)"  # of Okabe and Ito
+SECONDS = 600  # the whole lesson on a slow machine
+
+
+@pytest.fixture
+def course(tmp_path: Path) -> Path:
+    """A copy of the course's notebooks, as a learner has it; lib and data are those of the environment."""
+    root = tmp_path / "course"
+    shutil.copytree(ROOT / "notebooks", root / "notebooks", ignore=shutil.ignore_patterns(".ipynb_checkpoints"))
+    return root
+
+
+@pytest.fixture
+def lab(course: Path, tmp_path: Path) -> Iterator[str]:
+    """JupyterLab on localhost, without a password and without asking anyone for news; gives its address."""
+    need("jupyterlab")
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        port = free.getsockname()[1]
+    settings = tmp_path / "settings" / "@jupyterlab"
+    # All cells are in the page, not only those on the screen
+    _setting(settings / "notebook-extension" / "tracker.jupyterlab-settings", {"windowingMode": "none"})
+    _setting(
+        settings / "apputils-extension" / "notification.jupyterlab-settings",
+        {"checkForUpdates": False, "fetchNews": "false"},
+    )
+    command = [
+        *(sys.executable, "-m", "jupyterlab", "--no-browser", "--ip=127.0.0.1", f"--port={port}", "--ServerApp.port_retries=0"),
+        *("--IdentityProvider.token=", "--ServerApp.password=", "--allow-root", f"--ServerApp.root_dir={course}"),
+        *(f"--LabApp.user_settings_dir={tmp_path / 'settings'}", f"--LabApp.workspaces_dir={tmp_path / 'workspaces'}"),
+    ]  # fmt: skip
+    env = {name: value for name, value in os.environ.items() if not name.startswith(("COURSEKIT_", "JPY_"))}
+    log = (tmp_path / "lab.log").open("w")
+    server = subprocess.Popen(
+        command, cwd=course, stdout=log, stderr=subprocess.STDOUT, env={**env, "OMP_NUM_THREADS": "1"}
+    )
+    address = f"http://127.0.0.1:{port}/"
+    try:
+        for _ in range(240):
+            try:
+                urllib.request.urlopen(address + "api", timeout=5).close()
+                break
+            except OSError:
+                assert server.poll() is None, (tmp_path / "lab.log").read_text()
+                time.sleep(0.5)
+        yield address
+    finally:
+        server.terminate()
+        try:
+            server.wait(20)
+        except subprocess.TimeoutExpired:
+            server.kill()
+        log.close()
+
+
+def _setting(path: Path, values: dict[str, Any]) -> None:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.write_text(json.dumps(values))
+
+
+def test_run_all_solve_one_see_it_turn_green(chromium: Any, lab: str, course: Path) -> None:
+    lesson = choose(course, [LESSON])[0]
+    solution = next(
+        cell["source"]
+        for cell in read_source(lesson)["cells"]
+        if "solution" in tags(cell) and cell["cell_type"] == "code" and exercise_ids(cell) == [NUMBER]
+    )
+    context = chromium.new_context(viewport={"width": 1400, "height": 1000})
+    page = context.new_page()
+    page.goto(f"{lab}lab/tree/notebooks/{lesson.name}.ipynb")
+    page.locator(".jp-Notebook .jp-CodeCell").first.wait_for(timeout=120_000)
+
+    page.get_by_role("menuitem", name="Run", exact=True).click()
+    page.get_by_text("Run All Cells", exact=True).click()
+    code = page.locator(".jp-Notebook .jp-CodeCell")
+    last = code.last.locator(".jp-InputPrompt").first
+    _wait(lambda: re.search(r"\[\d+\]", last.inner_text()), "the last cell of the notebook to have run")
+    prompts = [prompt.inner_text() for prompt in page.locator(".jp-CodeCell .jp-InputPrompt").all()]
+    assert all(re.search(r"\[\d+\]", prompt) for prompt in prompts), prompts
+    assert page.locator('.jp-OutputArea-output[data-mime-type="application/vnd.jupyter.error"]').count() == 0
+
+    cell = code.filter(has_text=f'check.exercise("{NUMBER}"')
+    box = cell.locator(".jp-OutputArea-output div[style*=border-left]")
+    assert box.inner_text().startswith(f"○ Exercise {NUMBER}: still open")
+    cell.locator(".cm-content").click()
+    page.keyboard.press("Control+a")
+    page.keyboard.insert_text(solution)
+    page.keyboard.press("Control+Enter")
+    _wait(lambda: box.inner_text().startswith(f"✓ Exercise {NUMBER}: right"), "the check to pass")
+    assert box.evaluate("box => getComputedStyle(box).borderLeftColor") == GREEN
+    context.close()
+
+    solved = [number for _, number, passed in progress.attempts(course) if passed]
+    assert solved == [NUMBER]
+    assert f"✓ {NUMBER}" in progress.report(course)
+
+
+def _wait(happened: Any, what: str) -> None:
+    end = time.monotonic() + SECONDS
+    while time.monotonic() < end:
+        if happened():
+            return
+        time.sleep(0.5)
+    pytest.fail(f"waited {SECONDS} seconds for {what}")
