@@ -5,6 +5,9 @@ same numbers (:func:`sharing_copy`). Only what is trained gets memory of its own
 LoRA: Hu et al. 2021 (arXiv:2106.09685); IA3: Liu et al. 2022 (arXiv:2205.05638); VeRA: Kopiczko et al. 2023
 (arXiv:2310.11454); DoRA: Liu et al. 2024 (arXiv:2402.09353); prefix: Li and Liang 2021 (10.18653/v1/2021.acl-long.353);
 prompt: Lester et al. 2021 (10.18653/v1/2021.emnlp-main.243); gradual unfreezing: Howard and Ruder 2018 (10.18653/v1/P18-1031).
+
+What there is not: the bottleneck adapters and the token adapter of scPEFT (peft has neither), and prefix or prompt tuning of scGPT
+(peft puts learned positions before token ids; scGPT reads genes with values).
 """
 
 from __future__ import annotations

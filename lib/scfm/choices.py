@@ -11,7 +11,7 @@ from typing import Any
 PEFT = ("lora", "dora", "ia3", "ln", "vera", "prefix", "prompt")
 METHODS = ("head", *PEFT, "partial", "full")
 
-# Learning rates for a network 128 wide; a wider one gets proportionally less (rate · 128 / width, which gives 8e-5 at 768).
+# Learning rates for a network 128 wide; a wider one gets proportionally less (rate · 128 / width, full: 3e-5 at 768).
 RATES = {
     "head": 1e-2,
     "lora": 2e-3,
@@ -21,8 +21,8 @@ RATES = {
     "vera": 2e-2,
     "prefix": 1e-2,
     "prompt": 1e-2,
-    "partial": 5e-4,
-    "full": 5e-4,
+    "partial": 3e-4,
+    "full": 2e-4,
 }
 HEAD_RATE = 1e-3  # of the head while the network below it is trained
 

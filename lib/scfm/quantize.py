@@ -37,18 +37,19 @@ def quantized(network: Any, bits: str, allow_cpu: bool = False) -> Any:
         ) from error
     for layer in layers_of(network):
         for name, linear in [(n, m) for n, m in layer.named_modules() if isinstance(m, nn.Linear)]:
+            weight = linear.weight.data.cpu().clone()  # on its way from the CPU to the device it is quantized
             shape: Any = (linear.in_features, linear.out_features, linear.bias is not None)
             made: Any
             if bits == "4bit":
                 made = bnb.nn.Linear4bit(*shape, compute_dtype=torch.bfloat16, quant_type="nf4")
-                made.weight = bnb.nn.Params4bit(linear.weight.data.clone(), requires_grad=False, quant_type="nf4")
+                made.weight = bnb.nn.Params4bit(weight, requires_grad=False, quant_type="nf4")
             else:
                 made = bnb.nn.Linear8bitLt(*shape, has_fp16_weights=False, threshold=6.0)
-                made.weight = bnb.nn.Int8Params(linear.weight.data.clone(), requires_grad=False, has_fp16_weights=False)
+                made.weight = bnb.nn.Int8Params(weight, requires_grad=False, has_fp16_weights=False)
             if linear.bias is not None:
                 made.bias = nn.Parameter(linear.bias.data.clone(), requires_grad=False)
             parent = layer.get_submodule(name.rpartition(".")[0])
-            setattr(parent, name.rpartition(".")[2], made.to(device))  # moving is what quantizes
+            setattr(parent, name.rpartition(".")[2], made.to(device))
     setattr(network, f"is_loaded_in_{bits}", True)  # peft asks for it
     return network
 
