@@ -8,12 +8,12 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from scfm.prompts import gene_prompt
+from scfm.prompts import gene_prompt, keep_genes
 from scfm.simple_generators import RealCells
 from scfm.tokenized import TokenizedCells
 
@@ -40,11 +40,28 @@ class Question:
     """Held-out cells of which some genes are seen, and the training cells that simple guessers may learn from."""
 
     prompt: TokenizedCells  # <cls> and the observed genes, zeros included
+    seen: list[str]  # the observed genes
     genes: list[str]  # the hidden ones
     truth: np.ndarray  # float32 (cell, hidden gene) bins
     observed: np.ndarray  # float32 (cell, observed gene)
     train_observed: np.ndarray  # float32 (training cell, observed gene)
     train_hidden: np.ndarray  # float32 (training cell, hidden gene)
+
+    def share_on(self) -> np.ndarray:
+        """Share of the observed genes that are expressed, (cell,), a little away from 0 and 1: what to expect of the hidden."""
+        n = self.observed.shape[1]
+        return ((self.observed > 0).sum(1) + 0.5) / (n + 1)
+
+    def first(self, n: int) -> Question:
+        """The same question with only the first ``n`` of the observed genes."""
+        prompt = keep_genes(self.prompt, self.prompt[0][1 : n + 1])
+        return replace(
+            self,
+            prompt=prompt,
+            seen=self.seen[:n],
+            observed=self.observed[:, :n],
+            train_observed=self.train_observed[:, :n],
+        )
 
 
 @dataclass
@@ -82,6 +99,7 @@ def hide(cells: RealCells, model: ScGPT, n_observed: int = 200, n_cells: int = 1
     )
     return Question(
         prompt,
+        [cells.genes[g] for g in seen],
         [cells.genes[g] for g in hidden],
         cells.bins[np.ix_(chosen, hidden)],
         cells.bins[np.ix_(chosen, seen)],
@@ -135,21 +153,56 @@ SIMPLE: dict[str, Callable[[Question], Guess]] = {
 }
 
 
+# --- guessers that come with the model --------------------------------------------------------------
+
+
+def corpus_means(model: ScGPT, question: Question) -> Guess:
+    """What the model's training cells say of each gene, and nothing else: the rival of a zero-shot answer.
+
+    The gene's mean bin where expressed, times how often it was, corrected to the cell's own share as scGPT's P(nonzero) is.
+    Raises FileNotFoundError for a model that came without these means.
+    """
+    import torch
+
+    from scfm.kstep import odds_shift
+
+    known = model.gene_means().loc[question.genes]
+    p = torch.from_numpy(np.tile(known["share_on"].to_numpy(), (len(question.truth), 1)))
+    by = odds_shift(p, torch.from_numpy(question.share_on()))
+    nonzero = (torch.special.logit(p, 1e-6) + by).sigmoid().numpy()
+    bins = known["mean_bin"].to_numpy()
+    return Guess(nonzero * bins, nonzero, -(bins**2) * nonzero * (1 - nonzero))
+
+
 def by_scgpt(model: ScGPT, question: Question, own_share: bool = True, **how: Any) -> Guess:
     """scGPT completes the cells; ``how`` goes to ``scfm.generate``.
 
     own_share: as many of the hidden genes are expected to be expressed as of the cell's observed ones (if the network gives
-    P(nonzero), and one was observed at all).
+    P(nonzero)).
     """
     from scfm.generate import generate
 
-    if own_share and question.observed.shape[1] and model.network.config.zero_prob:
-        n = question.observed.shape[1]
-        how = {"share_on": ((question.observed > 0).sum(1) + 0.5) / (n + 1)} | how  # between 0 and 1 in every cell
+    if own_share and model.network.config.zero_prob:
+        how = {"share_on": question.share_on()} | how
     made = generate(model, question.prompt, question.genes, progress=False, **how)
     n = len(made)
     cost = (made.about[key] / n for key in ("tokens", "looks", "seconds"))
     return Guess(made.values, made.nonzero, made.confidence, *cost)
+
+
+def with_study_means(model: ScGPT, question: Question, guess: Guess, n_train: int = 8, seed: int = 0) -> Guess:
+    """scGPT's guess, moved gene by gene by its mean error on a few training cells: what does it know beyond the means?
+
+    ``n_train`` training cells are completed in one step; the gene means of all training cells take the place of scGPT's own.
+    """
+    rng = np.random.default_rng([seed, 10])
+    rows = rng.choice(len(question.train_observed), min(n_train, len(question.train_observed)), replace=False)
+    seen = question.train_observed[rows]
+    some = replace(
+        question, prompt=gene_prompt(model, question.seen, seen), observed=seen, truth=question.train_hidden[rows]
+    )
+    own = by_scgpt(model, some, steps=1).value.mean(0)
+    return Guess(np.clip(guess.value - own + question.train_hidden.mean(0), 0, None))
 
 
 # --- scores -----------------------------------------------------------------------------------------
@@ -240,12 +293,14 @@ def compare(
     Each draw has its own panel of observed genes, held-out cells and training cells, the same for all. ``how`` goes to
     ``scfm.generate``.
 
-    Returns a long table with ``COLUMNS``; method is ``name(setting)`` or the guesser's name, whose steps are 0.
+    Returns a long table with ``COLUMNS``; method is ``name(setting)`` or the guesser's name, whose steps are 0. The model's
+    ``corpus_means`` are among them if it came with such.
     """
     import pandas as pd
     from tqdm.auto import tqdm
 
     settings = list(ways() if settings is None else settings)
+    has_means = _has_means(model)
     rows: list[tuple] = []
     for draw in tqdm(range(n_draws), desc="completing", unit="draw", disable=not progress, delay=1, leave=False):
         question = hide(cells, model, n_observed, n_cells, seed + draw)
@@ -254,6 +309,9 @@ def compare(
             found = score(guess(question), question)
             found["seconds"] = (time.perf_counter() - begin) / len(question.truth)
             rows += [(guesser, 0, "", True, "", draw, metric, value) for metric, value in found.items()]
+        if has_means:
+            found = score(corpus_means(model, question), question)
+            rows += [("corpus means", 0, "", True, "", draw, metric, value) for metric, value in found.items()]
         for setting in settings:
             found = score(by_scgpt(model, question, seed=seed + draw, **{**how, **setting}), question)
             about = (
@@ -267,3 +325,11 @@ def compare(
             rows += [(*about, metric, value) for metric, value in found.items()]
     table = pd.DataFrame(rows, columns=["method", "steps", "confidence", "exact", "feed", "seed", "metric", "value"])
     return table.assign(model=model.name, dataset=cells.name)[COLUMNS]
+
+
+def _has_means(model: ScGPT) -> bool:
+    try:
+        model.gene_means()
+    except FileNotFoundError:
+        return False
+    return True

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import numpy as np
+import pandas as pd
 import pytest
 import tiny_scgpt as tiny
 from scipy.stats import spearmanr
@@ -34,7 +35,9 @@ def question(n_cells: int = 4, n_genes: int = 6, n_train: int = 50, seed: int = 
     hidden = (60 + seen @ weights + rng.normal(0, 0.1, (len(seen), n_genes))).astype(np.float32)
     prompt = tiny.TokenizedCells.from_lists([[tiny.CLS]] * n_cells)
     n = n_cells
-    return completion.Question(prompt, [str(g) for g in range(n_genes)], hidden[:n], seen[:n], seen[n:], hidden[n:])
+    return completion.Question(
+        prompt, list("abcde"), [str(g) for g in range(n_genes)], hidden[:n], seen[:n], seen[n:], hidden[n:]
+    )
 
 
 def test_hidden_genes_are_hidden_and_training_cells_are_others(cells, model):
@@ -83,7 +86,12 @@ def test_guessers_of_a_panel_that_says_nothing_fall_back_to_the_mean():
     q = question(n_train=400)
     rng = np.random.default_rng(1)
     blind = completion.Question(
-        q.prompt, q.genes, q.truth, *(rng.permuted(x, axis=0) for x in (q.observed, q.train_observed)), q.train_hidden
+        q.prompt,
+        q.seen,
+        q.genes,
+        q.truth,
+        *(rng.permuted(x, axis=0) for x in (q.observed, q.train_observed)),
+        q.train_hidden,
     )
     mean = completion.score(completion.gene_mean(blind), blind)["squared_error"]
     assert completion.score(completion.ridge(blind), blind)["squared_error"] < 1.15 * mean
@@ -156,3 +164,53 @@ def test_the_table_of_all_settings(cells, model):
     np.testing.assert_allclose(value("K = 1, zero_prob", "squared_error"), value("K = 1, random", "squared_error"))
     assert (value("K = 2, zero_prob", "tokens") > value("K = 2, zero_prob, block-causal", "tokens")).all()
     assert (table[table["method"] == "gene mean"]["steps"] == 0).all()
+
+
+# --- what comes with the model ----------------------------------------------------------------------
+
+
+def test_fewer_observed_genes(cells, model):
+    q = completion.hide(cells, model, n_observed=20, n_cells=4)
+    few = q.first(6)
+    assert few.seen == q.seen[:6]
+    assert few.prompt[2].tolist() == q.prompt[2][:7].tolist()
+    np.testing.assert_array_equal(few.observed, q.observed[:, :6])
+    np.testing.assert_array_equal(few.train_observed, q.train_observed[:, :6])
+    np.testing.assert_array_equal(few.truth, q.truth)
+    np.testing.assert_allclose(few.share_on(), ((few.observed > 0).sum(1) + 0.5) / 7)
+    assert [tiny.VOCABULARY.tokens[gene] for gene in q.seen] == q.prompt[0][1:].tolist()
+
+
+def test_corpus_means_by_hand(cells, model, monkeypatch):
+    means = pd.DataFrame({"mean_bin": 30.0, "share_on": 0.5}, index=list(tiny.VOCABULARY.tokens))
+    means.loc["GENE3"] = [40.0, 0.9]
+    monkeypatch.setattr(model, "gene_means", lambda: means, raising=False)
+    q = completion.hide(cells, model, n_observed=20, n_cells=4)
+    guess = completion.corpus_means(model, q)
+    np.testing.assert_allclose(guess.nonzero.mean(1), q.share_on(), atol=1e-4)
+    np.testing.assert_allclose(guess.value, guess.nonzero * means.loc[q.genes, "mean_bin"].to_numpy())
+    table = completion.compare(cells, model, [], n_draws=1, n_observed=20, n_cells=3, progress=False)
+    assert "corpus means" in set(table["method"])
+
+
+def test_models_without_means_are_compared_without_them(cells, model, monkeypatch):
+    def none():
+        raise FileNotFoundError
+
+    monkeypatch.setattr(model, "gene_means", none, raising=False)
+    table = completion.compare(cells, model, [], n_draws=1, n_observed=20, n_cells=3, progress=False)
+    assert set(table["method"]) == set(completion.SIMPLE)
+
+
+def test_study_means_take_the_place_of_the_models_own(cells, model):
+    q = completion.hide(cells, model, n_observed=20, n_cells=4)
+    guess = completion.by_scgpt(model, q, steps=1)
+    moved = completion.with_study_means(model, q, guess, n_train=30)
+    kept = (moved.value > 0).all(0)  # genes where no cell was cut at zero
+    assert kept.any()
+    by = (moved.value - guess.value)[:, kept]
+    np.testing.assert_allclose(by, np.broadcast_to(by[:1], by.shape), atol=1e-3)  # one number per gene
+    gaps = [completion.score(g, q)["squared_error"] for g in (guess, moved, completion.gene_mean(q))]
+    assert gaps[1] < gaps[0], "a random network's means are no means at all"
+    other = completion.with_study_means(model, q, completion.Guess(guess.value + 5), n_train=30)
+    np.testing.assert_allclose(other.value[:, kept], (moved.value + 5)[:, kept], atol=1e-3)
