@@ -11,6 +11,9 @@ P ?=
 CARD ?=
 ARGS ?=
 MODEL ?= geneformer-mini
+GRID ?= workflow/grids/zero_shot.yaml
+ON ?=
+FILE ?=
 PYTEST ?=
 PY = .venv/bin/python
 SHELL = /bin/sh
@@ -22,10 +25,11 @@ ifeq ($(origin PY),file)
 READY = .venv/ready
 SITE = .venv/site-ready
 BROWSER = .venv/browser-ready
+SNAKEMAKE = .venv/grid-ready
 endif
 
 .DEFAULT_GOAL := help
-.PHONY: help setup site progress course run rerun verify table test test-full check format build doctor bench pretrain ladder lock clean clean-env
+.PHONY: help setup site progress course run rerun verify table test test-full check format build grid board atlas doctor bench bench-atlas pretrain ladder lock clean clean-env
 
 help:  ## this list
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-10s %s\n", $$1, $$2}' $(firstword $(MAKEFILE_LIST))
@@ -53,7 +57,7 @@ table: $(READY)  ## the table of the last run of each lesson
 test: $(READY)  ## unit, parity and notebook tests, without the slow ones (PYTEST="-k name")
 	@$(PY) -m pytest tests/unit tests/parity tests/notebooks -rs -m "not slow and not network" $(PYTEST)
 
-test-full: $(READY) $(BROWSER)  ## all tests, with the slow ones and those for a GPU
+test-full: $(READY) $(BROWSER) $(SNAKEMAKE)  ## all tests, with the slow ones and those for a GPU
 	@$(PY) -m pytest -rs -m "not network" $(PYTEST)
 
 check: $(READY)  ## ruff, mypy, and whether notebooks, sources and README agree
@@ -72,6 +76,16 @@ build: $(READY)  ## make the notebooks from notebooks/source
 site: $(READY) $(SITE)  ## build the book from executed lessons, in site/_build/html (runs what is missing)
 	@$(PY) -m coursekit site $(NB) --profile $(PROFILE) --jobs $(JOBS)
 
+grid: $(READY) $(SNAKEMAKE)  ## run lessons x datasets x models x seeds, what is missing: make grid GRID=... JOBS=4 (ON=slurm)
+	@$(PY) -m coursekit grid $(GRID) --jobs $(JOBS) $(if $(ON),--on $(ON)) $(foreach p,$(P),-p '$(p)') $(ARGS)
+
+board: $(READY)  ## does the foundation model beat the baseline? table, page and figure from all grids
+	@$(PY) -m coursekit board $(ARGS)
+
+atlas: $(READY) $(SNAKEMAKE)  ## tokenize and embed a large file in shards: make atlas FILE=cells.h5ad MODEL=... JOBS=4 (ON=slurm)
+	@test -n "$(FILE)" || { echo 'Which cells? For example: make atlas FILE=cells.h5ad'; exit 2; }
+	@$(PY) -m coursekit atlas $(FILE) --model $(MODEL) --jobs $(JOBS) $(if $(ON),--on $(ON)) $(ARGS)
+
 progress: $(READY)  ## which exercises you have solved
 	@$(PY) -m coursekit progress
 
@@ -83,13 +97,16 @@ bench: $(READY)  ## every benchmark: ratios within one run, with memory
 	@bad=""; for file in benchmarks/bench_*.py; do echo "== $$file"; $(PY) $$file $(ARGS) || bad="$$bad $$file"; done; \
 	test -z "$$bad" || { echo "failed:$$bad"; exit 1; }
 
+bench-atlas: $(READY) $(SNAKEMAKE)  ## cells per second and memory of an atlas at 10k, 100k and 1M cells (hours on a laptop)
+	@$(PY) benchmarks/atlas.py $(ARGS)
+
 pretrain: $(READY)  ## pretrain a mini model, resumable (MODEL=scgpt-mini, ARGS="--help" for its options)
 	@$(PY) -m scfm.pretrain $(MODEL) $(ARGS)
 
 ladder: $(READY)  ## every rung at every label budget, in resumable shards (JOBS=2; ARGS="--plan" says what is missing)
 	@$(PY) -m scfm.ladder --jobs $(JOBS) $(ARGS)
 
-lock: $(READY) $(SITE) $(BROWSER)  ## write the two locks from what is installed in .venv
+lock: $(READY) $(SITE) $(BROWSER) $(SNAKEMAKE)  ## write the locks from what is installed in .venv
 	@$(PY) -m coursekit lock
 
 clean:  ## delete runs and caches (the environment stays)
@@ -130,3 +147,9 @@ endif
 .venv/browser-ready: requirements-site.lock | $(READY)
 	@.venv/bin/python -m pip install -q --no-build-isolation -c requirements.lock -c requirements-site.lock -e '.[site,browser]' \
 	  && touch $@ .venv/site-ready || echo "Without these packages the book's tests are skipped."
+
+# Only who runs grids and atlases needs Snakemake.
+.venv/grid-ready: requirements-grid.lock | $(READY)
+	@echo "Installing Snakemake; once."
+	@.venv/bin/python -m pip install -q --no-build-isolation -c requirements.lock -c requirements-grid.lock -e '.[grid]'
+	@touch $@

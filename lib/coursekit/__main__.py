@@ -61,6 +61,20 @@ def _parser() -> argparse.ArgumentParser:
     add.add_argument("--output", type=Path, help="where to put it (default site/_build/html)")
     add.set_defaults(go=_site)
 
+    add = commands.add_parser("grid", help="run lessons × datasets × models × seeds, only what is missing")
+    add.add_argument("grid", type=Path, help="a YAML file, see workflow/grids")
+    add.add_argument("-p", "--parameter", action="append", default=[], metavar="NAME=VALUE", dest="words")
+    add.add_argument("--jobs", type=int, default=1, help="runs at a time on this machine (default 1)")
+    add.add_argument("--threads", type=int, help="threads of each run (default: what the grid says)")
+    add.add_argument("--on", metavar="PROFILE", help="slurm, kubernetes, or a folder with a Snakemake profile")
+    add.add_argument("--dry-run", action="store_true", help="only say what would run")
+    add.set_defaults(go=_grid)
+
+    add = commands.add_parser("grid-run")  # what a job of the grid calls
+    add.add_argument("plan", type=Path)
+    add.add_argument("key")
+    add.set_defaults(go=_grid_run)
+
     add = commands.add_parser("lock", help="write requirements.lock from what is installed")
     add.set_defaults(go=_lock)
 
@@ -227,6 +241,26 @@ def _site(args: argparse.Namespace, root: Path) -> int:
     )
     print(f"The book is in {folder}. To read it: {Path(sys.executable).name} -m http.server -d {folder}")
     return 0
+
+
+def _grid(args: argparse.Namespace, root: Path) -> int:
+    from . import grid, gridrun
+
+    plan = grid.plan(root, args.grid, args.words, args.threads)
+    for note in plan.notes:
+        print(f"note: {note}")
+    if args.dry_run:
+        print(gridrun.preview(plan))
+        return 0
+    report = gridrun.make(plan, args.jobs, args.on)
+    print(gridrun.words(plan, report))
+    return 0 if report.good else 1
+
+
+def _grid_run(args: argparse.Namespace, root: Path) -> int:
+    from .grid import run_one
+
+    return 0 if run_one(args.plan, args.key) else 1
 
 
 def _lock(args: argparse.Namespace, root: Path) -> int:

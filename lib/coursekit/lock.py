@@ -1,6 +1,6 @@
 """requirements.lock: the tested versions, and whether pyproject.toml and environment.yml say the same.
 
-What only the book and its tests need stands in requirements-site.lock, so that setting up the course stays small.
+What only the book, its tests and the grids need stands in locks of their own, so that setting up the course stays small.
 """
 
 from __future__ import annotations
@@ -16,25 +16,27 @@ from .course import CourseError, atomic_write
 
 OWN = "scfm-course"
 SITE_LOCK = "requirements-site.lock"
-SITE_EXTRAS = ("site", "browser")
+GRID_LOCK = "requirements-grid.lock"
+# what is installed on first use: lock → the extras it holds, and the command that installs them
+EXTRA_LOCKS = {SITE_LOCK: (("site", "browser"), "make site test-full"), GRID_LOCK: (("grid",), "make grid")}
 # What differs by platform and comes by itself with torch; and the installers, which are not the course's
 LEFT_OUT = re.compile(r"^(nvidia-|cuda-|triton$|pytorch-triton|pip$|setuptools$|wheel$)")
 
 
 def write(root: Path) -> Path:
-    """Write the versions installed here to the two locks, without addresses and without suffixes such as +cpu.
+    """Write the versions installed here to the locks, without addresses and without suffixes such as +cpu.
 
-    requirements.lock gets what the course and its tests need, requirements-site.lock what the extras ``site`` and ``browser``
-    add to that. Returns the first.
+    requirements.lock gets what the course and its tests need, each of ``EXTRA_LOCKS`` what its extras add to that. Returns the
+    first.
     """
     project = _project(root)
     extras = project.get("optional-dependencies", {})
     course = closure([*project["dependencies"], *extras.get("dev", [])])
-    book = closure([text for name in SITE_EXTRAS for text in extras.get(name, [])])
-    for path, found in (
-        (root / cards.LOCK, course),
-        (root / SITE_LOCK, {k: book[k] for k in book.keys() - course.keys()}),
-    ):
+    wanted = {root / cards.LOCK: course}
+    for name, (own, _) in EXTRA_LOCKS.items():
+        found = closure([text for extra in own for text in extras.get(extra, [])])
+        wanted[root / name] = {key: found[key] for key in found.keys() - course.keys()}
+    for path, found in wanted.items():
         if found or path.is_file():
             with atomic_write(path) as handle:
                 handle.write("\n".join(found[name] for name in sorted(found)) + "\n")
@@ -84,7 +86,7 @@ def disagreements(root: Path) -> list[str]:
             problems.append(
                 f"{cards.LOCK} has {requirement.name} {version}; pyproject.toml wants {requirement.specifier}."
             )
-    problems += _site_disagreements(root, project)
+    problems += _extra_disagreements(root, project)
     for line in (root / cards.LOCK).read_text(encoding="utf-8").splitlines():
         if line and not re.fullmatch(r"[A-Za-z0-9][\w.-]*==[\w.!]+", line):
             problems.append(f"{cards.LOCK} has a line that is no plain version: {line}")
@@ -100,19 +102,20 @@ def disagreements(root: Path) -> list[str]:
     return problems
 
 
-def _site_disagreements(root: Path, project: dict[str, Any]) -> list[str]:
+def _extra_disagreements(root: Path, project: dict[str, Any]) -> list[str]:
     from packaging.requirements import Requirement
 
-    locked = cards.locked(root, SITE_LOCK)
     problems = []
-    for extra in SITE_EXTRAS:
-        for requirement in map(Requirement, project.get("optional-dependencies", {}).get(extra, [])):
-            version = locked.get(cards.normalized(requirement.name))
-            if version is None or not requirement.specifier.contains(version, prereleases=True):
-                problems.append(
-                    f"{SITE_LOCK} has {requirement.name} {version or 'not at all'}; the extra {extra} wants "
-                    f"{requirement.specifier}. Run: make site test-full, then make lock"
-                )
+    for name, (extras, command) in EXTRA_LOCKS.items():
+        locked = cards.locked(root, name)
+        for extra in extras:
+            for requirement in map(Requirement, project.get("optional-dependencies", {}).get(extra, [])):
+                version = locked.get(cards.normalized(requirement.name))
+                if version is None or not requirement.specifier.contains(version, prereleases=True):
+                    problems.append(
+                        f"{name} has {requirement.name} {version or 'not at all'}; the extra {extra} wants "
+                        f"{requirement.specifier}. Run: {command}, then make lock"
+                    )
     return problems
 
 

@@ -9,12 +9,27 @@ import re
 import tokenize
 from collections.abc import Sequence
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 from .course import CourseError
 from .notebook import tags
 
 _CHOICES = re.compile(r"^([\w.+-]+(?:\s*\|\s*[\w.+-]+)+)\s*(?::|$)")
+FILES = (
+    ".h5ad",
+    ".h5",
+    ".h5mu",
+    ".zarr",
+    ".loom",
+    ".mtx",
+    ".csv",
+    ".tsv",
+    ".rds",
+    ".gz",
+    ".zip",
+    ".tar",
+)  # what a dataset of one's own may end in
 _NAMES: dict[str, type] = {"int": int, "float": float, "str": str, "bool": bool, "list": list, "dict": dict}
 _WORDS = {"true": True, "yes": True, "1": True, "false": False, "no": False, "0": False}
 
@@ -142,6 +157,30 @@ def from_words(known: dict[str, Parameter], words: Sequence[str]) -> dict[str, A
         types = known[name].types if name in known else ()
         given[name] = _read(types, text)
     return given
+
+
+def files_from(given: dict[str, Any], start: Path) -> dict[str, Any]:
+    """``given`` with files of one's own named in full: a lesson runs in another folder than the one you typed in.
+
+    A dataset (several are joined by +) or a model that exists as seen from ``start`` becomes its full path; all other values
+    stay. Raises CourseError for a dataset that can only be a file and is not there.
+    """
+    found = dict(given)
+    for name in ("dataset", "model"):
+        if not isinstance(found.get(name), str):
+            continue
+        parts = [found[name]] if (start / found[name]).exists() else found[name].split("+")
+        whole = []
+        for part in parts:
+            path = Path(part).expanduser()
+            looks_like_file = path.name != part or path.suffix.lower() in FILES
+            if looks_like_file and (start / path).exists():
+                part = str((start / path).resolve())
+            elif looks_like_file and name == "dataset" and part:
+                raise CourseError(f"There is no file {part} (seen from {start}).")
+            whole.append(part)
+        found[name] = "+".join(whole)
+    return found
 
 
 def _read(types: tuple[str, ...], text: str) -> Any:

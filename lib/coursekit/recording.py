@@ -38,6 +38,18 @@ class Recorder:
         data = {"name": name, "value": plain, "tolerance": tolerance, "key": bool(key)}
         _display({MIME: data, "text/plain": f"recorded  {name} = {in_words(plain)}"})
 
+    def scores(self, table: Any, roles: Any, key: Any, lower_is_better: Any = (), cost: Any = None) -> None:
+        """Hand every score, draw by draw, to the leaderboard (``make grid``, ``make board``).
+
+        ``table``: long, columns model, method, dataset, labels_per_class, seed, metric, value. ``roles``: method → "model",
+        "baseline", "twin" or "control". ``key``: the metrics that decide. See :func:`coursekit.scores.in_form`.
+        """
+        from .scores import in_form, keep
+
+        found = in_form(table, roles, key, lower_is_better, cost)
+        if keep(found):
+            print(f"{len(found):,} scores kept for the leaderboard.")
+
     def used(self, kind: str, name: str, sha256: str, **more: Any) -> None:
         """Note a dataset or model that this run used (``kind`` "dataset" or "model"), with the hash of its file.
 

@@ -21,7 +21,9 @@ from .check import MIME as CHECK_MIME
 from .course import CourseError, Lesson, atomic_write
 from .notebook import edition as make_edition
 from .notebook import from_json, read_source, tags
-from .params import accept, from_words, parameters_of
+from .params import accept, files_from, from_words, parameters_of
+from .scores import FILE as SCORES
+from .scores import PLACE
 
 THREADS = ("OMP_NUM_THREADS", "MKL_NUM_THREADS", "OPENBLAS_NUM_THREADS", "NUMBA_NUM_THREADS", "VECLIB_MAXIMUM_THREADS")
 
@@ -64,7 +66,7 @@ def run(
     """
     notebook = prepare(lesson, edition, file)
     known = parameters_of(notebook)
-    given = accept(known, {**from_words(known, words or []), **(parameters or {})})
+    given = files_from(accept(known, {**from_words(known, words or []), **(parameters or {})}), Path.cwd())
     values = {name: parameter.default for name, parameter in known.items()} | given
     folder = _new_folder(folder or lesson.runs, str(values.get("profile", "run")))
     started = datetime.datetime.now(datetime.UTC)
@@ -72,7 +74,7 @@ def run(
     with tempfile.TemporaryDirectory(prefix="coursekit-") as scratch:
         trail = Path(scratch) / "provenance.jsonl"
         watch, failure = _execute(
-            lesson, notebook, given, folder, _environment(lesson.root, trail, threads), progress, bar
+            lesson, notebook, given, folder, _environment(lesson.root, trail, threads, folder), progress, bar
         )
         used = cards.provenance(trail)
     executed = watch.notebook
@@ -151,8 +153,9 @@ def _execute(
     return watch, ""
 
 
-def _environment(root: Path, trail: Path, threads: int | None) -> dict[str, str]:
+def _environment(root: Path, trail: Path, threads: int | None, folder: Path) -> dict[str, str]:
     env = dict(os.environ, COURSEKIT_ROOT=str(root), COURSEKIT_RUN="1", SCFM_PROVENANCE=str(trail))
+    env[PLACE] = str(folder.resolve() / SCORES)
     env.setdefault("NUMBA_CACHE_DIR", str(root / ".cache" / "numba"))
     # A kernel's text goes into notebooks and pages: no colour codes, no widgets that a page cannot show
     env.setdefault("MPLBACKEND", "module://matplotlib_inline.backend_inline")

@@ -1,0 +1,89 @@
+"""Snakemake, called for a plan: on this machine, or with a profile on a cluster."""
+
+from __future__ import annotations
+
+import contextlib
+import importlib.util
+import os
+import subprocess
+import sys
+from collections.abc import Callable, Sequence
+from pathlib import Path
+
+from .course import CourseError
+from .watchdog import me
+
+# What is there is current and complete by its name (see the Snakefile), so that Snakemake keeps no books about it: after a kill
+# it neither waits for a lock nor doubts a file.
+OPTIONS = (
+    *("--keep-going", "--nolock", "--ignore-incomplete", "--drop-metadata", "--rerun-triggers", "mtime"),
+    *("--nocolor", "--show-failed-logs"),
+)
+
+
+def snakemake(
+    plan_file: Path,
+    jobs: int = 1,
+    threads: int = 1,
+    on: str | None = None,
+    more: Sequence[str] = (),
+    watch: Callable[[], None] | None = None,
+) -> int:
+    """Make all that a plan asks for; returns Snakemake's exit status. Its words go to snakemake.log beside the plan.
+
+    ``jobs`` at a time with ``threads`` each; ``on``: a profile of workflow/profiles (or a folder) instead of this machine;
+    ``more``: further options of Snakemake; ``watch`` is called twice a second. Ctrl-C ends the jobs too.
+
+    Raises CourseError where Snakemake or the profile is missing.
+    """
+    if importlib.util.find_spec("snakemake") is None:
+        raise CourseError("A grid needs Snakemake. `make grid` installs it; by hand: pip install -e '.[grid]'")
+    home = Path(__file__).resolve().parents[2] / "workflow"
+    command = [sys.executable, "-m", "snakemake", "--snakefile", str(home / "Snakefile")]
+    command += ["--directory", str(plan_file.parent), "--config", f"plan={plan_file}"]
+    command += [*OPTIONS, *_where(home, jobs, threads, on), *more]
+    with open(plan_file.with_name("snakemake.log"), "w", encoding="utf-8") as log:
+        child = subprocess.Popen(
+            command,
+            stdout=log,
+            stderr=subprocess.STDOUT,
+            stdin=subprocess.DEVNULL,
+            env=dict(os.environ, COURSEKIT_GRID_DRIVER=me(), COURSEKIT_ROOT=""),
+        )
+        try:
+            while True:
+                with contextlib.suppress(subprocess.TimeoutExpired):
+                    child.wait(0.5)
+                if watch:
+                    watch()
+                if child.returncode is not None:
+                    return child.returncode
+        except BaseException:
+            _end(child.pid)
+            raise
+
+
+def _where(home: Path, jobs: int, threads: int, on: str | None) -> list[str]:
+    if on is None:
+        return ["--cores", str(jobs * threads)]
+    profile = Path(on) if Path(on).is_dir() else home / "profiles" / on
+    if not (profile / "config.yaml").is_file():
+        known = ", ".join(sorted(path.name for path in (home / "profiles").iterdir()))
+        raise CourseError(f"There is no profile {on!r}. There are: {known}; or name a folder that holds a config.yaml.")
+    return ["--profile", str(profile)]
+
+
+def _end(pid: int) -> None:
+    """End a process and all that it started, first kindly (a run then tidies up), after some seconds not so."""
+    import psutil
+
+    with contextlib.suppress(psutil.Error):
+        parent = psutil.Process(pid)
+        children = parent.children(recursive=True)
+        parent.kill()  # Snakemake would otherwise take a terminated run for a failed one and start the next
+        for child in children:
+            with contextlib.suppress(psutil.Error):
+                child.terminate()
+        for child in psutil.wait_procs(children, timeout=10)[1]:
+            with contextlib.suppress(psutil.Error):
+                child.kill()
