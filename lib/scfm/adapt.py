@@ -16,6 +16,7 @@ import dataclasses
 import datetime
 import functools
 import hashlib
+import inspect
 import json
 import sys
 import types
@@ -256,3 +257,4 @@ class _Module(types.ModuleType):
 
 
 sys.modules[__name__].__class__ = _Module
+__signature__ = inspect.signature(adapt)  # what help and notebooks show for ``scfm.adapt``

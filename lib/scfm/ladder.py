@@ -43,7 +43,8 @@ TEST_CELLS = 50  # per class, at most: the same for all methods of a draw
 TRAINED: dict[str, dict[str, Any]] = {"lora": {}, "partial": {"n_layers": 2}, "full": {}}
 RUNGS = ("head", "twin head", "lora", "twin lora", "partial", "full", "twin full")
 FROM_SCRATCH = ("logistic HVG", "logistic PCA")
-SECONDS = {"head": 3.0, "trained": 25.0, "baseline": 1.0}  # measured on one core of 2 (AVX-512, bf16), 256 tokens
+# what one method at one budget takes, prediction included: measured on one of two cores (AVX-512, bf16) at 256 tokens
+SECONDS = {"head": 3.0, "trained": 25.0, "baseline": 1.0}
 
 
 @dataclass(frozen=True)

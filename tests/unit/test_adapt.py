@@ -441,3 +441,11 @@ def test_choices_are_kept_whole() -> None:
     assert dataclasses.asdict(fit.choices)["rank"] == 3
     assert fit.choices.pooling == "mean"  # as the model embeds
     assert fit.choices.layer == 0
+
+
+def test_the_module_is_called_like_its_function() -> None:
+    import inspect
+
+    assert inspect.signature(scfm.adapt) == inspect.signature(scfm.adapt.adapt)
+    assert list(inspect.signature(scfm.adapt).parameters)[:4] == ["model", "cells", "labels", "method"]
+    assert callable(scfm.adapt.load)
