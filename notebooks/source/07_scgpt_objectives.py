@@ -918,6 +918,10 @@ methods = [*ablation.RIVALS, *ablation.VARIANTS, ablation.BALANCED, ablation.TWI
 table = table[table["model"] == (fm.name if fm.name in set(table["model"]) else "scgpt-mini")]
 whole = table.groupby(["dataset", "seed"])["method"].transform("nunique") == len(methods)
 table = table[whole]  # of an unfinished run, the repetitions that are complete
+enough = table.groupby("dataset")["seed"].transform("nunique") >= 5
+if not enough.all():
+    print("Too few repetitions for an interval, left out:", ", ".join(table.loc[~enough, "dataset"].unique()))
+table = table[enough]
 print(table.groupby("dataset")["seed"].nunique().rename("seeds").to_string())
 print(table["settings"].iloc[0])
 for name in table["dataset"].unique():
@@ -946,6 +950,7 @@ for ax, (metric, words) in zip(panels.flat, SHOWN.items()):
         xlabel="left out, minus all five",
         ax=ax,
     )
+    ax.locator_params(axis="x", nbins=4)
     if metric != "ilisi":
         ax.get_legend().remove()
 plots.show(
