@@ -258,7 +258,7 @@ def ways(
     steps: Sequence[int] = (1, 2, 4, 8),
     confidences: Sequence[str] = ("zero_prob", "variance", "dropout", "agreement", "largest", "random"),
     exact: Sequence[bool] = (True,),
-    feed: Sequence[str] = ("likely",),
+    feed: Sequence[str] = ("expected",),
 ) -> Iterator[dict[str, Any]]:
     """Settings of ``scfm.generate`` to compare; one step is the same whatever it feeds back, and either way."""
     for k in steps:
@@ -273,7 +273,7 @@ def name(how: Mapping[str, Any]) -> str:
     return (
         f"K = {how['steps']}, {how['confidence']}"
         + ("" if how["exact"] else ", block-causal")
-        + (", means fed back" if how.get("feed") == "expected" else "")
+        + (", off or on fed back" if how.get("feed") == "likely" else "")
     )
 
 
@@ -319,7 +319,7 @@ def compare(
                 setting["steps"],
                 setting["confidence"],
                 setting["exact"],
-                setting.get("feed", "likely"),
+                setting.get("feed", "expected"),
                 draw,
             )
             rows += [(*about, metric, value) for metric, value in found.items()]

@@ -83,7 +83,7 @@ def generate(
     exact: bool = True,
     sample: bool = False,
     n_samples: int = 1,
-    feed: str = "likely",
+    feed: str = "expected",
     cell_prompt: Any = None,
     share_on: float | np.ndarray | None = None,
     dropout_passes: int = 8,
@@ -123,8 +123,9 @@ def generate(
     n_samples
         Cells for each prompt, if ``sample``.
     feed
-        What the next steps perceive of a gene with a point estimate: ``"likely"``, whichever is likelier of off and its bin if
-        expressed; or ``"expected"``, the mean of both, a value that no measured gene has. The same without P(nonzero).
+        What the next steps perceive of a gene with a point estimate: ``"expected"``, the expected bin, as in the paper, although
+        no measured gene may have it; or ``"likely"``, off or its bin if expressed, whichever is likelier. The same without
+        P(nonzero).
     cell_prompt
         A cell prompt beside a gene prompt: (cell, d), or (d,) for all.
     share_on

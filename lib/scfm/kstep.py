@@ -287,15 +287,15 @@ def complete(
     confidence: str | Callable[[Answer], Tensor],
     exact: bool = True,
     sample: bool = False,
-    feed: str = "likely",
+    feed: str = "expected",
 ) -> Finished:
     """Generate the genes ``asked``, int64 (gene,), of a minibatch in ``steps`` steps, in each the most confident ones.
 
     exact: in every step all genes known so far are read anew and see each other in both directions, as in training. Otherwise
     only the new ones are read (block-causal): earlier ones keep what they computed and never look at later ones.
     sample: a gene is expressed with its P(nonzero), and if so has the bin that is expected of it then; that is also perceived.
-    feed: what is perceived of a gene whose point estimate became known: "likely", 0 or its bin if expressed, whichever is the
-    likelier; or "expected", the mean of both.
+    feed: what is perceived of a gene whose point estimate became known: "expected", the expected bin; or "likely", 0 or its bin
+    if expressed, whichever is the likelier.
     """
     in_advance = confidence == RANDOM  # the order is known, so only the genes of the next block are asked for
     if in_advance:
@@ -337,7 +337,7 @@ def complete(
             if_on = answer.if_on.gather(1, best)  # type: ignore[union-attr]
             if sample:  # expressed or not, by the coin
                 value = fed = torch.where(start.coin.gather(1, chosen) < nonzero, if_on, 0.0)  # type: ignore[union-attr]
-            elif feed == "likely":  # training showed bins of genes that were off or on, never a mean of both
+            elif feed == "likely":  # a value that could have been measured, as all were in training
                 fed = torch.where(nonzero > 0.5, if_on, 0.0)
         done.value.scatter_(1, chosen, value)
         perceived.scatter_(1, chosen, fed)

@@ -146,8 +146,12 @@ def test_settings():
         "K = 4, random",
         "K = 4, random, block-causal",
     ]
-    fed = list(completion.ways((1, 2), ("random",), feed=("likely", "expected")))
-    assert [completion.name(how) for how in fed] == ["K = 1, random", "K = 2, random", "K = 2, random, means fed back"]
+    fed = list(completion.ways((1, 2), ("random",), feed=("expected", "likely")))
+    assert [completion.name(how) for how in fed] == [
+        "K = 1, random",
+        "K = 2, random",
+        "K = 2, random, off or on fed back",
+    ]
 
 
 def test_the_table_of_all_settings(cells, model):
