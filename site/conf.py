@@ -1,4 +1,7 @@
-"""Sphinx's settings of the book. `make site` runs the lessons, writes site/_build/source and then calls Sphinx with this file."""
+"""Sphinx's settings of the book. `make site` runs the lessons, writes all pages and then calls Sphinx with this file.
+
+Where the pages lie, html_extra_path and coursekit_alternatives are given on its command line.
+"""
 
 import tomllib
 from pathlib import Path
@@ -33,7 +36,6 @@ html_title = project
 html_static_path = ["_static"]
 html_css_files = ["course.css"]
 html_js_files = [("course.js", {"defer": "defer"})]
-html_extra_path = ["_build/source/extra"]
 html_copy_source = False
 html_use_index = False
 html_show_sourcelink = False
@@ -51,4 +53,3 @@ html_theme_options = {
     "pygments_light_style": "a11y-high-contrast-light",
     "pygments_dark_style": "a11y-high-contrast-dark",
 }
-coursekit_alternatives = str(HERE / "_build" / "source" / "alternatives.json")

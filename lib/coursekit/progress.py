@@ -45,17 +45,21 @@ def note(root: Path, number: str, passed: bool) -> None:
             continue
 
 
+def where(root: Path) -> Path | None:
+    """The file of attempts: in the course's folder, else (where that cannot be written) in the working folder."""
+    return next((path for path in (root / FILE, Path.cwd() / FILE) if path.is_file()), None)
+
+
 def attempts(root: Path) -> Iterator[tuple[str, str, bool]]:
     """(time, exercise, passed) of every attempt, oldest first; lines that cannot be read are left out."""
     found = []
-    for folder in dict.fromkeys((root.resolve(), Path.cwd().resolve())):
-        path = folder / FILE
-        for line in path.read_text(encoding="utf-8", errors="replace").splitlines() if path.is_file() else []:
-            try:
-                entry = json.loads(line)
-                found.append((str(entry["time"]), str(entry["exercise"]), bool(entry["passed"])))
-            except (ValueError, KeyError, TypeError):
-                continue
+    path = where(root)
+    for line in path.read_text(encoding="utf-8", errors="replace").splitlines() if path else []:
+        try:
+            entry = json.loads(line)
+            found.append((str(entry["time"]), str(entry["exercise"]), bool(entry["passed"])))
+        except (ValueError, KeyError, TypeError):
+            continue
     yield from sorted(found, key=lambda attempt: attempt[0])
 
 
@@ -91,8 +95,7 @@ def report(root: Path) -> str:
     lines.append(f"\n{total - len(open_ones)} of {total} exercises solved (✓ solved, ✗ tried, ○ open).")
     if open_ones:
         lesson, exercise = open_ones[0]
-        where = lesson.notebook("learner").relative_to(root).as_posix()
-        lines.append(f"Next: {exercise.number} in {where}")
-    if not any((folder / FILE).is_file() for folder in (root, Path.cwd())):
+        lines.append(f"Next: {exercise.number} in {lesson.notebook('learner').relative_to(root).as_posix()}")
+    if where(root) is None:
         lines.append("Nothing is noted yet. An exercise is noted when its check runs in a notebook.")
     return "\n".join(lines)

@@ -11,6 +11,7 @@ import os
 import shutil
 import subprocess
 import sys
+import tempfile
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -44,10 +45,16 @@ def build(
             f"The book needs {', '.join(missing)}. `make site` installs them; by hand: pip install -e '.[site]'"
         )
     runs = gather(known, profile, jobs)
-    source = root / BUILT / "source"
-    write_source(root, known, runs, source)
     target = output or root / BUILT / "html"
-    _sphinx(root, source, target)
+    (root / BUILT).mkdir(parents=True, exist_ok=True)
+    # In a folder of its own, so that two builds do not meet, and a failed one leaves the book that was there
+    with tempfile.TemporaryDirectory(prefix="book-", dir=root / BUILT) as work:
+        source, made = Path(work) / "source", Path(work) / "html"
+        write_source(root, known, runs, source)
+        _sphinx(root, source, made)
+        shutil.rmtree(target, ignore_errors=True)
+        target.parent.mkdir(parents=True, exist_ok=True)
+        shutil.move(made, target)
     return target
 
 
@@ -96,13 +103,16 @@ def write_source(root: Path, known: Sequence[Lesson], runs: dict[str, Path], sou
     _put(source / "alternatives.json", json.dumps(alts, indent=1, ensure_ascii=False))
     for name, text in generated_pages(root, list(known), found_cards).items():
         _put(source / f"{name}.md", text)
-    for path in sorted((root / BOARD).glob("*")) if (root / BOARD).is_dir() else []:
-        (source / "board").mkdir(exist_ok=True)
-        shutil.copyfile(path, source / "board" / path.name)
+    board = (root / BOARD / "index.md").is_file()
+    if board:
+        shutil.copytree(root / BOARD, source / "board")
     index = source / "index.md"
     if index.is_file():
-        table = sitepages.lessons_table(list(known), found_cards)
-        _put(index, index.read_text(encoding="utf-8").replace("<!-- lessons -->", table))
+        text = index.read_text(encoding="utf-8")
+        text = text.replace("<!-- lessons -->", sitepages.lessons_table(list(known), found_cards))
+        text = text.replace("<!-- board -->\n", "board/index\n" if board else "")
+        link = " Over many datasets, models and seeds: [the leaderboard](board/index.md)." if board else ""
+        _put(index, text.replace("<!-- leaderboard -->", link))
 
 
 def generated_pages(root: Path, known: list[Lesson], found: dict[str, Any]) -> dict[str, str]:
@@ -163,14 +173,15 @@ def lesson_bar(lesson: Lesson, card: dict[str, Any], repository: tuple[str, str]
 
 
 def _sphinx(root: Path, source: Path, target: Path) -> None:
-    shutil.rmtree(target, ignore_errors=True)
     command = [
-        *(sys.executable, "-m", "sphinx", "-b", "html", "-W", "--keep-going", "-q", "-E"),
-        *("-c", str(root / "site"), "-d", str(root / BUILT / "doctrees"), str(source), str(target)),
+        *(sys.executable, "-m", "sphinx", "-b", "html", "-W", "--keep-going", "-q", "-E", "-c", str(root / "site")),
+        *("-D", f"html_extra_path={source / 'extra'}", "-D", f"coursekit_alternatives={source / 'alternatives.json'}"),
+        *("-d", str(target.parent / "doctrees"), str(source), str(target)),
     ]
     done = subprocess.run(command, env=dict(os.environ, PYTHONWARNINGS="ignore"), capture_output=True, text=True)
     if done.returncode:
-        raise CourseError(f"Sphinx could not build the book:\n{done.stdout}{done.stderr}".rstrip())
+        said = (done.stdout + done.stderr).replace(f"{source}{os.sep}", "")
+        raise CourseError(f"Sphinx could not build the book:\n{said.rstrip()}")
 
 
 def _put(path: Path, text: str) -> None:

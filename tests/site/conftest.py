@@ -23,6 +23,7 @@ import pytest
 
 ROOT = Path(__file__).resolve().parents[2]
 CHROMIUM = next((path for path in map(shutil.which, ("chromium", "chromium-browser", "google-chrome")) if path), None)
+PATIENCE = 120_000  # milliseconds; how fast a machine is is no matter of these tests
 FLAGS = [
     *("--headless", "--no-sandbox", "--disable-gpu", "--disable-quic", "--no-first-run", "--disable-background-networking"),
     *("--disable-component-update", "--disable-sync"),
@@ -142,6 +143,7 @@ def chromium() -> Iterator[Any]:
 def new_tab(chromium: Any, address: str, **context: Any) -> Tab:
     """A tab of its own context that notes console errors, failed requests and requests that leave localhost (and stops those)."""
     opened = chromium.new_context(**{"viewport": {"width": 1280, "height": 900}, **context})
+    opened.set_default_timeout(PATIENCE)
     page = opened.new_page()
     tab = Tab(page, address)
 
