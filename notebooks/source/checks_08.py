@@ -36,50 +36,58 @@ def count_looks(looks):
 @checker(
     "08.2",
     hints=[
-        "Two questions: is it on (compare the coin with P)? And if so, how much (the expected bin divided by P)?",
-        "np.where(condition, value_if_on, 0), and np.clip keeps the value between 1 and 50.",
-        "np.where(coin < nonzero, np.clip(value / nonzero, 1, 50), 0)",
+        "The expected bin weighs b with P and 0 with 1 - P. The cell takes b or 0, as the coin says.",
+        "np.where(condition, value_if_true, value_if_false) does it for all genes at once.",
+        "return nonzero * if_on, np.where(coin < nonzero, if_on, 0)",
     ],
 )
-def toss_coins(toss):
-    value, nonzero = np.array([12.0, 12.0, 30.0, 45.0]), np.array([0.4, 0.4, 1.0, 0.6])
+def mean_against_cell(mean_and_cell):
+    """Expected bins, and a cell."""
+    nonzero, if_on = np.array([0.4, 0.4, 1.0, 0.6]), np.array([30.0, 30.0, 25.0, 45.0])
     coin = np.array([0.3, 0.5, 0.9, 0.1])
-    got = toss(value, nonzero, coin)
-    need(got is not None and np.shape(got) == (4,), "Return one bin for each gene.")
-    need(got[1] == 0, "A coin of 0.5 with P = 0.4 is off: the bin is 0.")
+    got = mean_and_cell(nonzero, if_on, coin)
+    need(got is not None and len(got) == 2, "Return two arrays: the expected bins, and the sampled cell.")
+    mean, cell = (np.asarray(x, float) for x in got)
+    need(mean.shape == cell.shape == (4,), "Each of the two has one bin per gene.")
     need(
-        not np.isclose(got[0], 12),
-        "Nearly: 12 is the mean over on AND off. If it is on with P = 0.4, its bin is larger, or the mean would come out too small.",
+        np.allclose(mean, [12, 12, 25, 27]),
+        f"Expected bins are P times b, here 12, 12, 25, 27; you gave {mean.tolist()}.",
     )
-    need(np.isclose(got[0], 30), f"A gene with expected bin 12 and P = 0.4 that is on has bin 30, not {got[0]:g}.")
-    need(got[3] <= 50, "There are 50 bins: 45 / 0.6 has to be cut to 50.")
-    need(toss(np.array([0.01]), np.array([0.5]), np.array([0.1]))[0] >= 1, "A gene that is on has at least bin 1.")
+    need(cell[1] == 0, "A coin of 0.5 with P = 0.4 is off: the bin is 0.")
+    need(not np.isclose(cell[0], 12), "Nearly: a gene that is on has its bin b, not the mean over on and off.")
+    need(np.allclose(cell, [30, 0, 25, 45]), f"The cell should be 30, 0, 25, 45; you gave {cell.tolist()}.")
     rng = np.random.default_rng(0)
-    drawn = toss(np.full(20_000, 12.0), np.full(20_000, 0.4), rng.random(20_000))
-    need(abs(drawn.mean() - 12) < 0.6, f"Over many tosses the mean must stay 12; it is {drawn.mean():.1f}.")
-    return "The mean stays, and a cell is a cell: off or on, never in between."
+    many = np.full(20_000, 0.4), np.full(20_000, 30.0), rng.random(20_000)
+    drawn = np.asarray(mean_and_cell(*many)[1])
+    need(
+        abs(drawn.mean() - 12) < 0.6,
+        f"Over many tosses the mean must be the expected bin, 12; it is {drawn.mean():.1f}.",
+    )
+    return "The mean stays the same, and a cell is a cell: off or on, never in between."
 
 
 @checker(
     "08.3",
     hints=[
-        "The bin is b with probability P and 0 otherwise: mean P·b, mean of the square P·b².",
-        "Variance = P b² - (P b)². Put in b = value / P and simplify.",
-        "value² / P - value² = value² (1 - P) / P; and confidence is minus that.",
+        "The bin is b with probability P and 0 otherwise: its mean is P·b, the mean of its square P·b².",
+        "Variance = P b² - (P b)². Put b² outside the bracket.",
+        "b² P (1 - P); and confidence is minus that.",
     ],
 )
 def variance_as_doubt(confidence):
-    value, nonzero = np.array([12.0, 30.0, 0.0]), np.array([0.4, 1.0, 0.3])
-    got = confidence(value, nonzero)
-    need(got is not None and np.shape(got) == (3,), "Return one number for each gene.")
+    """Minus the variance of off or b."""
+    nonzero, if_on = np.array([0.4, 1.0, 0.0, 0.5]), np.array([30.0, 20.0, 40.0, 10.0])
+    got = confidence(nonzero, if_on)
+    need(got is not None and np.shape(got) == (4,), "Return one number for each gene.")
     got = np.asarray(got, float)
     need(got[0] < 0, "Minus the variance: the surer, the larger; nothing is above 0.")
     need(np.isclose(got[1], 0), "A gene that is on for sure (P = 1) has one possible bin: its variance is 0.")
-    need(np.isclose(got[2], 0), "An expected bin of 0 leaves nothing to vary.")
+    need(np.isclose(got[2], 0), "A gene that is off for sure (P = 0) has one possible bin, 0: its variance is 0.")
     need(
         np.isclose(got[0], -216),
         f"Bin 30 with P = 0.4, else 0: the mean square is 360, the squared mean 144, so the variance is 216; you gave {-got[0]:g}.",
     )
+    need(np.isclose(got[3], -25), f"Bin 10 with P = 0.5: the variance is 25, not {-got[3]:g}.")
     return "In the library it is confidence='variance': the squared error that the network itself expects."
 
 
