@@ -70,6 +70,10 @@ def _parser() -> argparse.ArgumentParser:
     add.add_argument("--dry-run", action="store_true", help="only say what would run")
     add.set_defaults(go=_grid)
 
+    add = commands.add_parser("board", help="the leaderboard of all grids (or those named): table, page, figure")
+    add.add_argument("grids", nargs="*", metavar="NAME")
+    add.set_defaults(go=_board)
+
     add = commands.add_parser("grid-run")  # what a job of the grid calls
     add.add_argument("plan", type=Path)
     add.add_argument("key")
@@ -255,6 +259,16 @@ def _grid(args: argparse.Namespace, root: Path) -> int:
     report = gridrun.make(plan, args.jobs, args.on)
     print(gridrun.words(plan, report))
     return 0 if report.good else 1
+
+
+def _board(args: argparse.Namespace, root: Path) -> int:
+    from . import board, boardpage
+
+    tidy = board.results_of(root, args.grids)
+    page = boardpage.publish(root, tidy)
+    print(page.read_text(encoding="utf-8"))
+    print(f"Scores: {root / boardpage.STORED}; page and figure for the book: {page.parent}")
+    return 0
 
 
 def _grid_run(args: argparse.Namespace, root: Path) -> int:

@@ -10,6 +10,7 @@ from typing import Any
 
 from . import card as cards
 from . import workflow
+from .board import gather, write_table
 from .course import CourseError
 from .grid import FAILED, GridRun, Plan
 
@@ -55,6 +56,9 @@ def make(plan: Plan, jobs: int = 1, on: str | None = None, more: Sequence[str] =
                     failed.append((run, cards.read(path)))
                 else:
                     lost.append(run)
+        write_table(
+            gather(r.folder(plan.store) for r in plan.runs if r.key not in still), plan.folder / "results.parquet"
+        )
         begun = {run.key for run in missing}
         there = [run for run in plan.runs if run.key not in begun]
         return Report(there, [run for run in missing if run.key not in still], failed, lost)
@@ -107,9 +111,9 @@ def words(plan: Plan, report: Report) -> str:
     if report.lost:
         log = plan.folder / "snakemake.log"
         lines += ["", f"{len(report.lost)} runs did not come to an end; the last words of {log}:"]
-        lines += [f"    {line}" for line in _tail(log, 15)]
+        lines += [f"    {line}" for line in _tail(log, 40)]
     lines += ["", f"{len(plan.runs)} runs: {len(report.there)} current before, {len(report.made)} made now, "
-              f"{len(report.failed)} failed, {len(report.lost)} not ended."]  # fmt: skip
+              f"{len(report.failed)} failed, {len(report.lost)} not ended. Results: {plan.folder / 'results.parquet'}"]  # fmt: skip
     return "\n".join(lines)
 
 

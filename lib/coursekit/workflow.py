@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import importlib.util
 import os
+import signal
 import subprocess
 import sys
 from collections.abc import Callable, Sequence
@@ -40,16 +41,12 @@ def snakemake(
         raise CourseError("A grid needs Snakemake. `make grid` installs it; by hand: pip install -e '.[grid]'")
     home = Path(__file__).resolve().parents[2] / "workflow"
     command = [sys.executable, "-m", "snakemake", "--snakefile", str(home / "Snakefile")]
+    where = ["--profile", str(profile_folder(home, on))] if on else ["--cores", str(jobs * threads)]
     command += ["--directory", str(plan_file.parent), "--config", f"plan={plan_file}"]
-    command += [*OPTIONS, *_where(home, jobs, threads, on), *more]
+    command += [*OPTIONS, *where, *more]
+    env = dict(os.environ, COURSEKIT_GRID_DRIVER=me(), COURSEKIT_ROOT="", COURSE_PROFILE=str(profile_folder(home, on)))
     with open(plan_file.with_name("snakemake.log"), "w", encoding="utf-8") as log:
-        child = subprocess.Popen(
-            command,
-            stdout=log,
-            stderr=subprocess.STDOUT,
-            stdin=subprocess.DEVNULL,
-            env=dict(os.environ, COURSEKIT_GRID_DRIVER=me(), COURSEKIT_ROOT=""),
-        )
+        child = subprocess.Popen(command, stdout=log, stderr=subprocess.STDOUT, stdin=subprocess.DEVNULL, env=env)
         try:
             while True:
                 with contextlib.suppress(subprocess.TimeoutExpired):
@@ -59,18 +56,23 @@ def snakemake(
                 if child.returncode is not None:
                     return child.returncode
         except BaseException:
+            if on is not None:  # it tells the cluster to cancel what waits and runs
+                child.send_signal(signal.SIGINT)
+                with contextlib.suppress(subprocess.TimeoutExpired):
+                    child.wait(60)
             _end(child.pid)
             raise
 
 
-def _where(home: Path, jobs: int, threads: int, on: str | None) -> list[str]:
-    if on is None:
-        return ["--cores", str(jobs * threads)]
-    profile = Path(on) if Path(on).is_dir() else home / "profiles" / on
-    if not (profile / "config.yaml").is_file():
+def profile_folder(home: Path, on: str | None) -> Path:
+    """The folder of a profile: one of workflow/profiles by its name, or any that holds a config.yaml."""
+    profile = home / "profiles" / (on or "")
+    if on and not profile.is_dir() and Path(on).is_dir():
+        profile = Path(on).resolve()
+    if on and not (profile / "config.yaml").is_file():
         known = ", ".join(sorted(path.name for path in (home / "profiles").iterdir()))
         raise CourseError(f"There is no profile {on!r}. There are: {known}; or name a folder that holds a config.yaml.")
-    return ["--profile", str(profile)]
+    return profile
 
 
 def _end(pid: int) -> None:

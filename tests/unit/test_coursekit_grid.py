@@ -1,0 +1,254 @@
+"""What a grid asks for, what makes a run current, and what one run leaves: all without Snakemake."""
+
+from __future__ import annotations
+
+import os
+import shutil
+from pathlib import Path
+
+import pytest
+from scored_course import make_scored_course
+
+from coursekit import card as cards
+from coursekit import grid, gridrun, runkey, watchdog
+from coursekit.course import CourseError, lessons
+from coursekit.params import files_from
+
+
+@pytest.fixture
+def root(tmp_path: Path) -> Path:
+    return make_scored_course(tmp_path / "course")
+
+
+def plan_of(root: Path, text: str, words: tuple[str, ...] = (), name: str = "g") -> grid.Plan:
+    file = root / f"{name}.yaml"
+    file.write_text(text)
+    return grid.plan(root, file, words)
+
+
+def values(root: Path, **changed: object) -> dict[str, object]:
+    known = {"profile": "quick", "dataset": "tiny", "seed": 0, "n_cells": None, "share": 0.5, "mode": "well"}
+    return known | changed
+
+
+# --- the plan ---------------------------------------------------------------------------------------------
+
+
+def test_every_combination_but_what_is_excluded(root: Path) -> None:
+    text = """
+lessons: ["01"]
+datasets: [tiny, hard]
+seeds: [0, 1, 2]
+axes: {share: [0.25, 0.5]}
+exclude: [{dataset: hard, seed: 2}]
+parameters: {n_cells: 7}
+"""
+    found = plan_of(root, text)
+    assert len(found.runs) == 2 * 3 * 2 - 2
+    assert len({run.key for run in found.runs}) == len(found.runs)
+    assert {run.parameters["n_cells"] for run in found.runs} == {7}
+    assert not [run for run in found.runs if run.parameters["dataset"] == "hard" and run.parameters["seed"] == 2]
+    assert set(found.titles().values()) >= {"tiny, seed 0, share 0.25", "hard, seed 1, share 0.5"}
+    assert found.missing() == list(found.runs)
+    assert gridrun.preview(found).endswith("10 runs: 0 current, 10 to run.")
+
+
+def test_a_word_of_the_command_line_goes_before_the_grid(root: Path) -> None:
+    found = plan_of(root, "lessons: ['01']\ndatasets: [tiny, hard]\nseeds: [0, 1]\n", ("dataset=other", "share=1"))
+    assert [run.parameters["dataset"] for run in found.runs] == ["other", "other"]  # two points became one
+    assert {run.parameters["share"] for run in found.runs} == {1.0}
+
+
+def test_a_plan_is_read_as_it_was_written(root: Path) -> None:
+    found = plan_of(root, "lessons: ['01']\nseeds: [0, 1]\nthreads: 2\nresources: {mem_mb: 100}\n")
+    assert grid.Plan.read(found.write()) == found
+
+
+@pytest.mark.parametrize(
+    ("text", "words"),
+    [
+        ("seeds: [1]", "names no lessons"),
+        ("lessons: ['01']\nseed: [1]", "unknown field seed"),
+        ("lessons: ['01']\nseeds: 3", "seeds must be a list"),
+        ("lessons: ['09']", "no lesson '09'"),
+        ("lessons: ['01']\nparameters: {sed: 3}", "no parameter 'sed'. Did you mean 'seed'"),
+        ("lessons: ['01']\nseeds: [one]", "The parameter seed is int"),
+        ("lessons: ['01']\nmodels: [m]", "no parameter 'model'"),
+        ("lessons: ['01']\ndatasets: [mine.h5ad]", "There is no file mine.h5ad"),
+        ("lessons: ['01']\nseeds: [1]\nexclude: [{seed: 1}]", "leaves out all"),
+        ("lessons: [", "no valid YAML"),
+    ],
+)
+def test_what_is_no_grid_is_refused_in_words(root: Path, text: str, words: str) -> None:
+    with pytest.raises(CourseError, match=words):
+        plan_of(root, text)
+
+
+def test_label_and_batch_are_left_out_where_a_lesson_has_no_use_for_them(root: Path) -> None:
+    (root / "mine.h5ad").write_bytes(b"cells")
+    found = plan_of(root, "lessons: ['01']\ndatasets: [{dataset: mine.h5ad, label: kind, batch: donor}]\n")
+    assert found.notes == (
+        "01_tiny has no parameter label; it runs without.", "01_tiny has no parameter batch; it runs without.",
+    )  # fmt: skip
+    assert "label" not in found.runs[0].parameters
+
+
+# --- files of one's own -------------------------------------------------------------------------------------
+
+
+def test_own_files_are_named_in_full(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (tmp_path / "data").mkdir()
+    for name in ("data/mine.h5ad", "plain"):
+        (tmp_path / name).write_text("x")
+    full = str(tmp_path / "data" / "mine.h5ad")
+    cases = {
+        "data/mine.h5ad": full,
+        full: full,
+        "pbmc68k+data/mine.h5ad": f"pbmc68k+{full}",
+        "kang": "kang",
+        "plain": "plain",  # a word is a name of the list, also where a file happens to be called so
+        "": "",
+    }
+    for given, expected in cases.items():
+        assert files_from({"dataset": given, "seed": 1}, tmp_path) == {"dataset": expected, "seed": 1}
+    assert files_from({"model": "hub/name"}, tmp_path) == {"model": "hub/name"}  # a model of the hub has a slash too
+    assert files_from({"model": "data/mine.h5ad"}, tmp_path) == {"model": full}
+    assert files_from({"dataset": None}, tmp_path) == {"dataset": None}
+    with pytest.raises(CourseError, match=r"no file data/lost.h5ad \(seen from"):
+        files_from({"dataset": "data/lost.h5ad"}, tmp_path)
+
+
+def test_a_grids_files_are_seen_from_the_grid_and_words_from_here(
+    root: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (root / "a.h5ad").write_bytes(b"a")
+    here = tmp_path / "here"
+    here.mkdir()
+    (here / "b.h5ad").write_bytes(b"b")
+    monkeypatch.chdir(here)
+    (of_grid,) = plan_of(root, "lessons: ['01']\ndatasets: [a.h5ad]\n").runs
+    (of_words,) = plan_of(root, "lessons: ['01']\n", ("dataset=b.h5ad",)).runs
+    assert of_grid.parameters["dataset"] == str(root / "a.h5ad")
+    assert of_words.parameters["dataset"] == str(here / "b.h5ad")
+
+
+# --- what makes a run current -------------------------------------------------------------------------------
+
+
+def key(root: Path, **changed: object) -> str:
+    runkey.content_hash.cache_clear()
+    runkey._list.cache_clear()
+    return runkey.key_of(lessons(root)[0], values(root, **changed))[0]
+
+
+def test_the_key_follows_content(root: Path) -> None:
+    lesson = lessons(root)[0]
+    first = key(root)
+    assert key(root) == first
+    for path in (lesson.source, lesson.checks):  # a time of change says nothing
+        os.utime(path, (1, 1))
+    assert key(root) == first
+    assert key(root, seed=1) != first
+    assert key(root, dataset="other") != first
+    (root / cards.LOCK).write_text("numpy==2.0\n")
+    locked = key(root)
+    assert locked != first
+    text = lesson.source.read_text()
+    lesson.source.write_text(text.replace("2.0 * seed", "3.0 * seed"))
+    changed = key(root)
+    assert changed not in (first, locked)
+    lesson.source.write_text(text)
+    assert key(root) == locked  # back again is current again
+
+
+def test_a_file_counts_by_its_bytes_wherever_it_lies(root: Path, tmp_path: Path) -> None:
+    file = tmp_path / "mine.h5ad"
+    file.write_bytes(b"one")
+    first = key(root, dataset=str(file))
+    moved = tmp_path / "elsewhere" / "mine.h5ad"
+    moved.parent.mkdir()
+    shutil.move(file, moved)
+    assert key(root, dataset=str(moved)) == first
+    moved.write_bytes(b"two")
+    assert key(root, dataset=str(moved)) != first
+
+
+def test_a_listed_set_counts_by_its_entry_and_those_it_is_made_from(root: Path) -> None:
+    (root / "data").mkdir()
+    file = root / "data" / "datasets.toml"
+    entry = "[{}]\nsha256 = '{}'\n{}\n"
+    lists = [entry.format("tiny", "a", "of = 'base'"), entry.format("base", "b", ""), entry.format("stranger", "c", "")]
+    file.write_text("".join(lists))
+    first = key(root)
+    file.write_text("".join(lists).replace("'c'", "'changed'"))
+    assert key(root) == first
+    file.write_text("".join(lists).replace("'b'", "'changed'"))
+    assert key(root) != first
+
+
+def test_a_set_that_the_lesson_names_counts_too(root: Path) -> None:
+    (root / "data").mkdir()
+    file = root / "data" / "datasets.toml"
+    file.write_text("[numpy]\nsha256 = 'a'\n")  # the word stands in the lesson's source
+    first = key(root)
+    file.write_text("[numpy]\nsha256 = 'b'\n")
+    assert key(root) != first
+
+
+# --- one run ------------------------------------------------------------------------------------------------
+
+
+def test_a_run_goes_to_its_place_whole_and_only_once(root: Path) -> None:
+    found = plan_of(root, "lessons: ['01']\nseeds: [3]\n")
+    (entry,) = found.runs
+    file = found.write()
+    assert grid.run_one(file, entry.key)
+    place = entry.folder(found.store)
+    assert {path.name for path in place.iterdir()} == {"card.json", "notebook.ipynb", "notebook.html", "scores.parquet"}
+    card = cards.read(place)
+    assert card["grid"] == {"key": entry.key, "parts": entry.parts}
+    assert card["results"]["double"]["value"] == 6.0
+    assert list((found.folder / "scratch").iterdir()) == []
+    before = (place / "card.json").stat().st_mtime_ns
+    assert grid.run_one(file, entry.key)
+    assert (place / "card.json").stat().st_mtime_ns == before
+    with pytest.raises(CourseError, match="has no run nothing"):
+        grid.run_one(file, "nothing")
+
+
+def test_a_failed_run_has_no_card_and_the_next_attempt_clears_it(root: Path) -> None:
+    found = plan_of(root, "lessons: ['01']\nparameters: {mode: fail}\n")
+    (entry,) = found.runs
+    assert not grid.run_one(found.write(), entry.key)
+    place = entry.folder(found.store)
+    assert (place / grid.FAILED).is_file()
+    assert "asked to fail" in (place / "traceback.txt").read_text()
+    assert found.missing() == [entry]
+    made = root / "made"
+    made.mkdir()
+    (made / "card.json").write_text("{}")
+    grid.publish(made, place, passed=True)
+    assert [path.name for path in place.iterdir()] == ["card.json"]
+
+
+def test_a_second_publisher_changes_nothing(tmp_path: Path) -> None:
+    place = tmp_path / "place"
+    for text in ("first", "second"):
+        made = tmp_path / text
+        made.mkdir()
+        (made / "card.json").write_text(text)
+        (made / "notebook.ipynb").write_text(text)
+        grid.publish(made, place, passed=True)
+    assert {path.read_text() for path in place.iterdir()} == {"first"}
+
+
+def test_the_watchdog_watches_only_this_host(monkeypatch: pytest.MonkeyPatch) -> None:
+    import threading
+
+    started: list[object] = []
+    monkeypatch.setattr(threading.Thread, "start", lambda self: started.append(self))
+    for driver in (None, "", "elsewhere:1", "nonsense"):
+        watchdog.end_with(driver)
+    assert started == []
+    watchdog.end_with(watchdog.me())
+    assert len(started) == 1

@@ -1,0 +1,17 @@
+"""Grids and atlases through Snakemake, as a person starts them."""
+
+from __future__ import annotations
+
+import importlib.util
+import sys
+from pathlib import Path
+
+import pytest
+
+sys.path.insert(0, str(Path(__file__).resolve().parents[1] / "unit"))  # the tiny courses
+
+
+@pytest.fixture(autouse=True)
+def _snakemake() -> None:
+    if importlib.util.find_spec("snakemake") is None:
+        pytest.skip("needs Snakemake, which `make grid` installs")
