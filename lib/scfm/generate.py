@@ -79,7 +79,7 @@ def generate(
     prompt: Any,
     genes: Sequence[str],
     steps: int = 8,
-    confidence: str | Callable[[Answer], Tensor] = "zero_prob",
+    confidence: str | Callable[[Answer], Tensor] | None = None,
     exact: bool = True,
     sample: bool = False,
     n_samples: int = 1,
@@ -111,7 +111,7 @@ def generate(
     steps
         K. At most the number of genes: more steps than that are cut to it.
     confidence
-        ``"zero_prob"``: entropy of P(nonzero). ``"variance"``: of being off or on, in bins. ``"dropout"``: variance over
+        ``"zero_prob"`` (unless given, where the network can; else ``"agreement"``): entropy of P(nonzero). ``"variance"``: of being off or on, in bins. ``"dropout"``: variance over
         ``dropout_passes`` thinned networks. ``"agreement"``: of GEP and GEPC. ``"largest"``: highest bin first. ``"random"``: the control. Or a function of
         :class:`scfm.kstep.Answer` to (cell, gene), larger = surer. All are ours: the paper defines none.
     exact
@@ -157,6 +157,8 @@ def generate(
 
     from scfm import kstep
 
+    if confidence is None:
+        confidence = "zero_prob" if model.network.config.zero_prob else "agreement"
     _check_ability(model, confidence, sample, n_samples, dropout_passes, dropout_rate)
     for name, number in (("steps", steps), ("n_samples", n_samples), ("max_tokens", max_tokens)):
         if number < 1:

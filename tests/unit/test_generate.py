@@ -193,7 +193,9 @@ def test_a_network_of_batches():
 
 
 def test_without_p_nonzero_there_is_none():
-    made = scfm.generate(model(zero_prob=False), prompts(), ASKED, steps=2, confidence="agreement", **QUIET)
+    made = scfm.generate(model(zero_prob=False), prompts(), ASKED, steps=2, **QUIET)
+    assert made.about["confidence"] == "agreement"
+    assert scfm.generate(model(), prompts(), ASKED, steps=2, **QUIET).about["confidence"] == "zero_prob"
     assert made.nonzero is None
     assert "nonzero" not in made.to_anndata().layers
 
@@ -317,7 +319,8 @@ def test_prompts_without_cells_values_or_with_masked_ones():
     ("options", "how", "message"),
     [
         ({"generative": False}, {}, "cannot do generation"),
-        ({"zero_prob": False}, {}, "P.nonzero"),
+        ({"zero_prob": False}, {"confidence": "zero_prob"}, "P.nonzero"),
+        ({"zero_prob": False, "mvc": False}, {}, "cannot do GEPC"),
         ({"zero_prob": False}, {"confidence": "variance"}, "P.nonzero"),
         ({"zero_prob": False}, {"confidence": "random", "sample": True}, "does not give P.nonzero"),
         ({"zero_prob": False}, {"confidence": "random", "share_on": 0.3}, "does not give"),
