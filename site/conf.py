@@ -16,7 +16,7 @@ version = release = SETTINGS["project"]["version"]
 
 extensions = ["myst_nb", "coursekit.sitesphinx"]
 exclude_patterns = ["extra"]
-suppress_warnings = ["mystnb.unknown_mime_type"]
+suppress_warnings = ["mystnb.unknown_mime_type", "myst.header"]  # a lesson may go from a title to an exercise
 nitpicky = False
 
 # Lessons come executed; nothing is run here, and no output may load a script

@@ -100,7 +100,10 @@ def _heads_of_rows(app: Sphinx, tree: nodes.document) -> None:
 def _mathml(latex: str, display: str) -> str:
     from latex2mathml.converter import convert
 
-    return convert(latex, display=display)
+    made = convert(latex, display=display)
+    if "\\" in made:
+        logger.warning("this formula holds a command that MathML has no word for: %s", latex)
+    return made
 
 
 def _inline_math(self: Any, node: nodes.math) -> None:

@@ -10,7 +10,7 @@ from typing import Any
 from urllib.parse import unquote, urlsplit
 
 import pytest
-from conftest import ROOT, Book, Tab, need, new_tab
+from bookshelf import ROOT, Book, Tab, need, new_tab
 
 from coursekit.course import lessons
 from coursekit.notebook import read_source, tags

@@ -16,7 +16,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from conftest import PATIENCE, ROOT, need
+from bookshelf import PATIENCE, ROOT, need
 
 from coursekit import progress
 from coursekit.course import choose

@@ -13,53 +13,19 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 from tiny_course import LESSON, make_course
+from tiny_run import PNG, finished
 
 from coursekit import build, conceptmap, glossary, site, sitelesson, sitepages
 from coursekit.check import load
 from coursekit.course import CourseError, Lesson, lessons
-from coursekit.notebook import edition, quiz_options, read_source, tags
+from coursekit.notebook import quiz_options, read_source, tags
 
 ROOT = Path(__file__).resolve().parents[2]
-PARAMETERS = {"profile": "quick", "dataset": "tiny", "seed": 0, "n_cells": None, "share": 0.5, "mode": "well"}
 
 
 @pytest.fixture
 def lesson(tmp_path: Path) -> Lesson:
     return lessons(make_course(tmp_path))[0]
-
-
-def finished(lesson: Lesson, name: str = "a", status: str = "passed", **parameters: Any) -> Path:
-    """A run as coursekit leaves it, written by hand: no kernel is needed to test what the book does with it."""
-    folder = lesson.runs / name
-    folder.mkdir(parents=True)
-    notebook = edition(read_source(lesson), "solution", lesson.name)
-    for cell in notebook["cells"]:
-        if cell["cell_type"] == "code" and 'record("double", 2.0' in cell["source"]:
-            data = {"application/vnd.coursekit.record+json": {}, "text/plain": "recorded  double = <0>"}
-            cell["outputs"] = [
-                nbformat.v4.new_output("display_data", data=data),
-                nbformat.v4.new_output("stream", name="stderr", text="a progress bar"),
-                nbformat.v4.new_output(
-                    "display_data", data={"image/png": "aGVsbG8="}, metadata={"image/png": {"alt": "A figure."}}
-                ),
-            ]
-    notebook["cells"].insert(
-        2, nbformat.v4.new_code_cell("profile = 'quick'", metadata={"tags": ["injected-parameters"]})
-    )
-    nbformat.write(notebook, folder / "notebook.ipynb")
-    results = {
-        "double": {"value": 0.5, "key": True, "tolerance": 0.1},
-        "both": {"value": {"mean": 1.0, "low": 0.5, "high": 2.0}},
-    }
-    results["odd_name"] = {"value": {"a|b": "NaN", "*c*": [1, 2]}, "tolerance": "any"}
-    card = {
-        **{"card": 1, "lesson": lesson.name, "edition": "solution", "status": status, "started": "2026-11-20T10:00:00"},
-        **{"seconds": 61.0, "peak_memory_bytes": 2**30, "parameters": {**PARAMETERS, **parameters}, "results": results},
-        **{"used": [{"kind": "dataset", "name": "tiny", "sha256": "ab" * 32}], "git": {"commit": None, "dirty": None}},
-        **{"python": "3.11", "os": "Linux", "device": {"cpu": "A CPU", "cores": 1, "gpus": []}},
-    }
-    (folder / "card.json").write_text(json.dumps(card))
-    return folder
 
 
 # --- which run -----------------------------------------------------------------------------------
@@ -114,7 +80,7 @@ def test_a_page_has_stub_hints_solution_quiz_and_nothing_for_instructors(lesson:
     outputs = [output for cell in page["cells"] for output in cell.get("outputs", [])]
     assert [output["output_type"] for output in outputs] == ["display_data", "display_data"]  # the progress bar is gone
     assert '<p class="recorded">recorded  double = &lt;0&gt;</p>' in outputs[0]["data"]["text/html"]
-    assert sitelesson.alternatives(page) == [("aGVsbG8=", "A figure.")]
+    assert sitelesson.alternatives(page) == [(PNG, "A figure of one dot, for tests.")]
 
 
 class _Depth(html.parser.HTMLParser):
@@ -232,7 +198,7 @@ def test_sources_are_written_whole(lesson: Lesson) -> None:
     for name in ("01_tiny.ipynb", "01_tiny.solution.ipynb", "01_tiny.card.json"):
         assert (source / "extra" / "downloads" / name).is_file()
     [(_, alt)] = json.loads((source / "alternatives.json").read_text()).items()
-    assert alt == "A figure."
+    assert alt == "A figure of one dot, for tests."
     lesson.notebook("learner").unlink()
     with pytest.raises(CourseError, match="make build"):
         site.write_source(lesson.root, [lesson], runs, source)
