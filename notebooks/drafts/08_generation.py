@@ -3,8 +3,8 @@
 #
 # The G in scGPT stands for *generative*. A language model writes one word after the other; the order of words is given. Genes have no
 # order. So what is the first gene of a cell, and what the next? The paper answers in one paragraph and a figure: a special attention
-# mask, and K steps, in each of which the genes that the model is most sure of become known. Code for these steps was never published, and
-# "most sure" was never defined. Here is both, working. Then the question that matters: are the cells any good?
+# mask, and K steps, in each of which the genes that the model is most sure of become known. As far as we know, code for these steps was never published, and
+# "most sure" never defined. Here is both, working. Then the question that matters: are the cells any good?
 #
 # | You will be able to | Time | Needs |
 # |---|---|---|
@@ -20,7 +20,6 @@ n_observed = 200  # genes that are seen when a cell is completed
 seed = 0
 
 # %%
-
 import copy
 
 import numpy as np
@@ -902,7 +901,7 @@ print(
 
 # %% [markdown]
 # Read the type's mean with care: it is *no* copy of anybody and yet nearer to the training cells than real cells are to each other. In many dimensions the centre is near to all, and nobody lives there. So a small distance alone proves no copying: copies show it *and* full
-# diversity. (scGPT saw none of these cells in pretraining, so what this tests is whether the *prompt* leaks the cells that it was made of.)
+# diversity. (The mini saw none of these cells in pretraining, so what this tests is whether the *prompt* leaks the cells that it was made of.)
 
 # %% [markdown] tags=["instructor"]
 # **Discussion:** the bootstrap wins `gene_distance` and loses the only test that matters if privacy is the aim. Which table would a paper print? **Time check:** with 15 minutes left, go to "What is it good for?".
@@ -933,9 +932,9 @@ verdicts.pivot_table(
 )
 
 # %% [markdown]
-# - **Completing** genes that a panel did not measure: a fair use. It needs no cells of your study; if you have some, compare with ridge regression first.
+# - **Completing** genes that a panel did not measure: the use nearest to training. It needs no whole cells of your study; if you have some, ridge regression and nearest cells come first.
 # - **A prompt as a question** ("which genes would this type express?"): a point estimate answers, in one step.
-# - **Synthetic cells instead of real ones**, to train others on or to share: not from these tables. Where you have the cells that a prompt is made of, you have the better generators too.
+# - **Synthetic cells instead of real ones**, to train others on or to share: look at the table. Where you have the cells that a prompt is made of, you have the better generators too.
 # - **New biology**, types that nobody measured: no yardstick here can tell, because there is nothing to compare with. That is a reason for care, no proof of promise.
 #
 # ## The paper's open questions
@@ -968,7 +967,6 @@ projection = metrics.interval(100 * (with_projection / as_trained - 1))
 record("with_out_proj_percent", projection.mean, tolerance="any")
 record("out_proj_matters", bool(projection.low > 0))
 
-last = max(size["steps"])
 fed_back = {fed: mine.loc[(fed, doubt, 4)] for fed in ("expected", "likely") if (fed, doubt, 4) in mine.index}
 sampled_k = {}
 for order in ("surest first", "random order") if has_p else ():
@@ -1003,7 +1001,7 @@ table.style.hide(axis="index").set_properties(**{"text-align": "left", "white-sp
 
 # %% [markdown]
 # All of this is measured on the model named above. The mini is small; the answers about *mechanism* (mask, cost, what is fed back) carry over to the whole-human model, the answers about *quality* need not. Run the profile `gpu` with
-# `model` set to a folder with the released weights to see: `make run NB=08 PROFILE=gpu P="model=path/to/scGPT_human"`. (The released network has no P(nonzero): there the confidences are dropout and agreement, and nothing can be sampled.)
+# `model` set to a folder with the released weights to see: `make run NB=08 PROFILE=gpu P="model=path/to/scGPT_human"`. (The released network has no P(nonzero): there the confidences are dropout and agreement, nothing can be sampled, and it was never shown a gene that is off.)
 
 # %% [markdown] tags=["quiz"]
 # **Quiz.** Why may a generated gene not look at other generated genes?
@@ -1036,6 +1034,7 @@ table.style.hide(axis="index").set_properties(**{"text-align": "left", "white-sp
 # - Cui et al. 2024, scGPT: https://doi.org/10.1038/s41592-024-02201-0
 # - Székely & Rizzo 2013, energy distance: https://doi.org/10.1016/j.jspi.2013.03.018
 # - Gal & Ghahramani 2016, dropout as doubt: https://doi.org/10.48550/arXiv.1506.02142
-# - Boiarsky et al. 2024, deep learning of single cells against simple baselines: https://doi.org/10.1038/s42256-024-00949-w
+# - Boiarsky et al. 2024, a foundation model against logistic regression: https://doi.org/10.1038/s42256-024-00949-w
 # - Crowell et al. 2023, simulators of single-cell data, judged: https://doi.org/10.1186/s13059-023-02904-1
+# - Saerens et al. 2002, correcting probabilities for another share: https://doi.org/10.1162/089976602753284446
 # - Kedzierska et al. 2025, zero-shot evaluation: https://doi.org/10.1186/s13059-025-03574-x
