@@ -74,7 +74,7 @@ build: $(READY)  ## make the notebooks from notebooks/source
 	@$(PY) -m coursekit build $(NB)
 
 site: $(READY) $(SITE)  ## build the book from executed lessons, in site/_build/html (runs what is missing)
-	@$(PY) -m coursekit site $(NB) --profile $(PROFILE) --jobs $(JOBS)
+	@$(PY) -m coursekit site $(NB) --profile $(PROFILE) --jobs $(JOBS) $(ARGS)
 
 grid: $(READY) $(SNAKEMAKE)  ## run lessons x datasets x models x seeds, what is missing: make grid GRID=... JOBS=4 (ON=slurm)
 	@$(PY) -m coursekit grid $(GRID) --jobs $(JOBS) $(if $(ON),--on $(ON)) $(foreach p,$(P),-p '$(p)') $(ARGS)

@@ -59,6 +59,7 @@ def _parser() -> argparse.ArgumentParser:
     add.add_argument("--profile", choices=PROFILES, default="quick", help="which runs to show (default quick)")
     add.add_argument("--jobs", type=int, default=1, help="lessons at a time (default 1)")
     add.add_argument("--output", type=Path, help="where to put it (default site/_build/html)")
+    add.add_argument("--fresh", action="store_true", help="run all lessons again")
     add.set_defaults(go=_site)
 
     add = commands.add_parser("grid", help="run lessons × datasets × models × seeds, only what is missing")
@@ -240,9 +241,8 @@ def _progress(args: argparse.Namespace, root: Path) -> int:
 def _site(args: argparse.Namespace, root: Path) -> int:
     from .site import build
 
-    folder = build(
-        root, choose(root, args.lessons), args.profile, args.jobs, args.output.resolve() if args.output else None
-    )
+    output = args.output.resolve() if args.output else None
+    folder = build(root, choose(root, args.lessons), args.profile, args.jobs, output, args.fresh)
     print(f"The book is in {folder}. To read it: {Path(sys.executable).name} -m http.server -d {folder}")
     return 0
 

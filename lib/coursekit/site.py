@@ -32,19 +32,26 @@ BOARD = Path("runs") / "board"  # pages that another command has made for the bo
 
 
 def build(
-    root: Path, known: Sequence[Lesson], profile: str = "quick", jobs: int = 1, output: Path | None = None
+    root: Path,
+    known: Sequence[Lesson],
+    profile: str = "quick",
+    jobs: int = 1,
+    output: Path | None = None,
+    fresh: bool = False,
 ) -> Path:
     """Build the book from the last run of each lesson, running what is missing; returns the folder with index.html.
 
-    ``known`` are the lessons to show; ``profile`` says which runs; ``output`` another place than site/_build/html. Raises CourseError where a lesson fails, a
-    package is missing or Sphinx finds a fault (also a broken link or a figure without alternative text).
+    ``known`` are the lessons to show; ``profile`` says which runs; ``output`` another place than site/_build/html; ``fresh``
+    runs all lessons again (a run is taken as long as its lesson's text is the same, also where the library has changed).
+    Raises CourseError where a lesson fails, a package is missing or Sphinx finds a fault (a broken link, a figure without
+    alternative text, a formula that cannot be rendered).
     """
     missing = [title for name, title in NEEDED.items() if importlib.util.find_spec(name) is None]
     if missing:
         raise CourseError(
             f"The book needs {', '.join(missing)}. `make site` installs them; by hand: pip install -e '.[site]'"
         )
-    runs = gather(known, profile, jobs)
+    runs = gather(known, profile, jobs, fresh)
     target = output or root / BUILT / "html"
     (root / BUILT).mkdir(parents=True, exist_ok=True)
     # In a folder of its own, so that two builds do not meet, and a failed one leaves the book that was there
@@ -58,11 +65,11 @@ def build(
     return target
 
 
-def gather(known: Sequence[Lesson], profile: str, jobs: int = 1) -> dict[str, Path]:
+def gather(known: Sequence[Lesson], profile: str, jobs: int = 1, fresh: bool = False) -> dict[str, Path]:
     """The folder of the run to show for each lesson; lessons without one are run now."""
     from .courserun import run_all
 
-    runs = {lesson.name: last_run(lesson, profile) for lesson in known}
+    runs = {lesson.name: None if fresh else last_run(lesson, profile) for lesson in known}
     todo = [lesson for lesson in known if runs[lesson.name] is None]
     for name, folder in runs.items():
         print(f"{name}: " + (f"executed notebook of {folder.name}" if folder else f"no {profile} run of this text yet"))
