@@ -75,6 +75,26 @@ def _parser() -> argparse.ArgumentParser:
     add.add_argument("grids", nargs="*", metavar="NAME")
     add.set_defaults(go=_board)
 
+    add = commands.add_parser("atlas", help="tokenize and embed a file of any size in shards")
+    add.add_argument("file", type=Path, help=".h5ad or .zarr")
+    add.add_argument("--model", default="geneformer-mini")
+    add.add_argument("--cells-per-shard", type=int, default=10_000, help="memory goes with it (default 10000)")
+    add.add_argument("--counts-in", default="X", help="where the raw counts lie: X, layers/NAME or raw/X")
+    add.add_argument("--pooling", choices=("cls", "mean"), help="default: the model's own")
+    add.add_argument("--device", default="auto")
+    add.add_argument("--dtype", default="auto")
+    add.add_argument("--jobs", type=int, default=1, help="shards at a time on this machine (default 1)")
+    add.add_argument("--threads", type=int, default=1, help="threads of each job (default 1)")
+    add.add_argument("--gpus", type=int, default=0, help="GPUs to ask a cluster for, for each shard")
+    add.add_argument("--on", metavar="PROFILE", help="slurm, kubernetes, or a folder with a Snakemake profile")
+    add.set_defaults(go=_atlas)
+
+    add = commands.add_parser("atlas-step")  # what a job of the atlas calls
+    add.add_argument("plan", type=Path)
+    add.add_argument("what", choices=("tokens", "embedding", "gather"))
+    add.add_argument("number", type=int, nargs="?", default=0)
+    add.set_defaults(go=_atlas_step)
+
     add = commands.add_parser("grid-run")  # what a job of the grid calls
     add.add_argument("plan", type=Path)
     add.add_argument("key")
@@ -268,6 +288,33 @@ def _board(args: argparse.Namespace, root: Path) -> int:
     page = boardpage.publish(root, tidy)
     print(page.read_text(encoding="utf-8"))
     print(f"Scores: {root / boardpage.STORED}; page and figure for the book: {page.parent}")
+    return 0
+
+
+def _atlas(args: argparse.Namespace, root: Path) -> int:
+    from . import atlas
+
+    own = atlas.plan(
+        root,
+        args.file,
+        args.model,
+        args.cells_per_shard,
+        args.counts_in,
+        args.device,
+        args.dtype,
+        {"pooling": args.pooling} if args.pooling else {},
+        args.threads,
+        {"gpu": args.gpus} if args.gpus else {},
+    )
+    made = atlas.make(own, args.jobs, args.on)
+    print(atlas.words(own, made))
+    return 0 if made else 1
+
+
+def _atlas_step(args: argparse.Namespace, root: Path) -> int:
+    from .atlas import step
+
+    step(args.plan, args.what, args.number)
     return 0
 
 

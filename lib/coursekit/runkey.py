@@ -51,16 +51,16 @@ def key_of(lesson: Lesson, values: dict[str, Any]) -> tuple[str, dict[str, str]]
                 found.append([part, ""])
         contents[name] = found
     parts = {
-        "lesson": _digest([text, lesson.checks.read_text(encoding="utf-8") if lesson.checks.is_file() else ""]),
+        "lesson": digest([text, lesson.checks.read_text(encoding="utf-8") if lesson.checks.is_file() else ""]),
         "library": library_hash(),
         "lock": cards.file_hash(lesson.root / cards.LOCK) or "",
-        "parameters": _digest(plain),
+        "parameters": digest(plain),
         **{
-            name: _digest([contents[name], listed(lesson.root, name, text, tuple(n for n, _ in contents[name]))])
+            name: digest([contents[name], listed(lesson.root, name, text, tuple(n for n, _ in contents[name]))])
             for name in LISTS
         },
     }
-    return _digest(parts)[:20], parts
+    return digest(parts)[:20], parts
 
 
 def listed(root: Path, kind: str, text: str, chosen: tuple[str, ...]) -> dict[str, Any]:
@@ -87,7 +87,7 @@ def library_hash() -> str:
     if science is not None and science.origin is not None:
         files += sorted(Path(science.origin).parent.rglob("*.py"))
         files += sorted(path for path in own.parents[1].glob("data/*") if path.suffix in (".csv", ".gz"))
-    return _digest([[path.name, path.parent.name, cards.file_hash(path)] for path in files])
+    return digest([[path.name, path.parent.name, cards.file_hash(path)] for path in files])
 
 
 @functools.cache
@@ -116,5 +116,6 @@ def _list(path: Path) -> dict[str, Any]:
     return tomllib.loads(path.read_text(encoding="utf-8")) if path.is_file() else {}
 
 
-def _digest(value: Any) -> str:
+def digest(value: Any) -> str:
+    """The sha256 of anything that JSON can say, the same for the same content."""
     return hashlib.sha256(json.dumps(value, sort_keys=True, ensure_ascii=False, default=str).encode()).hexdigest()

@@ -21,6 +21,8 @@ from scfm.tokenize import NO_N_COUNTS, RankEncoder
 from scfm.tokenized import read_about
 
 if TYPE_CHECKING:
+    import pandas as pd
+
     from scfm.tokenized import TokenizedCells
 
 log = logging.getLogger("scfm")
@@ -222,8 +224,8 @@ def fingerprint(path: Path) -> str:
 
 
 @contextlib.contextmanager
-def open_cells(path: Path, counts_in: str) -> Iterator[CellsOnDisk]:
-    """Open a .h5ad or .zarr for reading."""
+def open_cells(path: Path, counts_in: str, window: tuple[int, int] | None = None) -> Iterator[CellsOnDisk]:
+    """Open a .h5ad or .zarr for reading; with a ``window`` (first, last) only these cells, and only their part of the tables."""
     if not path.exists():
         raise FileNotFoundError(f"{path} does not exist")
     if path.is_dir():
@@ -233,7 +235,7 @@ def open_cells(path: Path, counts_in: str) -> Iterator[CellsOnDisk]:
             root = zarr.open_group(str(path), mode="r")
         except Exception as error:
             raise FileFormatError(f"{path} is a folder, but not a .zarr that can be read ({error})") from error
-        yield CellsOnDisk(root, path.name, counts_in)
+        yield CellsOnDisk(root, path.name, counts_in, window)
         return
     import h5py
 
@@ -244,13 +246,13 @@ def open_cells(path: Path, counts_in: str) -> Iterator[CellsOnDisk]:
             f"{path} is not a readable .h5ad; it may be cut off or of another kind ({error})"
         ) from error
     with file:
-        yield CellsOnDisk(file, path.name, counts_in)
+        yield CellsOnDisk(file, path.name, counts_in, window)
 
 
 class CellsOnDisk:
     """The parts of an AnnData file that ranks need. h5py or zarr: both slice in the same way."""
 
-    def __init__(self, root: Any, name: str, counts_in: str) -> None:
+    def __init__(self, root: Any, name: str, counts_in: str, window: tuple[int, int] | None = None) -> None:
         self.root, self.name = root, name
         places = ["X", *(f"layers/{layer}" for layer in root.get("layers", ())), *(["raw/X"] if "raw" in root else [])]
         if counts_in not in root or not {"obs", "var"} <= set(root):
@@ -269,22 +271,30 @@ class CellsOnDisk:
                     "Convert it once: adata = anndata.read_h5ad(...); adata.X = adata.X.tocsr(); adata.write_h5ad(...)."
                 )
             shape = self.matrix.attrs.get("shape", self.matrix.attrs.get("h5sparse_shape"))
-            self.indptr = np.asarray(self.matrix["indptr"][:], np.int64)
         self.n_cells, self.n_genes = int(shape[0]), int(shape[1])
+        self.start, stop = window or (0, self.n_cells)  # what is kept in memory of the tables below
+        own = slice(self.start, stop)
+        if not self.dense:
+            self.indptr = np.asarray(self.matrix["indptr"][self.start : stop + 1], np.int64)
         obs = root["obs"]
-        self.cell_ids = self._names(obs)
-        self.n_counts = np.asarray(column(obs, "n_counts"), np.float64) if "n_counts" in obs else None
-        self.filter_pass = np.asarray(column(obs, "filter_pass"), np.float64) == 1 if "filter_pass" in obs else None
+        self.cell_ids = self._names(obs, own)
+        self.n_counts = np.asarray(column(obs, "n_counts", own), np.float64) if "n_counts" in obs else None
+        passed = column(obs, "filter_pass", own) if "filter_pass" in obs else None
+        self.filter_pass = None if passed is None else np.asarray(passed, np.float64) == 1
 
     @staticmethod
-    def _names(frame: Any) -> np.ndarray:
+    def _names(frame: Any, rows: slice = slice(None)) -> np.ndarray:
         index = frame.attrs.get("_index", "_index")
-        return column(frame, index.decode() if isinstance(index, bytes) else index).astype(str)
+        return column(frame, index.decode() if isinstance(index, bytes) else index, rows).astype(str)
 
     def ensembl_ids(self) -> list[str]:
         """Ensembl id of each column: var["ensembl_id"], or mapped from what else is there as `load_dataset` does."""
         if "ensembl_id" in self.var:
             return column(self.var, "ensembl_id").astype(str).tolist()
+        return self.genes()["ensembl_id"].tolist()
+
+    def genes(self) -> pd.DataFrame:
+        """ensembl_id and gene_symbol of each column, as `load_dataset` names them."""
         import pandas as pd
 
         from scfm.counts import map_genes
@@ -292,50 +302,53 @@ class CellsOnDisk:
         names = self._names(self.var)
         others = {key: column(self.var, key) for key in self.var if key not in ("_index", "__categories")}
         table = pd.DataFrame({key: values for key, values in others.items() if len(values) == len(names)}, index=names)
-        return map_genes(names.tolist(), table)[0]["ensembl_id"].tolist()
+        if {"ensembl_id", "gene_symbol"} <= set(table):
+            return table[["ensembl_id", "gene_symbol"]].astype(str)
+        return map_genes(names.tolist(), table)[0][["ensembl_id", "gene_symbol"]]
 
     def read(
         self, first: int, last: int
     ) -> tuple[tuple[np.ndarray, np.ndarray, np.ndarray], np.ndarray | None, np.ndarray]:
         """CSR arrays, n_counts and ids of the cells first to last."""
-        n_counts = None if self.n_counts is None else self.n_counts[first:last]
+        own = slice(first - self.start, last - self.start)
+        n_counts = None if self.n_counts is None else self.n_counts[own]
         if self.dense:
             import scipy.sparse as sp
 
             rows = sp.csr_matrix(self.matrix[first:last])
-            return (rows.indptr, rows.indices, rows.data), n_counts, self.cell_ids[first:last]
-        start, stop = int(self.indptr[first]), int(self.indptr[last])
-        indptr = self.indptr[first : last + 1] - start
+            return (rows.indptr, rows.indices, rows.data), n_counts, self.cell_ids[own]
+        start, stop = int(self.indptr[own.start]), int(self.indptr[own.stop])
+        indptr = self.indptr[own.start : own.stop + 1] - start
         return (
             (indptr, self.matrix["indices"][start:stop], self.matrix["data"][start:stop]),
             n_counts,
-            self.cell_ids[first:last],
+            self.cell_ids[own],
         )
 
     def passed(self, first: int, last: int) -> np.ndarray | None:
         """Mask of the cells with filter_pass == 1; None where all stay."""
-        return None if self.filter_pass is None else self.filter_pass[first:last]
+        return None if self.filter_pass is None else self.filter_pass[first - self.start : last - self.start]
 
 
-def column(frame: Any, name: str) -> np.ndarray:
+def column(frame: Any, name: str, rows: slice = slice(None)) -> np.ndarray:
     """One column of obs or var, as anndata stores it: an array, strings, or categories and codes."""
     stored = frame[name]
     if hasattr(stored, "keys"):
         if "categories" in stored:
             categories = _text(stored["categories"])
-            codes = stored["codes"][:]
+            codes = stored["codes"][rows]
             return np.append(categories, "" if categories.dtype.kind in "OU" else np.nan)[
                 codes
             ]  # code -1: the last, missing
-        values, mask = _text(stored["values"]), stored["mask"][:]
+        values, mask = _text(stored["values"], rows), stored["mask"][rows]
         return np.where(mask, "" if values.dtype.kind in "OU" else np.nan, values)
-    return _text(stored)
+    return _text(stored, rows)
 
 
-def _text(stored: Any) -> np.ndarray:
+def _text(stored: Any, rows: slice = slice(None)) -> np.ndarray:
     values = (
-        stored.asstr()[:]
+        stored.asstr()[rows]
         if getattr(getattr(stored, "dtype", None), "kind", "") in "OS" and hasattr(stored, "asstr")
-        else stored[:]
+        else stored[rows]
     )
     return np.asarray(values, dtype=object) if values.dtype.kind in "OUT" else np.asarray(values)
