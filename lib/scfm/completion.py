@@ -93,7 +93,7 @@ def hide(cells: RealCells, model: ScGPT, n_observed: int = 200, n_cells: int = 1
     held_out = np.concatenate([truth, fresh])
     chosen = np.sort(rng.choice(held_out, min(n_cells, len(held_out)), replace=False))
     order = rng.permutation(len(cells.genes))
-    seen, hidden = np.sort(order[:n_observed]), np.sort(order[n_observed:])
+    seen, hidden = order[:n_observed], np.sort(order[n_observed:])  # the first of the panel are any of it
     prompt = gene_prompt(
         model, [cells.genes[g] for g in seen], cells.bins[np.ix_(chosen, seen)], cells.cells.cell_ids[chosen]
     )
