@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import shutil
 import sys
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass, field
@@ -156,6 +157,8 @@ def make(own: Atlas, jobs: int = 1, on: str | None = None, more: Sequence[str] =
             bar.update(min(done * own.cells_per_shard, own.cells) - bar.n)
 
         workflow.snakemake(own.write(), jobs, own.threads, on, more, watch)
+    if own.embedding.is_file():  # Snakemake forgets the tokens of a shard that was done when it was killed
+        shutil.rmtree(own.folder / "tokens", ignore_errors=True)
     return own.embedding.is_file()
 
 
