@@ -159,6 +159,8 @@ def _environment(root: Path, trail: Path, threads: int | None, folder: Path) -> 
     env.setdefault("NUMBA_CACHE_DIR", str(root / ".cache" / "numba"))
     # A kernel's text goes into notebooks and pages: no colour codes, no widgets that a page cannot show
     env.setdefault("MPLBACKEND", "module://matplotlib_inline.backend_inline")
+    if "OMP_NUM_THREADS" in env:  # numba's threads would undo it: they share torch's OpenMP, and set its number
+        env.setdefault("NUMBA_NUM_THREADS", env["OMP_NUM_THREADS"])
     if threads:
         env.update({name: env.get(name, str(threads)) for name in THREADS})
     return env
