@@ -141,7 +141,7 @@ def scores(
         "probe": _read_off(embedding, types, labelled),
         "batch_probe": _read_off(embedding, batches, labelled),
         **metrics.clustering(embedding[held], types[held], seed=seed),
-        **metrics.mixing(embedding[held], types[held], batches[held]),
+        "ilisi": metrics.ilisi(embedding[held], batches[held]),
     }
     return {name: found[name] for name in ("probe", "avg_bio", "nmi", "ari", "asw", "ilisi", "batch_probe")}
 

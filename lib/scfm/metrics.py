@@ -127,18 +127,31 @@ def clustering(embedding: np.ndarray, labels: Sequence[str] | np.ndarray, seed: 
 
 def mixing(embedding: np.ndarray, labels: Sequence[str] | np.ndarray, batches: Sequence[str]) -> dict[str, float]:
     """How well batches (donors, technologies) are mixed: iLISI, batch ASW, graph connectivity. All 0..1, 1 = well mixed."""
-    names, batch_names = _checked(embedding, labels), np.asarray(batches).astype(str)
-    if len(set(batch_names)) < 2:
-        raise TooFewCells("Batch mixing needs at least two batches; this set has one.")
+    names, batch_names = _checked(embedding, labels), _batches(batches)
     with _quiet():
         import scib_metrics
 
-        neighbours = _neighbours(embedding, 90)
         return {
-            "ilisi": float(scib_metrics.ilisi_knn(neighbours, batch_names)),
+            "ilisi": ilisi(embedding, batches),
             "asw_batch": float(scib_metrics.silhouette_batch(np.asarray(embedding, np.float32), names, batch_names)),
             "graph_connectivity": float(scib_metrics.graph_connectivity(_neighbours(embedding, 15), names)),
         }
+
+
+def ilisi(embedding: np.ndarray, batches: Sequence[str] | np.ndarray) -> float:
+    """Mixing by neighbourhoods alone: how many batches there are among a cell's 90 nearest, 0 (one) to 1 (all)."""
+    names = _batches(batches)
+    with _quiet():
+        import scib_metrics
+
+        return float(scib_metrics.ilisi_knn(_neighbours(embedding, 90), names))
+
+
+def _batches(batches: Sequence[str] | np.ndarray) -> np.ndarray:
+    names = np.asarray(batches).astype(str)
+    if len(set(names)) < 2:
+        raise TooFewCells("Batch mixing needs at least two batches; this set has one.")
+    return names
 
 
 def _checked(embedding: np.ndarray, labels: Sequence[str] | np.ndarray) -> np.ndarray:

@@ -210,18 +210,23 @@ def from_cell_prompts(model: ScGPT, embeddings: np.ndarray, kind: str = "mean", 
 
     def make(cells: RealCells, train: np.ndarray, wanted: np.ndarray, seed: int = 0) -> np.ndarray:
         rng = np.random.default_rng([seed, 3])
+        groups = _of_type(cells, train, wanted)
+        if kind == "cells":
+            prompts = [embeddings[rng.choice(own, len(places))] for places, own in groups]
+        else:
+            prompts = [embeddings[own].mean(0, keepdims=True) for _, own in groups]
+        settings: dict[str, Any] = {"seed": seed, "progress": False}
+        if kind == "mean" and how.get("sample"):
+            settings["n_samples"] = max(len(places) for places, _ in groups)
+        if model.network.config.zero_prob:
+            on = [float(np.clip((cells.bins[own] > 0).mean(), 0.001, 0.999)) for _, own in groups]
+            settings["share_on"] = np.repeat(on, [len(each) for each in prompts])
+        # all types in one call: many small ones would cost several times as much
+        found = generate(model, np.concatenate(prompts), cells.genes, **settings | how)
         made = np.empty((len(wanted), len(cells.genes)), np.float32)
-        for places, own in _of_type(cells, train, wanted):
-            if kind == "cells":
-                prompt, n_samples = embeddings[rng.choice(own, len(places))], 1
-            else:
-                prompt, n_samples = embeddings[own].mean(0, keepdims=True), len(places) if how.get("sample") else 1
-            share = (
-                float(np.clip((cells.bins[own] > 0).mean(), 0.001, 0.999)) if model.network.config.zero_prob else None
-            )
-            settings = {"share_on": share, "n_samples": n_samples, "seed": seed, "progress": False} | how
-            found = generate(model, prompt, cells.genes, **settings)
-            made[places] = found.values  # without sampling, one cell stands for all of its type
+        ends = np.cumsum([len(each) * settings.get("n_samples", 1) for each in prompts])
+        for (places, _), values in zip(groups, np.split(found.values, ends[:-1]), strict=True):
+            made[places] = values[: len(places)]  # without sampling, one cell stands for all of its type
         return made
 
     return make

@@ -37,10 +37,10 @@ SIZES = {
     "quick": {
         "sets": ["pbmc68k"],
         "genes": 400,
-        "cells": 3,
+        "cells": 2,
         "steps": (1, 2, 4),
-        "judged": 100,
-        "per_type": 8,
+        "judged": 80,
+        "per_type": 6,
         "n_train": 8,
     },
     "cpu": {
