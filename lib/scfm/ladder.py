@@ -260,30 +260,6 @@ def collect(out: Path) -> pd.DataFrame:
     return pd.concat([pd.read_parquet(file) for file in files], ignore_index=True)[COLUMNS]
 
 
-def figure(table: pd.DataFrame, metric: str = "balanced_accuracy") -> Any:
-    """Label efficiency: one panel per model and dataset, one line per method with its 95 % interval over the draws."""
-    from scfm import plots
-
-    models = [m for m in dict.fromkeys(table["model"]) if m != BASELINES]
-    names = list(dict.fromkeys(table["dataset"]))
-    panels = plots.axes(4.6 * len(names), 3.6 * len(models), rows=len(models), columns=len(names), sharey="col")
-    grid = np.asarray(panels, dtype=object).reshape(len(models), len(names))
-    for row, model in enumerate(models):
-        for column, name in enumerate(names):
-            part = table[
-                (table["dataset"] == name) & table["model"].isin([model, BASELINES]) & (table["metric"] == metric)
-            ]
-            lines = metrics.summary(part, by=("method", "labels_per_class"))
-            ax = plots.curves(
-                lines, "labels_per_class", "method", "labels per class", metric.replace("_", " "), f"{model}, {name}",
-                log_x=True, ax=grid[row, column],
-            )  # fmt: skip
-            legend = ax.get_legend()
-            if column < len(names) - 1 and legend is not None:
-                legend.remove()
-    return panels
-
-
 def plan(wanted: Sequence[Shard], out: Path) -> str:
     """What is there, what is missing, and what that will cost on this kind of machine."""
     n_trained = sum(m.removeprefix("twin ") in TRAINED for m in RUNGS)
@@ -357,11 +333,13 @@ def _in_parallel(jobs: int) -> None:
 
 def write(out: Path) -> None:
     """``ladder.parquet`` and ``ladder.png`` beside the folder of shards."""
+    from scfm import ladder_figure
+
     table = collect(out)
     with cache.atomic_write(out.parent / "ladder.parquet") as path:
         table.to_parquet(path, index=False)
     if set(table["model"]) - {BASELINES}:
-        panels = figure(table)
+        panels = ladder_figure.figure(table)
         with cache.atomic_write(out.parent / "ladder.png") as path:
             np.asarray(panels, dtype=object).flat[0].figure.savefig(path, format="png", dpi=70, bbox_inches="tight")
     print(f"{table['seed'].nunique()} draws, {len(table):,} rows in {out.parent / 'ladder.parquet'}")
