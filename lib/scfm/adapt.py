@@ -20,7 +20,7 @@ import inspect
 import json
 import sys
 import types
-from collections.abc import Sequence
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -32,8 +32,9 @@ from scfm.adapters import Adapted, count, digest, prepare
 from scfm.choices import Choices
 from scfm.features import Reader, kind_of, layers_of
 from scfm.fit import Fit, Report, check_cells, reader_of, resolve
-from scfm.fitting import Run, train
+from scfm.fitting import TOKENS_IN_TRAINING, Run, train
 from scfm.heads import Head
+from scfm.memory import Memory
 from scfm.meter import Meter, machine
 from scfm.tokenized import TokenizedCells
 
@@ -49,6 +50,7 @@ def adapt(
     seed: int = 0,
     groups: Sequence[str] | np.ndarray | str | None = None,
     embeddings: np.ndarray | None = None,
+    replay: Any = None,
     work: str | Path | None = None,
     data: Any = None,
     progress: bool = True,
@@ -72,6 +74,9 @@ def adapt(
         Donor or batch of each cell: the validation cells are then whole groups.
     embeddings
         For ``"head"``: float32 (n_cells, d), what ``fit.embed(cells)`` gave before, so that the network need not run again.
+    replay
+        Cells that resemble those of the pretraining: an AnnData of raw counts, or a :class:`scfm.memory.Memory`. At every step
+        the pretraining's own loss on some of them is added, so that the network does not forget what it was pretrained for.
     work
         A folder for checkpoints. A run that was killed goes on from the last one when it is called again in the same way,
         to the same numbers.
@@ -92,11 +97,18 @@ def adapt(
     _refuse_networks_with_batches(model.network)
     if embeddings is not None and choices.method != "head":
         raise ValueError(f"embeddings belong to method='head'; {choices.method} changes what the embeddings are.")
+    if replay is not None and choices.method in ("head", "prefix", "prompt"):
+        raise ValueError(
+            f"method={choices.method!r} leaves the network as it is: nothing is forgotten, and there is nothing to replay."
+        )
+    if replay is None and choices.replay_weight != 1.0:
+        raise ValueError("replay_weight has no effect without replay: give the cells to replay, or leave it out.")
     about = _about(cells if hasattr(cells, "obs") else data)
     if hasattr(cells, "obs"):
         labels, groups = _column(cells, labels), _column(cells, groups)
     cells = model.as_cells(cells)
     check_cells(model, cells, choices)
+    remembered = replay if replay is None or isinstance(replay, Memory) else Memory(model, replay)
     of_genes = choices.level == "gene"
     if of_genes and groups is not None:
         raise ValueError("groups belong to cells; with level='gene' whole genes are kept aside. Leave groups out.")
@@ -141,11 +153,14 @@ def adapt(
                 parts = [make(part) for part in (learned, watched)]
             else:
                 parts = [source.of(learned), source.watch(watched)]
+            fingerprint = _fingerprint(choices, base, cells, known, learned, tokens, remembered)
             run = train(
                 parts[0], parts[1] if len(parts[1].examples) else None, adapted, head, choices, n_layers, begin,
-                None if work is None else Path(work), _fingerprint(choices, base, cells, known, learned, tokens), progress,
+                None if work is None else Path(work), fingerprint, progress, _replayed(remembered, adapted, choices, reader),
             )  # fmt: skip
     report = _report(model, adapted, head, choices, reader, known, learned, watched, run, meter)
+    if remembered is not None:
+        notes = [*notes, f"replay of {len(remembered):,} cells with weight {choices.replay_weight:g}"]
     report.notes = [*known.notes, *notes, *report.notes]
     report.data = about | {
         "vocabulary": cells.vocabulary_name,
@@ -206,14 +221,29 @@ def _checked(embeddings: Any, known: labelled.Labels, width: int) -> np.ndarray 
 
 
 def _fingerprint(
-    choices: Choices, base: dict, cells: TokenizedCells, known: labelled.Labels, learned: np.ndarray, tokens: np.ndarray
-) -> str:
-    """What a checkpoint must agree with: settings, base, cells, labels and split, as 64 hex digits."""
+    choices: Choices, base: dict, cells: TokenizedCells, known: labelled.Labels, learned: np.ndarray, tokens: np.ndarray,
+    remembered: Memory | None,
+) -> str:  # fmt: skip
+    """What a checkpoint must agree with: settings, base, cells, labels, split and replay, as 64 hex digits."""
     settings = {k: v for k, v in dataclasses.asdict(choices).items() if k not in ("checkpoint_every", "max_tokens")}
     found = hashlib.sha256(json.dumps([settings, base["weights"], known.classes], default=str, sort_keys=True).encode())
     for array in (cells.tokens, cells.offsets, cells.values, known.targets, learned, tokens):
         found.update(b"|" if array is None else np.ascontiguousarray(array).tobytes())
+    if remembered is not None:
+        found.update(remembered.digest().encode())
     return found.hexdigest()
+
+
+def _replayed(
+    remembered: Memory | None, adapted: Adapted, choices: Choices, reader: Reader
+) -> Callable[[int], Iterator[Any]] | None:
+    """Step → the older task's losses on as many cells as a step has, drawn from (seed, step)."""
+    if remembered is None:
+        return None
+    budget = choices.max_tokens or TOKENS_IN_TRAINING.get(adapted.network.device.type, 8_192)
+    return lambda step: remembered.losses(
+        adapted.network, np.random.default_rng([choices.seed, 17, step]), choices.minibatch, budget, reader.bf16
+    )
 
 
 # --- what it cost ---------------------------------------------------------------------------------------

@@ -37,6 +37,7 @@ BELONGS = {
     "n_layers": ("partial",),
     "gradual": ("partial", "full"),
     "layer_decay": ("partial", "full"),
+    "replay_weight": ("lora", "dora", "ia3", "ln", "vera", "partial", "full"),
     "checkpointing": ("lora", "dora", "ia3", "ln", "vera", "partial", "full"),
 }
 
@@ -72,6 +73,8 @@ class Choices:
     n_layers: int = 2  # partial: the last so many layers
     gradual: bool = False  # unfreeze one layer after another, from the top, over the first half of the steps
     layer_decay: float = 1.0  # learning rate of each layer = this times that of the layer above
+
+    replay_weight: float = 1.0  # of the pretraining's loss on the cells of ``replay``, beside the labels' cross-entropy
 
     # training
     epochs: int = 10
@@ -115,6 +118,8 @@ class Choices:
             value = getattr(self, name)
             if value is not None and not (math.isfinite(value) and value > 0):
                 raise ValueError(f"{name} is {value!r}; a positive number, or None, was expected.")
+        if not (math.isfinite(self.replay_weight) and self.replay_weight > 0):
+            raise ValueError(f"replay_weight is {self.replay_weight!r}; a positive number was expected.")
         if not 0 < self.layer_decay <= 1:
             raise ValueError(f"layer_decay is {self.layer_decay!r}; a number above 0 and at most 1 was expected.")
         defaults = {field.name: field.default for field in dataclasses.fields(self)}

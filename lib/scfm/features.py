@@ -117,6 +117,11 @@ class Reader:
         self.network, self.special, self.pooling, self.layer = network, special, pooling, layer
         self.dtype, self.checkpointing, self.prompted, self.n_virtual = dtype, checkpointing, prompted, n_virtual
 
+    @property
+    def bf16(self) -> bool:
+        """Does it compute under bfloat16 autocast?"""
+        return self.dtype == torch.bfloat16
+
     def cut(self, cells: TokenizedCells) -> TokenizedCells:
         """The cells as the network gets them: room is made for learned positions."""
         if not self.n_virtual:
@@ -131,7 +136,7 @@ class Reader:
     def __call__(self, cells: TokenizedCells) -> Tensor:
         """float32 (cell, d), or (token, d) for ``pooling="gene"``; with gradients where they are enabled."""
         device, cells = self.network.device, self.cut(cells)
-        with torch.autocast(device.type, dtype=torch.bfloat16, enabled=self.dtype == torch.bfloat16):
+        with torch.autocast(device.type, dtype=torch.bfloat16, enabled=self.bf16):
             if self.prompted is not None:
                 x = prompted_states(self.prompted, cells)
             else:

@@ -12,7 +12,7 @@ import json
 import math
 import time
 import warnings
-from collections.abc import Callable
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
@@ -68,10 +68,12 @@ def train(
     work: Path | None = None,
     fingerprint: str = "",
     progress: bool = True,
+    replay: Callable[[int], Iterator[Tensor]] | None = None,
 ) -> Run:
     """Train ``head`` and what is trainable in ``adapted``, in place; go on from ``work/checkpoint.pt`` if it is there.
 
     ``begin`` prepares a fresh start (standardization, the head's first weights); a resumed run does not need it.
+    ``replay``: step → losses of an older task whose gradients are added, weighted by ``choices.replay_weight``.
 
     Raises
     ------
@@ -113,7 +115,8 @@ def train(
             torch.manual_seed(choices.seed * 1_000_003 + run.steps)
             for group in optimizer.param_groups:
                 group["lr"] = group["rate"] * schedule(run.steps, run.planned, choices)
-            recent.append(_step(task, _members(task, choices, run.steps, per_epoch), head, optimizer, choices))
+            old = () if replay is None else replay(run.steps)
+            recent.append(_step(task, _members(task, choices, run.steps, per_epoch), head, optimizer, choices, old))
             run.steps += 1
             bar.update()
             if run.steps % (choices.evaluate_every or per_epoch) == 0 or run.steps == run.planned:
@@ -164,8 +167,12 @@ def _members(task: Task, choices: Choices, step: int, per_epoch: int) -> np.ndar
     return order[place * choices.minibatch : (place + 1) * choices.minibatch]
 
 
-def _step(task: Task, members: np.ndarray, head: Head, optimizer: torch.optim.Optimizer, choices: Choices) -> float:
-    """One step of the optimizer; its loss. The gradients of the pieces add up to that of the whole, whatever the budget."""
+def _step(
+    task: Task, members: np.ndarray, head: Head, optimizer: torch.optim.Optimizer, choices: Choices,
+    replay: Iterable[Tensor] = (),
+) -> float:  # fmt: skip
+    """One step of the optimizer; its loss on the labels. The gradients of the pieces add up to that of the whole, whatever the
+    budget, and so do those of the older task."""
     budget = choices.max_tokens or TOKENS_IN_TRAINING.get(head.device.type, 8_192)
     pieces = [members[piece] for piece in cut_by_budget(task.lengths[members], budget)]
     rows = [task.rows(piece) for piece in pieces]
@@ -175,6 +182,8 @@ def _step(task: Task, members: np.ndarray, head: Head, optimizer: torch.optim.Op
         loss = (_losses(head(task.features(piece)), targets, task.weights) / _at_least(weight, head)).sum()
         loss.backward()
         total += loss.item()
+    for loss in replay:
+        (choices.replay_weight * loss).backward()
     moved = [p for group in optimizer.param_groups for p in group["params"] if p.grad is not None]
     nn.utils.clip_grad_norm_(moved, 1.0)
     optimizer.step()
