@@ -37,13 +37,14 @@ def make_cells(kind: str, n_cells: int, seed: int = 0) -> TokenizedCells:
 
 
 def textbook(model: Any, cells: TokenizedCells) -> np.ndarray:
-    out = []
+    out, device = [], model.network.device
     with torch.no_grad():
         for first in range(0, len(cells), 8):
-            ids, mask = map(torch.from_numpy, cells.padded(range(first, min(first + 8, len(cells)))))
+            rows = range(first, min(first + 8, len(cells)))
+            ids, mask = (torch.from_numpy(x).to(device) for x in cells.padded(rows))
             hidden = model.network(input_ids=ids, attention_mask=mask, output_hidden_states=True).hidden_states[-2]
             weights = mask[..., None].float()
-            out.append(((hidden * weights).sum(1) / weights.sum(1)).numpy())
+            out.append(((hidden * weights).sum(1) / weights.sum(1)).cpu().numpy())
     return np.concatenate(out)
 
 
@@ -51,7 +52,7 @@ if __name__ == "__main__":
     main(
         Contest(
             file=__file__,
-            load=lambda: load_model("geneformer-v1-10m", weights="random"),
+            load=lambda device: load_model("geneformer-v1-10m", device, weights="random"),
             kinds={kind: (n, functools.partial(make_cells, kind)) for kind, n in (("full", 8), ("ragged", 16))},
             textbook=textbook,
             ours=lambda model, cells, way: model.embed(cells, pooling="mean", layer=-1, dtype=way, progress=False),

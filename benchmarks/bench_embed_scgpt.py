@@ -33,12 +33,12 @@ from scfm.tokenized import TokenizedCells
 N_GENES = 60_694
 
 
-def load() -> ScGPT:
+def load(device: str = "cpu") -> ScGPT:
     torch.manual_seed(0)
     special = {"<pad>": N_GENES, "<cls>": N_GENES + 1, "<eoc>": N_GENES + 2}
     vocabulary = SymbolVocabulary("whole-human shape", {f"gene {i}": i for i in range(N_GENES)}, special)
     config = ScGPTConfig(pad_token_id=N_GENES, cls_token_id=N_GENES + 1)
-    return ScGPT(ScGPTModel(config).eval(), vocabulary, "whole-human shape")
+    return ScGPT(ScGPTModel(config).eval().to(device), vocabulary, "whole-human shape")
 
 
 def make_cells(kind: str, n_cells: int, seed: int = 0) -> TokenizedCells:
@@ -60,21 +60,21 @@ def encoder_of(network: ScGPTModel) -> nn.TransformerEncoder:
     encoder.load_state_dict(
         {key.replace("self_attn.Wqkv.", "self_attn.in_proj_"): value for key, value in state.items()}
     )
-    return encoder
+    return encoder.to(network.device)
 
 
 def textbook(model: ScGPT, cells: TokenizedCells) -> np.ndarray:
-    network, out = model.network, []
+    network, out, device = model.network, [], model.network.device
     encoder = encoder_of(network)
     with torch.inference_mode():
         for first in range(0, len(cells), 8):
             rows = range(first, min(first + 8, len(cells)))
-            ids, mask = map(torch.from_numpy, cells.padded(rows))
-            values = torch.from_numpy(cells.padded_values(rows))
+            ids, mask = (torch.from_numpy(x).to(device) for x in cells.padded(rows))
+            values = torch.from_numpy(cells.padded_values(rows)).to(device)
             values[:, 0] = network.config.pad_value
             x = network.encoder(ids) + network.value_encoder(values)
             cell = encoder(x, src_key_padding_mask=~mask.bool())[:, 0]
-            out.append(nn.functional.normalize(cell, dim=1).numpy())
+            out.append(nn.functional.normalize(cell, dim=1).cpu().numpy())
     return np.concatenate(out)
 
 

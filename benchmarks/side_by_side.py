@@ -1,4 +1,7 @@
-"""Embeddings side by side: the textbook way and model.embed in float32 and bfloat16, in one run, as ratios and with memory."""
+"""Embeddings side by side: the textbook way and model.embed in float32 and bfloat16, in one run, as ratios and with memory.
+
+Without ``--device`` on the CPU and, where there is one, on the GPU too. Memory is the process's on a CPU, the card's on a GPU.
+"""
 
 from __future__ import annotations
 
@@ -21,14 +24,15 @@ from scfm.embed import choose_dtype
 from scfm.tokenized import TokenizedCells
 
 WAYS = ("textbook", "float32", "bfloat16")
+CELLS_ON_GPU = 32  # times as many cells as on a CPU, so that a run takes more than a blink
 
 
 @dataclass(frozen=True)
 class Contest:
-    """What is compared. ``kinds``: name → (cells per run, maker of that many cells)."""
+    """What is compared. ``load``: device → model; ``kinds``: name → (cells per run on a CPU, maker of that many cells)."""
 
     file: str
-    load: Callable[[], Any]
+    load: Callable[[str], Any]
     kinds: Mapping[str, tuple[int, Callable[[int], TokenizedCells]]]
     textbook: Callable[[Any, TokenizedCells], np.ndarray]
     ours: Callable[[Any, TokenizedCells, str], np.ndarray]
@@ -46,14 +50,22 @@ def own_peak() -> float:
     return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / (1024**2 if sys.platform == "darwin" else 1024)
 
 
-def peak_memory(contest: Contest, way: str, kind: str, n_cells: int) -> float:
-    """Peak memory in MB of a process that does nothing else, libraries and weights included."""
-    command = [sys.executable, contest.file, "--one", way, "--kind", kind, "--cells", str(n_cells)]
+def peak_memory(contest: Contest, way: str, kind: str, n_cells: int, device: str) -> float:
+    """Peak memory in MB of a process that does nothing else, weights included (on a CPU the libraries too)."""
+    command = [sys.executable, contest.file, "--one", way, "--kind", kind, "--cells", str(n_cells), "--device", device]
     return float(subprocess.run(command, check=True, capture_output=True, text=True).stdout.split()[-1])
 
 
-def measure(contest: Contest, kind: str, n_cells: int, pairs: int, clock: Callable[[], float]) -> list[dict]:
-    model, cells = contest.load(), contest.kinds[kind][1](n_cells)
+def finished(device: str) -> None:
+    """Wait until the GPU has done what it was told."""
+    if device == "cuda":
+        torch.cuda.synchronize()
+
+
+def measure(
+    contest: Contest, kind: str, n_cells: int, pairs: int, clock: Callable[[], float], device: str
+) -> list[dict]:
+    model, cells = contest.load(device), contest.kinds[kind][1](n_cells)
     expected = contest.run("textbook", model, cells)  # also warms up
     for way in WAYS[1:]:
         got = contest.run(way, model, cells[: min(4, n_cells)])
@@ -63,21 +75,24 @@ def measure(contest: Contest, kind: str, n_cells: int, pairs: int, clock: Callab
     seconds: dict[str, list[float]] = {way: [] for way in WAYS}
     for _ in range(pairs):
         for way in WAYS:
+            finished(device)
             start = clock()
             contest.run(way, model, cells)
+            finished(device)
             seconds[way].append(clock() - start)
     rows = []
     for way in WAYS:
         ratios = [slow / fast for slow, fast in zip(seconds["textbook"], seconds[way], strict=True)]
         rows.append(
             {
+                "device": torch.cuda.get_device_name() if device == "cuda" else "cpu",
                 "cells": kind,
                 "tokens_per_cell": float(np.median(cells.lengths)),
                 "way": way,
                 "cells_per_second": n_cells / statistics.median(seconds[way]),
                 "times_textbook": statistics.median(ratios),
-                "goal": contest.goal.get(way),
-                "peak_mb": peak_memory(contest, way, kind, n_cells),
+                "goal": contest.goal.get(way) if device == "cpu" else None,
+                "peak_mb": peak_memory(contest, way, kind, n_cells, device),
             }
         )
     return rows
@@ -90,12 +105,14 @@ def main(contest: Contest, description: str) -> None:
     parser.add_argument("--kind", choices=list(contest.kinds))
     parser.add_argument("--clock", choices=["wall", "cpu"], default="wall")
     parser.add_argument("--one", choices=WAYS, help=argparse.SUPPRESS)
+    parser.add_argument("--device", choices=["cpu", "cuda"], help="default: the CPU and, where there is one, the GPU")
     parser.add_argument("--json", type=Path)
     args = parser.parse_args()
     if args.one:
-        contest.run(args.one, contest.load(), contest.kinds[args.kind][1](args.cells))
-        print(own_peak())
+        contest.run(args.one, contest.load(args.device), contest.kinds[args.kind][1](args.cells))
+        print(torch.cuda.max_memory_allocated() / 2**20 if args.device == "cuda" else own_peak())
         return
+    devices = [args.device] if args.device else ["cpu", *(["cuda"] if torch.cuda.is_available() else [])]
     clock = time.process_time if args.clock == "cpu" else time.perf_counter
     features = torch.cpu.get_capabilities()
     print(
@@ -103,17 +120,20 @@ def main(contest: Contest, description: str) -> None:
         f"AMX-BF16 {features.get('amx_bf16', False)}, dtype='auto' is {choose_dtype('auto')}"
     )
     rows = []
-    print(
-        f"{'cells':8}{'tokens':>8}  {'way':10}{'cells/s':>9}{'x textbook':>12}{'goal':>6}{'peak MB':>9}{'of textbook':>13}"
-    )
-    for kind in [args.kind] if args.kind else contest.kinds:
-        measured = measure(contest, kind, args.cells or contest.kinds[kind][0], args.pairs, clock)
-        for row in measured:
-            share = row["peak_mb"] / measured[0]["peak_mb"]
-            print(
-                f"{kind:8}{row['tokens_per_cell']:8.0f}  {row['way']:10}{row['cells_per_second']:9.2f}"
-                f"{row['times_textbook']:12.2f}{row['goal'] or '':>6}{row['peak_mb']:9.0f}{share:13.0%}"
-            )
-        rows += measured
+    for device in devices:
+        print("on the CPU" if device == "cpu" else f"on the GPU: {torch.cuda.get_device_name()}")
+        print(
+            f"{'cells':8}{'tokens':>8}  {'way':10}{'cells/s':>9}{'x textbook':>12}{'goal':>6}{'peak MB':>9}{'of textbook':>13}"
+        )
+        for kind in [args.kind] if args.kind else contest.kinds:
+            n_cells = args.cells or contest.kinds[kind][0] * (CELLS_ON_GPU if device == "cuda" else 1)
+            measured = measure(contest, kind, n_cells, args.pairs, clock, device)
+            for row in measured:
+                share = row["peak_mb"] / measured[0]["peak_mb"]
+                print(
+                    f"{kind:8}{row['tokens_per_cell']:8.0f}  {row['way']:10}{row['cells_per_second']:9.2f}"
+                    f"{row['times_textbook']:12.2f}{row['goal'] or '':>6}{row['peak_mb']:9.0f}{share:13.0%}"
+                )
+            rows += measured
     if args.json:
         args.json.write_text(json.dumps(rows, indent=1) + "\n")
