@@ -78,7 +78,6 @@ def compare(
     Returns a long table: method, group, metric (balanced_accuracy, accuracy, seconds, parameters), seed (the draw), value.
     """
     import pandas as pd
-    from sklearn.metrics import balanced_accuracy_score
     from sklearn.neighbors import KNeighborsClassifier
 
     names = adata.obs["cell_type"].astype(str).to_numpy()
@@ -106,7 +105,9 @@ def compare(
             answers["CellTypist recipe"] = (found, size, time.perf_counter() - begin)
         for method, (answer, size, seconds) in answers.items():
             scores = {
-                "balanced_accuracy": float(balanced_accuracy_score(names[test], answer)),
+                "balanced_accuracy": float(
+                    np.mean([np.mean(answer[names[test] == c] == c) for c in np.unique(names[test])])
+                ),
                 "accuracy": float(np.mean(answer == names[test])),
                 "seconds": seconds,
                 "parameters": float(size),
