@@ -14,6 +14,7 @@ MODEL ?= geneformer-mini
 GRID ?= workflow/grids/zero_shot.yaml
 ON ?=
 FILE ?=
+DATA ?=
 PYTEST ?=
 PY = .venv/bin/python
 SHELL = /bin/sh
@@ -29,7 +30,7 @@ SNAKEMAKE = .venv/grid-ready
 endif
 
 .DEFAULT_GOAL := help
-.PHONY: help setup site progress course run rerun verify table test test-full check format build grid board atlas doctor bench bench-atlas pretrain ladder lock clean clean-env
+.PHONY: help setup site bundle progress course run rerun verify table test test-full test-gpu check format build grid board atlas doctor bench bench-atlas pretrain ladder lock clean clean-env
 
 help:  ## this list
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-10s %s\n", $$1, $$2}' $(firstword $(MAKEFILE_LIST))
@@ -60,6 +61,9 @@ test: $(READY)  ## unit, parity and notebook tests, without the slow ones (PYTES
 test-full: $(READY) $(BROWSER) $(SNAKEMAKE)  ## all tests, with the slow ones and those for a GPU
 	@$(PY) -m pytest -rs -m "not network" $(PYTEST)
 
+test-gpu: $(READY)  ## what needs a GPU: the library, and every lesson in the gpu profile or with the minis (PYTEST="-k 03")
+	@$(PY) -m pytest -rs -m gpu $(PYTEST)
+
 check: $(READY)  ## ruff, mypy, and whether notebooks, sources and README agree
 	@$(PY) -m ruff check .
 	@$(PY) -m ruff format --check .
@@ -85,6 +89,9 @@ board: $(READY)  ## does the foundation model beat the baseline? table, page and
 atlas: $(READY) $(SNAKEMAKE)  ## tokenize and embed a large file in shards: make atlas FILE=cells.h5ad MODEL=... JOBS=4 (ON=slurm)
 	@test -n "$(FILE)" || { echo 'Which cells? For example: make atlas FILE=cells.h5ad'; exit 2; }
 	@$(PY) -m coursekit atlas $(FILE) --model $(MODEL) --jobs $(JOBS) $(if $(ON),--on $(ON)) $(ARGS)
+
+bundle: $(READY) $(SITE)  ## wheels, course, book in one archive for a room without internet (DATA="kang geneformer-v1-10m")
+	@$(PY) -m coursekit bundle $(DATA) --profile $(PROFILE) --jobs $(JOBS) $(ARGS)
 
 progress: $(READY)  ## which exercises you have solved
 	@$(PY) -m coursekit progress

@@ -89,6 +89,23 @@ def _parser() -> argparse.ArgumentParser:
     add.add_argument("--on", metavar="PROFILE", help="slurm, kubernetes, or a folder with a Snakemake profile")
     add.set_defaults(go=_atlas)
 
+    add = commands.add_parser(
+        "bundle", help="wheels, course, data, models and book in one archive for a room without internet"
+    )
+    add.add_argument("data", nargs="*", metavar="NAME", help="data sets and models to pack beside the bundled ones")
+    add.add_argument("--profile", choices=PROFILES, default="quick", help="which runs the book shows (default quick)")
+    add.add_argument("--jobs", type=int, default=1, help="lessons at a time, where runs are missing (default 1)")
+    add.add_argument("--output", type=Path, help="the archive (default: runs/bundle/…tar.gz)")
+    add.add_argument("--lessons", nargs="+", default=[], metavar="NN", help="the book shows only these (default: all)")
+    add.add_argument("--dirty", action="store_true", help="pack HEAD also where files differ from it")
+    add.set_defaults(go=_bundle)
+
+    add = commands.add_parser(
+        "changed", help="the lessons that a change can have touched, as JSON (all without --since)"
+    )
+    add.add_argument("--since", metavar="REF", help="a commit; one that is not here means all lessons")
+    add.set_defaults(go=_changed)
+
     add = commands.add_parser("atlas-step")  # what a job of the atlas calls
     add.add_argument("plan", type=Path)
     add.add_argument("what", choices=("tokens", "embedding", "gather"))
@@ -309,6 +326,25 @@ def _atlas(args: argparse.Namespace, root: Path) -> int:
     made = atlas.make(own, args.jobs, args.on)
     print(atlas.words(own, made))
     return 0 if made else 1
+
+
+def _bundle(args: argparse.Namespace, root: Path) -> int:
+    from .bundle import make
+
+    output = args.output.resolve() if args.output else None
+    make(root, choose(root, args.lessons), args.data, output, args.profile, args.jobs, args.dirty)
+    return 0
+
+
+def _changed(args: argparse.Namespace, root: Path) -> int:
+    import json
+
+    from .changed import changed
+
+    found, why = changed(root, args.since)
+    print(why, file=sys.stderr)
+    print(json.dumps([lesson.name for lesson in found]))
+    return 0
 
 
 def _atlas_step(args: argparse.Namespace, root: Path) -> int:
