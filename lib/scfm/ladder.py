@@ -63,6 +63,25 @@ class Shard:
     def methods(self) -> tuple[str, ...]:
         return FROM_SCRATCH if self.model == BASELINES else RUNGS
 
+    @property
+    def minibatch(self) -> int:
+        """Cells per step."""
+        return MINIBATCH
+
+    @property
+    def max_len(self) -> int | None:
+        """Tokens of a cell at most; None: as many as the model has positions for."""
+        return None
+
+    def budgets(self, kinds: np.ndarray) -> list[int]:
+        """Labels per class, one after the other."""
+        return budgets_of(kinds)
+
+    def way(self, method: str) -> tuple[str, dict[str, Any]]:
+        """What a method is: the weights it starts from ("pretrained" or "random"), and the options of ``adapt``."""
+        rung = method.removeprefix("twin ")
+        return "random" if method.startswith("twin ") else "pretrained", {"method": rung} | TRAINED.get(rung, {})
+
     def path(self, out: Path) -> Path:
         return out / f"{self.name}.parquet"
 
@@ -113,14 +132,14 @@ def run(shard: Shard, work: Path, steps: int = STEPS, budgets: Sequence[int] | N
     adata = judge.evaluation_set(shard.dataset)
     kinds = adata.obs["cell_type"].astype(str).to_numpy()
     partial = work / f"{shard.name}.part.json"
-    stamp = {"steps": steps, "minibatch": MINIBATCH, "test_cells": TEST_CELLS, "cells": len(kinds)}
+    stamp = {"steps": steps, "minibatch": shard.minibatch, "test_cells": TEST_CELLS, "cells": len(kinds)}
     done: list[list[Any]] = []
     if partial.exists():
         content = json.loads(partial.read_text())
         done = content["rows"] if content["stamp"] == stamp else []
     have = {(row[1], row[3]) for row in done}
     contestants = Contestants(shard, adata, kinds, steps)
-    for budget in budgets if budgets is not None else budgets_of(kinds):
+    for budget in budgets if budgets is not None else shard.budgets(kinds):
         train, test = draw(kinds, budget, shard.seed)
         for method in methods if methods is not None else shard.methods:
             if (method, budget) in have:
@@ -155,7 +174,7 @@ class Contestants:
 
     def cells(self) -> Any:
         """All cells as tokens."""
-        return self.once("cells", lambda: self.model("pretrained").tokenize(self.adata))
+        return self.once("cells", lambda: self.model("pretrained").tokenize(self.adata, max_len=self.shard.max_len))
 
     def score(self, method: str, train: np.ndarray, test: np.ndarray) -> dict[str, float]:
         """Scores, trained parameters, and what it cost. Seconds are of learning alone; ``cpu_seconds`` do not count waiting."""
@@ -163,13 +182,12 @@ class Contestants:
             return self._from_scratch(method, train, test)
         from scfm.adapt import adapt
 
-        rung = method.removeprefix("twin ")
-        model, cells = self.model("random" if method.startswith("twin ") else "pretrained"), self.cells()
-        how = TRAINED.get(rung, {})
+        weights, how = self.shard.way(method)
+        model, cells = self.model(weights), self.cells()
         cpu = time.process_time()
         fit = adapt(
-            model, cells[train], self.kinds[train], rung, seed=self.shard.seed, validation=0.0, epochs=10**6,
-            max_steps=self.steps, minibatch=MINIBATCH, progress=False, **how,
+            model, cells[train], self.kinds[train], seed=self.shard.seed, validation=0.0, epochs=10**6,
+            max_steps=self.steps, minibatch=self.shard.minibatch, progress=False, **how,
         )  # fmt: skip
         cpu = time.process_time() - cpu
         found = scores(self.kinds[test], fit.predict(cells[test], progress=False))
