@@ -14,7 +14,10 @@ MODEL ?= geneformer-mini
 GRID ?= workflow/grids/zero_shot.yaml
 ON ?=
 FILE ?=
+HOURS ?= 3
+LESSONS ?=
 DATA ?=
+WHAT ?=
 PYTEST ?=
 PY = .venv/bin/python
 SHELL = /bin/sh
@@ -30,7 +33,7 @@ SNAKEMAKE = .venv/grid-ready
 endif
 
 .DEFAULT_GOAL := help
-.PHONY: help setup site bundle progress course run rerun verify table test test-full test-gpu check format build grid board atlas doctor bench bench-atlas pretrain ladder lock clean clean-env
+.PHONY: help setup site workshop bundle progress course run rerun verify table test test-full test-gpu check format build new readme grid board atlas doctor bench bench-atlas pretrain ladder lock clean clean-env
 
 help:  ## this list
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-10s %s\n", $$1, $$2}' $(firstword $(MAKEFILE_LIST))
@@ -77,8 +80,17 @@ format: $(READY)  ## let ruff write the code in the house's form
 build: $(READY)  ## make the notebooks from notebooks/source
 	@$(PY) -m coursekit build $(NB)
 
+new: $(READY)  ## begin something: make new WHAT="lesson 42_my_question" | "dataset NAME FILE --label COLUMN" | "model NAME"
+	@$(PY) -m coursekit new $(WHAT)
+
+readme: $(READY)  ## the README's table from the last run of each lesson
+	@$(PY) -m coursekit readme $(ARGS)
+
 site: $(READY) $(SITE)  ## build the book from executed lessons, in site/_build/html (runs what is missing)
 	@$(PY) -m coursekit site $(NB) --profile $(PROFILE) --jobs $(JOBS) $(ARGS)
+
+workshop: $(READY)  ## a schedule with breaks, notes, instructor notebooks: make workshop HOURS=3 (LESSONS="01 03")
+	@$(PY) -m coursekit workshop $(LESSONS) --hours $(HOURS)
 
 grid: $(READY) $(SNAKEMAKE)  ## run lessons x datasets x models x seeds, what is missing: make grid GRID=... JOBS=4 (ON=slurm)
 	@$(PY) -m coursekit grid $(GRID) --jobs $(JOBS) $(if $(ON),--on $(ON)) $(foreach p,$(P),-p '$(p)') $(ARGS)

@@ -62,6 +62,11 @@ def _parser() -> argparse.ArgumentParser:
     add.add_argument("--fresh", action="store_true", help="run all lessons again")
     add.set_defaults(go=_site)
 
+    add = commands.add_parser("workshop", help="a schedule of any length, notes and instructor notebooks")
+    add.add_argument("--hours", default="3", help="1 to 40, breaks included (default 3)")
+    add.add_argument("lessons", nargs="*", metavar="NN", help="these lessons (default: as many as fit)")
+    add.set_defaults(go=_workshop)
+
     add = commands.add_parser("grid", help="run lessons × datasets × models × seeds, only what is missing")
     add.add_argument("grid", type=Path, help="a YAML file, see workflow/grids")
     add.add_argument("-p", "--parameter", action="append", default=[], metavar="NAME=VALUE", dest="words")
@@ -105,6 +110,26 @@ def _parser() -> argparse.ArgumentParser:
     )
     add.add_argument("--since", metavar="REF", help="a commit; one that is not here means all lessons")
     add.set_defaults(go=_changed)
+
+    add = commands.add_parser("new", help="begin a lesson, or enter a data set or a model (see CONTRIBUTING.md)")
+    kinds = add.add_subparsers(dest="what", required=True)
+    kind = kinds.add_parser("lesson", help="42_my_question: source, checkers and expectations that run as they are")
+    kind.add_argument("name")
+    kind = kinds.add_parser("dataset", help="a file of raw counts becomes a data set with a name")
+    kind.add_argument("name")
+    kind.add_argument("file", type=Path)
+    kind.add_argument("--label", default="", help="column of obs that holds the cell types")
+    kind.add_argument("--batch", default="", help="column of obs that holds batches or donors")
+    kind = kinds.add_parser("model", help="the Geneformer in data/models/NAME becomes a model with a name")
+    kind.add_argument("name")
+    kind.add_argument("--random", action="store_true", help="write that folder first, with random weights, to try it")
+    add.set_defaults(go=_new)
+
+    add = commands.add_parser(
+        "readme", help="keep the results of the last runs, and write the README's table from them"
+    )
+    add.add_argument("--runs", type=Path, action="append", default=[], help="runs that were made elsewhere (on a GPU)")
+    add.set_defaults(go=_readme)
 
     add = commands.add_parser("atlas-step")  # what a job of the atlas calls
     add.add_argument("plan", type=Path)
@@ -284,6 +309,22 @@ def _site(args: argparse.Namespace, root: Path) -> int:
     return 0
 
 
+def _workshop(args: argparse.Namespace, root: Path) -> int:
+    from . import workshop, workshoppage
+    from .outline import outline
+
+    minutes = workshop.in_minutes(args.hours)
+    known = lessons(root)
+    wanted = [lesson.number for lesson in choose(root, args.lessons)] if args.lessons else []
+    made = workshop.plan([outline(one) for one in known], minutes, wanted, workshop.first_lessons(root))
+    files = workshoppage.write(root, made, known)
+    print(workshoppage.markdown(made))
+    print(
+        f"To print: {files[1].relative_to(root)}; notes: {files[2].relative_to(root)}; notebooks: {files[3].parent.relative_to(root)}"
+    )
+    return 0
+
+
 def _grid(args: argparse.Namespace, root: Path) -> int:
     from . import grid, gridrun
 
@@ -344,6 +385,28 @@ def _changed(args: argparse.Namespace, root: Path) -> int:
     found, why = changed(root, args.since)
     print(why, file=sys.stderr)
     print(json.dumps([lesson.name for lesson in found]))
+    return 0
+
+
+def _new(args: argparse.Namespace, root: Path) -> int:
+    from . import new
+
+    more = {name: getattr(args, name) for name in ("file", "label", "batch", "random") if hasattr(args, name)}
+    for path in new.make(root, args.what, args.name, **more):
+        print(f"wrote {path.relative_to(root) if path.is_relative_to(root) else path}")
+    print(
+        f'CONTRIBUTING.md says what is next. Look for "{new.TO_FILL}".' if args.what != "lesson" else "Next: make build"
+    )
+    return 0
+
+
+def _readme(args: argparse.Namespace, root: Path) -> int:
+    from . import build, readme
+
+    kept = readme.keep(root, [path.resolve() for path in args.runs])
+    build.readme(root, write=True)
+    for lesson in lessons(root):
+        print(f"{lesson.name}: {', '.join(kept.get(lesson.name, {})) or 'no run of this text'}")
     return 0
 
 

@@ -11,6 +11,7 @@ from typing import Any
 from .course import CourseError, Lesson, lesson_facts
 from .notebook import TAGS, fold_quiz, parse, quiz_options, tags, unfold_quiz, unparse
 from .params import parameters_of
+from .teachnotes import note_problems
 
 _CALL = re.compile(r"""\bcheck\.exercise\(\s*["']([^"']+)["']""")
 _DOI = re.compile(r"https://doi\.org/10\.\d{4,}/\S+")
@@ -31,6 +32,7 @@ def lint(lesson: Lesson) -> list[str]:
         problems.append(f"unknown tag {', '.join(unknown)}; the tags are {', '.join(TAGS)}.")
     problems += _parts(lesson, full)
     problems += _exercises(lesson, full)
+    problems += note_problems([cell["source"] for cell in full["cells"] if "instructor" in tags(cell)])
     problems += [f"line of the solution of {number} readable outside it: {line}" for number, line in leaks(full, full)]
     return problems
 

@@ -20,6 +20,7 @@ EDITIONS = {  # edition -> the tags whose cells it leaves out
     "learner": ("solution", "instructor"),
     "solution": ("exercise", "instructor"),
 }
+UNCOMMITTED = {"instructor": ()}  # editions that a command writes when somebody wants them
 KERNEL = {
     "kernelspec": {"display_name": "Python 3 (ipykernel)", "language": "python", "name": "python3"},
     "language_info": {"name": "python"},
@@ -67,14 +68,14 @@ def read_source(lesson: Lesson) -> Any:
 
 
 def edition(full: Any, name: str, lesson: str) -> Any:
-    """The cells of an edition ("learner" or "solution") as a notebook ready to be written or executed.
+    """The cells of an edition ("learner", "solution" or "instructor") as a notebook ready to be written or executed.
 
     ``full`` is a parsed source, ``lesson`` the lesson's name. Quizzes are folded; ids come from the text of the cells, so
     that an edit changes one id and not all that follow.
     """
     import nbformat
 
-    dropped = set(EDITIONS[name])
+    dropped = set({**EDITIONS, **UNCOMMITTED}[name])
     seen: dict[str, int] = {}
     cells = []
     for cell in full["cells"]:

@@ -215,7 +215,7 @@ print(
 # %% [markdown] tags=["instructor"]
 # **Ask before running:** which share of the mini's parameters sits in its layers? Most guess "nearly all". **Common misconception:** "OmniPert and
 # GREmLN are missing because the course is old." They are missing because weights cannot be fetched, which is itself a finding about the field.
-# **Skip** the counting functions if you are late; keep the table.
+# **Skip** "The same idea in other fields" if you are late, and the counting functions; keep the table.
 
 # %% [markdown]
 # ## Pretraining, transfer, fine-tuning: who learns, who is frozen?
@@ -863,6 +863,7 @@ record("loss_model", nats["pretrained", "nothing"], tolerance=0.05, key=True)
 record("loss_gene_frequency", nats["gene frequency", "nothing"], tolerance=0.05, key=True)
 record("loss_random_twin", nats["random twin", "nothing"], tolerance=0.05, key=True)
 record("verdicts", verdicts, tolerance="any")
+record.headline(f"nats by which the network guesses hidden genes worse than the best simple guesser ({simple})", gap)
 record("ms_per_cell", {name: 1000 * clock[name] / (n_draws * size) for name in clock}, tolerance="any")
 record("share_of_lead_by_place", by_place / fair, tolerance=0.1)
 record("markers_in_top10", close / len(table), tolerance=0.5)

@@ -893,7 +893,7 @@ effects_table.style.format("{:.3f}", na_rep="").set_caption("one run each: read 
 
 # %% [markdown] tags=["instructor"]
 # **Ask before the last table:** which objective alone gives the best AvgBIO, and which the best mixing? **Misconception to expect:** "DAR's loss went up, so the training failed." Its loss going to ln 2
-# is the aim; the fresh probe says whether the aim was reached. **Skip** "who pulls hardest" if you are late; never skip ECS's curve. **Discussion:** would you set β by the histogram of your own cosines?
+# is the aim; the fresh probe says whether the aim was reached. **Skip** "Objective 5" and "Together" (who pulls hardest) if you are late; never skip ECS's curve. **Discussion:** would you set β by the histogram of your own cosines?
 
 # %% [markdown]
 # ## Who is missed? The ablation

@@ -905,7 +905,7 @@ print(
 
 # %% [markdown] tags=["instructor"]
 # **Discussion:** the bootstrap wins `gene_distance` and loses the only test that matters if privacy is the aim. Which table would a paper print? **Time check:** with 15 minutes left, go to "What is it good for?".
-# **Skip** the block-causal section if nobody asked about speed.
+# **Skip** "Faster, but not what was trained" (the block-causal section) if nobody asked about speed.
 
 # %% [markdown]
 # ## What is it good for?

@@ -59,7 +59,7 @@ def larger(a, b):
 check.exercise("01.1", larger)
 
 # %% [markdown] tags=["instructor"]
-# **Ask before running.**
+# **Ask before running.** Which is larger? **Misconception:** "one." **Skip** this section if you are late.
 
 # %% [markdown] tags=["quiz"]
 # **Quiz.** Is two more than one?
