@@ -33,7 +33,7 @@ SNAKEMAKE = .venv/grid-ready
 endif
 
 .DEFAULT_GOAL := help
-.PHONY: help setup site workshop bundle progress course run rerun verify table test test-full test-gpu check format build new readme grid board atlas doctor bench bench-atlas pretrain ladder lock clean clean-env
+.PHONY: help setup site workshop slides bundle progress course run rerun verify table test test-full test-gpu check format build new readme grid board atlas doctor bench bench-atlas pretrain ladder lock clean clean-env
 
 help:  ## this list
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-10s %s\n", $$1, $$2}' $(firstword $(MAKEFILE_LIST))
@@ -91,6 +91,9 @@ site: $(READY) $(SITE)  ## build the book from executed lessons, in site/_build/
 
 workshop: $(READY)  ## a schedule with breaks, notes, instructor notebooks: make workshop HOURS=3 (LESSONS="01 03")
 	@$(PY) -m coursekit workshop $(LESSONS) --hours $(HOURS)
+
+slides: $(READY)  ## slides with speaker notes, offline, from the last runs: make slides NB=03
+	@$(PY) -m coursekit slides $(NB)
 
 grid: $(READY) $(SNAKEMAKE)  ## run lessons x datasets x models x seeds, what is missing: make grid GRID=... JOBS=4 (ON=slurm)
 	@$(PY) -m coursekit grid $(GRID) --jobs $(JOBS) $(if $(ON),--on $(ON)) $(foreach p,$(P),-p '$(p)') $(ARGS)

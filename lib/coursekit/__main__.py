@@ -67,6 +67,10 @@ def _parser() -> argparse.ArgumentParser:
     add.add_argument("lessons", nargs="*", metavar="NN", help="these lessons (default: as many as fit)")
     add.set_defaults(go=_workshop)
 
+    add = commands.add_parser("slides", help="slides of the lessons from their last runs, with notes for the speaker")
+    add.add_argument("lessons", nargs="*", metavar="NN")
+    add.set_defaults(go=_slides)
+
     add = commands.add_parser("grid", help="run lessons × datasets × models × seeds, only what is missing")
     add.add_argument("grid", type=Path, help="a YAML file, see workflow/grids")
     add.add_argument("-p", "--parameter", action="append", default=[], metavar="NAME=VALUE", dest="words")
@@ -322,6 +326,14 @@ def _workshop(args: argparse.Namespace, root: Path) -> int:
     print(
         f"To print: {files[1].relative_to(root)}; notes: {files[2].relative_to(root)}; notebooks: {files[3].parent.relative_to(root)}"
     )
+    return 0
+
+
+def _slides(args: argparse.Namespace, root: Path) -> int:
+    from .slides import write
+
+    for path in write(root, choose(root, args.lessons)):
+        print(f"slides: {path.relative_to(root)}")
     return 0
 
 

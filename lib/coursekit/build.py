@@ -7,11 +7,12 @@ from pathlib import Path
 from typing import Any
 
 from . import bootstrap
-from .course import Lesson, atomic_write, lesson_facts, lessons
+from .course import Lesson, atomic_write, lessons
 from .lint import leaks, lint
 from .notebook import EDITIONS, edition, from_json, read_source, restore, to_json, unparse
 
 _TABLE = re.compile(r"(<!-- lessons -->\n).*?(<!-- /lessons -->)", re.S)
+_MAP = re.compile(r"(<!-- map -->\n).*?(<!-- /map -->)", re.S)
 
 
 def build(lesson: Lesson) -> list[Path]:
@@ -75,29 +76,31 @@ def strangers(root: Path) -> list[str]:
     return found
 
 
-def readme_table(root: Path) -> str:
-    """The README's table of all lessons, made from their first cells."""
-    lines = ["| Lesson | You will be able to | Time | Solutions |", "|---|---|---|---|"]
-    for lesson in lessons(root):
-        facts = lesson_facts(read_source(lesson)["cells"][0]["source"])
-        here, there = (lesson.notebook(name).relative_to(root).as_posix() for name in ("learner", "solution"))
-        title = facts["title"] or lesson.name
-        lines.append(f"| [{title}]({here}) | {facts['objectives'] or ''} | {facts['time'] or ''} | [open]({there}) |")
-    return "\n".join(lines) + "\n"
-
-
 def readme(root: Path, write: bool) -> list[str]:
-    """Put the table between ``<!-- lessons -->`` and ``<!-- /lessons -->`` of README.md, or say that it is out of step."""
+    """Write the README's table of lessons and the map of the course, or say that they are out of step.
+
+    Each stands between two comments (``<!-- lessons -->`` … ``<!-- /lessons -->``, and ``map``); without them nothing is done.
+    """
+    from . import readme as parts
+
     path = root / "README.md"
     text = path.read_text(encoding="utf-8") if path.is_file() else ""
-    if not _TABLE.search(text):
-        return []
-    table = readme_table(root)
-    new = _TABLE.sub(lambda match: match[1] + table + match[2], text)
-    if new == text:
+    new, picture = text, None
+    if _TABLE.search(new):
+        table = parts.table(root)
+        new = _TABLE.sub(lambda match: match[1] + table + match[2], new)
+    if _MAP.search(new):
+        picture, words = parts.picture(root)
+        alt = words.replace('"', "&quot;")
+        image = f'<img src="{parts.MAP.as_posix()}" alt="{alt}">\n'
+        new = _MAP.sub(lambda match: match[1] + image + match[2], new)
+    drawn = root / parts.MAP
+    stale = picture is not None and (not drawn.is_file() or drawn.read_text(encoding="utf-8") != picture)
+    if new == text and not stale:
         return []
     if not write:
-        return ["README.md: its table of lessons is out of step. Run: make build"]
-    with atomic_write(path) as handle:
-        handle.write(new)
+        return ["README.md: its table or its map of the lessons is out of step. Run: make build"]
+    for file, content in {path: new, **({drawn: picture} if picture and stale else {})}.items():
+        with atomic_write(file) as handle:
+            handle.write(content)
     return []

@@ -63,6 +63,8 @@ def make(
         )
     for name in changed:
         print(f"not in the bundle: {name} (differs from HEAD)")
+    there = set(_git(root, "ls-tree", "-r", "--name-only", "HEAD").splitlines())
+    known = [lesson for lesson in known if lesson.source.relative_to(root).as_posix() in there]  # drafts stay at home
     clock = time.monotonic()
     cache = cached(data)
     print("Getting the wheels; what is there already stays.", flush=True)
@@ -81,7 +83,7 @@ def make(
             "data": list(data),
             "lessons": [lesson.name for lesson in known],
         }
-        files = {
+        files: dict[str, Path | bytes] = {
             **scripts(about),
             **{f"wheels/{path.name}": path for path in wheels},
             **_tree("course", work / "course"),
@@ -92,7 +94,7 @@ def make(
         stem = f"scfm-course-{commit[:10]}-{_platform().replace(' ', '-').lower()}-py{wheelhouse.python_tag()}"
         archive = output or root / BUNDLES / f"{stem}.tar.gz"
         pack(files, archive, stem, when)
-    print(words(archive, files, time.monotonic() - clock))
+        print(words(archive, files, time.monotonic() - clock))
     return archive
 
 

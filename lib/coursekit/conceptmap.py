@@ -3,12 +3,19 @@
 from __future__ import annotations
 
 import html
+import re
 import textwrap
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 WIDTH, GAP_X, GAP_Y, LINE, PAD = 290, 36, 46, 19, 14  # pixels
 WORDS_SHOWN = 6
+_COLOURS = (
+    "text{font:14px system-ui,sans-serif;fill:#1f2328}.title{font-weight:600}.words{font-size:12.5px;fill:#57606a}"
+    "rect{fill:#f6f8fa;stroke:#0072b2;stroke-width:1.5}.arrow{fill:none;stroke:#57606a;stroke-width:1.5}.tip{fill:#57606a}"
+    "@media(prefers-color-scheme:dark){text{fill:#e6edf3}.words{fill:#9da7b3}rect{fill:#161b22;stroke:#56b4e9}"
+    ".arrow{stroke:#9da7b3}.tip{fill:#9da7b3}}"
+)
 
 
 @dataclass(frozen=True)
@@ -76,6 +83,15 @@ def svg(stops: Sequence[Stop]) -> str:
         '<defs><marker id="tip" viewBox="0 0 10 10" refX="9" refY="5" markerWidth="7" markerHeight="7" orient="auto">'
         '<path d="M0 0 10 5 0 10z" class="tip"/></marker></defs>' + "".join(arrows + boxes) + "</svg>"
     )
+
+
+def picture(stops: Sequence[Stop]) -> str:
+    """The map as a file of its own, that follows the reader's light or dark mode; its boxes are no links."""
+    text = re.sub(r"<a href=[^>]*>|</a>", "", svg([replace(stop, words=stop.words[:3]) for stop in stops]))
+    wide, high = re.search(r'viewBox="0 0 (\d+) (\d+)"', text).groups()  # type: ignore[union-attr]
+    head = f'<svg xmlns="http://www.w3.org/2000/svg" width="{wide}" height="{high}" role="img" '
+    text = re.sub(r' style="[^"]*"', "", text.replace('<svg class="concept-map" role="group" ', head, 1), count=1)
+    return text.replace("<defs>", f"<style>{_COLOURS}</style><defs>", 1) + "\n"
 
 
 def in_words(stops: Sequence[Stop]) -> str:

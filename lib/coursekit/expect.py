@@ -21,7 +21,7 @@ from typing import Any
 
 from .compare import OTHER_MACHINE, differences
 from .course import CourseError, Lesson
-from .recording import SPECIAL, in_words
+from .recording import HEADLINE, SPECIAL, in_words, number
 
 _FUNCTIONS: dict[str, Callable[..., Any]] = {
     "abs": abs,
@@ -121,10 +121,20 @@ def judge(expected: dict[str, Any], results: dict[str, dict[str, Any]]) -> list[
                 f"{name} = {in_words(results[name]['value'])}" for name in sorted(_names(text) & set(values))
             )
             problems.append(f"{text} does not hold: {said}")
+    if HEADLINE in results:
+        problems += _headline(results[HEADLINE]["value"])
     for name in results:
-        if name not in used and name not in expected["values"]:
+        if name != HEADLINE and name not in used and name not in expected["values"]:
             problems.append(f"{name} is recorded and nobody checks it: state its value or use it in an invariant.")
     return problems
+
+
+def _headline(plain: Any) -> list[str]:
+    """What is wrong with the headline: it is a mean inside its interval (what it rests on is recorded and checked elsewhere)."""
+    low, mean, high = (number(plain.get(key)) if isinstance(plain, dict) else None for key in ("low", "mean", "high"))
+    if low is None or mean is None or high is None or not low <= mean <= high:
+        return [f"the headline is no mean inside its interval: {in_words(plain)}"]
+    return []
 
 
 def _numbers(plain: Any) -> Any:

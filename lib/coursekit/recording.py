@@ -10,6 +10,7 @@ from typing import Any
 
 MIME = "application/vnd.coursekit.record+json"
 MAX_VALUES = 2_000
+HEADLINE = "headline"  # the name under which record.headline records
 SPECIAL = {"NaN": math.nan, "Infinity": math.inf, "-Infinity": -math.inf}  # JSON has no words for these numbers
 
 
@@ -37,6 +38,15 @@ class Recorder:
         self._names.add(name)
         data = {"name": name, "value": plain, "tolerance": tolerance, "key": bool(key)}
         _display({MIME: data, "text/plain": f"recorded  {name} = {in_words(plain)}"})
+
+    def headline(self, what: str, interval: Any) -> None:
+        """The lesson's one result for the README's table: ``what`` it is in words, and its mean with the interval.
+
+        ``interval`` has ``mean``, ``low`` and ``high`` (scfm.metrics.Interval). Called once, with a difference between the model
+        and its best simple rival where the lesson has one, so that the sign is the answer.
+        """
+        found = {"what": what, "mean": interval.mean, "low": interval.low, "high": interval.high}
+        self(HEADLINE, found, tolerance="any")
 
     def scores(self, table: Any, roles: Any, key: Any, lower_is_better: Any = (), cost: Any = None) -> None:
         """Hand every score, draw by draw, to the leaderboard (``make grid``, ``make board``).

@@ -128,20 +128,7 @@ def generated_pages(root: Path, known: list[Lesson], found: dict[str, Any]) -> d
     terms = glossary.terms(words) if words.is_file() else []
     met = glossary.first_met(terms, known)
     links = {lesson.name: f"[Lesson {lesson.number}.](lessons/{lesson.name}.ipynb)" for lesson in known}
-    stops = []
-    for lesson in known:
-        facts = facts_of(lesson)
-        names = [term.names[0] for term in met[lesson.name]]
-        stops.append(
-            conceptmap.Stop(
-                lesson.number,
-                facts["question"],
-                f"lessons/{lesson.name}.html",
-                facts["after"],
-                names,
-                facts["needs"] or "",
-            )
-        )
+    stops = stops_of(root, known)
     return {
         "map": conceptmap.page(stops),
         **({"glossary": glossary.with_lessons(words.read_text(encoding="utf-8"), terms, met, links)} if terms else {}),
@@ -150,6 +137,21 @@ def generated_pages(root: Path, known: list[Lesson], found: dict[str, Any]) -> d
         **sitepages.data_pages(root),
         **sitepages.model_pages(root),
     }
+
+
+def stops_of(root: Path, known: list[Lesson]) -> list[conceptmap.Stop]:
+    """The lessons as stops of the map, with the glossary's words that each is the first to use."""
+    words = root / "site" / "glossary.md"
+    met = glossary.first_met(glossary.terms(words) if words.is_file() else [], known)
+    stops = []
+    for lesson in known:
+        facts = facts_of(lesson)
+        names = [term.names[0] for term in met[lesson.name]]
+        link = f"lessons/{lesson.name}.html"
+        stops.append(
+            conceptmap.Stop(lesson.number, facts["question"], link, facts["after"], names, facts["needs"] or "")
+        )
+    return stops
 
 
 def lesson_bar(lesson: Lesson, card: dict[str, Any], repository: tuple[str, str] | None) -> str:

@@ -392,7 +392,8 @@ print(
 
 # %%
 adata = scfm.load_dataset(dataset or SIZES["dataset"], label=label, seed=seed)
-fm = scfm.load_model(model)
+on = "auto" if profile == "gpu" else "cpu"
+fm = scfm.load_model(model, device=on)
 cells = fm.tokenize(adata)
 print(
     f"{fm} reads {len(cells):,} cells of {adata.uns['scfm']['name']}, {np.median(cells.lengths):.0f} tokens in a typical one."
@@ -447,7 +448,7 @@ at = [p for p, word in enumerate(words_of(sentence)) if kind_of.get(word) == "B 
 question = torch.tensor(sentence.tolist())
 question[at] = fm.special["<mask>"]
 with torch.inference_mode():
-    scores = fm.network(input_ids=question[None]).logits[0, at]  # (masked, vocabulary)
+    scores = fm.network(input_ids=question[None].to(fm.network.device)).logits[0, at].cpu()  # (masked, vocabulary)
 by_hand = scores.softmax(dim=1)
 
 guessed, probabilities = fm.predict_masked(sentence, at, top=5)  # the library's twin
@@ -540,14 +541,17 @@ def score(log_p, truth):
 
 def log_probabilities(network, part, hidden):
     """What a network says at the hidden places: (masked, vocabulary)."""
-    ids, present = (torch.from_numpy(np.asarray(a)).long() for a in part.padded(np.arange(len(part))))  # (cell, token)
+    padded = (torch.from_numpy(np.asarray(a)).long() for a in part.padded(np.arange(len(part))))
+    ids, present = (a.to(network.device) for a in padded)  # (cell, token)
     covered = torch.zeros_like(ids, dtype=torch.bool)
-    covered[present.bool()] = torch.from_numpy(hidden)  # the real tokens of the minibatch, row by row
+    covered[present.bool()] = torch.from_numpy(hidden).to(
+        network.device
+    )  # the real tokens of the minibatch, row by row
     with torch.inference_mode():
         x = network.bert(
             ids.masked_fill(covered, fm.special["<mask>"]), attention_mask=present
         ).last_hidden_state  # (cell, token, d)
-        return network.cls(x[covered]).log_softmax(dim=1)
+        return network.cls(x[covered]).log_softmax(dim=1).cpu()
 
 
 from scfm.objectives import choose_masked
@@ -662,9 +666,9 @@ def told(log_p, allowed):
 
 
 # %%
-networks = {"pretrained": fm.network, "random twin": scfm.load_model(model, weights="random", seed=seed).network}
+networks = {"pretrained": fm.network, "random twin": scfm.load_model(model, on, "random", seed).network}
 if model == "geneformer-mini":
-    networks["warm start"] = scfm.load_model(model, weights="start", seed=seed).network
+    networks["warm start"] = scfm.load_model(model, on, "start", seed).network
 RULES = ["nothing", "no gene twice", "no gene twice, and the panel"]
 
 order = np.random.default_rng(seed).permutation(len(cells))
@@ -863,7 +867,7 @@ record("loss_model", nats["pretrained", "nothing"], tolerance=0.05, key=True)
 record("loss_gene_frequency", nats["gene frequency", "nothing"], tolerance=0.05, key=True)
 record("loss_random_twin", nats["random twin", "nothing"], tolerance=0.05, key=True)
 record("verdicts", verdicts, tolerance="any")
-record.headline(f"nats by which the network guesses hidden genes worse than the best simple guesser ({simple})", gap)
+record.headline(f"loss of guessing hidden genes (nats), network minus the best simple guesser ({simple})", gap)
 record("ms_per_cell", {name: 1000 * clock[name] / (n_draws * size) for name in clock}, tolerance="any")
 record("share_of_lead_by_place", by_place / fair, tolerance=0.1)
 record("markers_in_top10", close / len(table), tolerance=0.5)

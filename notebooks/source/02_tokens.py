@@ -974,6 +974,7 @@ record(
     tolerance=0.02,
 )
 record("ranks_minus_log_deep", difference["deep", "ranks"].mean, tolerance=0.02, key=True)
+record.headline("type probe (balanced accuracy) on ranks, minus on log-normalized counts", difference["deep", "ranks"])
 record(
     "presence_deep",
     float(probed[(probed["setting"] == "deep") & (probed["method"] == "presence")]["mean"].iloc[0]),
