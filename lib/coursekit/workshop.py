@@ -21,11 +21,8 @@ DAY = 8 * 60  # minutes of one day, with everything
 LUNCH, LUNCH_FROM = 45, 5 * 60  # a day of five hours or more has a lunch
 BOUNDS = (1.0, 40.0)  # hours
 LEAST = 15  # minutes below which a lesson is not worth opening
-GOOD, ALL, MOST = (
-    0.75,
-    1.0,
-    1.5,
-)  # shares of a lesson's own minutes: to take up another lesson, the whole, with discussion
+# Shares of a lesson's own minutes: for one of the first lessons, for another one, and with discussion
+SHORT, GOOD, MOST = 0.75, 0.9, 1.5
 BRIDGE = 5  # minutes to tell what a left-out lesson would have taught
 PART = 30  # a slot longer than this may have a break in its middle
 
@@ -129,14 +126,15 @@ def _wanted(known: Sequence[Outline], wanted: Sequence[str]) -> list[Outline]:
 
 
 def _fitting(known: Sequence[Outline], lengths: Sequence[int], first: Sequence[str]) -> list[Outline]:
-    """As many lessons as have GOOD of their minutes: the first ones, then the others in order."""
+    """As many lessons as have SHORT of their minutes (the first ones), then with GOOD of them the others in order."""
     rank = {number: place for place, number in enumerate(first)}
     order = sorted(known, key=lambda o: (rank.get(o.number, len(rank)), o.number))
     room = sum(_room(length, k, len(lengths)) for k, length in enumerate(lengths))
     chosen: list[Outline] = []
     for candidate in order:
         tried = sorted([*chosen, candidate], key=lambda o: o.number)
-        if chosen and sum(GOOD * o.minutes for o in tried) + BRIDGE * len(missing(tried, known)) > room:
+        enough = SHORT if all(o.number in rank for o in tried) else GOOD
+        if chosen and sum(enough * o.minutes for o in tried) + BRIDGE * len(missing(tried, known)) > room:
             break
         chosen = tried
     return chosen

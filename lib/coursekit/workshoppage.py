@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -13,6 +14,7 @@ from .outline import last_seconds
 from .workshop import Slot, Workshop
 
 FOLDER = Path("runs") / "workshop"
+TOGETHER = 6
 START = 9 * 60  # minutes after midnight
 _WHO = (
     (120, "A taste: for people who want to see one honest comparison before they decide to learn more."),
@@ -46,14 +48,14 @@ def markdown(made: Workshop, points: dict[str, list[str]] | None = None) -> str:
     if made.bridges:
         lines += [
             "",
-            f"Not taught, but needed, and told in {len(made.bridges)} short slots: {', '.join(made.bridges)}. "
+            f"Not taught, but needed, and told in a short slot each: {', '.join(made.bridges)}. "
             "Send them to the participants to read before.",
         ]
     for k, day in enumerate(made.days):
         lines += ["", f"## Day {k + 1}" if len(made.days) > 1 else "## Schedule", ""]
         lines += ["| Time | Minutes | What |", "|---|---|---|"]
         now, lesson = START, ""
-        for slot in day:
+        for slot in rows(day):
             words = _words(slot)
             if slot.number and slot.kind != "bridge" and slot.number != lesson:
                 lesson = slot.number
@@ -81,6 +83,19 @@ def markdown(made: Workshop, points: dict[str, list[str]] | None = None) -> str:
     for number, headings in sorted((points or {}).items()):
         lines += [f"- Lesson {number}: " + ", ".join(f'`checkpoint.resume("{number}", "{name}")`' for name in headings)]
     return "\n".join(lines) + "\n"
+
+
+def rows(day: Sequence[Slot]) -> list[Slot]:
+    """The slots as a schedule shows them: short sections that follow each other stand in one line of at least six minutes."""
+    out: list[Slot] = []
+    for slot in day:
+        last = out[-1] if out else None
+        same = last is not None and last.kind == slot.kind == "lesson" and last.number == slot.number
+        if last is not None and same and (last.minutes < TOGETHER or slot.minutes < TOGETHER // 2):
+            out[-1] = replace(last, minutes=last.minutes + slot.minutes, words=f"{last.words} · {slot.words}")
+        else:
+            out.append(slot)
+    return out
 
 
 def _words(slot: Slot) -> str:

@@ -8,9 +8,11 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from coursekit import workshop
+from coursekit import workshop, workshoppage
 from coursekit.course import CourseError, Lesson, find_root, lessons
+from coursekit.notebook import to_json
 from coursekit.outline import Exercise, Outline, Section, meant, outline
+from coursekit.page import outside_references
 from coursekit.teachnotes import note_problems
 
 ROOT = find_root(Path(__file__))
@@ -89,6 +91,28 @@ def test_what_a_note_lets_go_is_skipped_first() -> None:
     assert kept[0] == "Part 0"
     assert kept[-1] == "Part 6"  # the answer of the lesson is never skipped
     assert len(short.skipped) > len(less.skipped)
+
+
+def test_a_schedule_has_no_lines_of_a_minute_and_a_page_that_asks_for_nothing() -> None:
+    made = workshop.plan(KNOWN, 180, first=FIRST)
+    assert [p.outline.number for p in made.parts] == ["01", "02", "03"]
+    for day in made.days:
+        lines = workshoppage.rows(day)
+        assert sum(slot.minutes for slot in lines) == sum(slot.minutes for slot in day)
+        assert len(lines) < len(day)
+    text = workshoppage.markdown(made)
+    assert text.count("| 12:00 | | *End* |") == 1
+    page = workshoppage.to_page(text, "A workshop")
+    assert "<table>" in page
+    assert outside_references(page) == []
+
+
+def test_the_instructor_edition_holds_everything() -> None:
+    for one in lessons(ROOT):
+        made = workshoppage.instructor_notebook(one)
+        found = {tag for cell in made["cells"] for tag in cell["metadata"].get("tags", [])}
+        assert {"exercise", "solution", "instructor", "quiz"} <= found, one.name
+        assert "For instructors." in to_json(made)
 
 
 def test_wanted_lessons_and_what_they_need() -> None:
