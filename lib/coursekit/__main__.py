@@ -71,6 +71,11 @@ def _parser() -> argparse.ArgumentParser:
     add.add_argument("lessons", nargs="*", metavar="NN")
     add.set_defaults(go=_slides)
 
+    add = commands.add_parser("gain", help="what was learned between the quiz before and the quiz after")
+    add.add_argument("before", type=Path, help="CSV: participant and a column per topic")
+    add.add_argument("after", type=Path)
+    add.set_defaults(go=_gain)
+
     add = commands.add_parser("grid", help="run lessons × datasets × models × seeds, only what is missing")
     add.add_argument("grid", type=Path, help="a YAML file, see workflow/grids")
     add.add_argument("-p", "--parameter", action="append", default=[], metavar="NAME=VALUE", dest="words")
@@ -334,6 +339,14 @@ def _slides(args: argparse.Namespace, root: Path) -> int:
 
     for path in write(root, choose(root, args.lessons)):
         print(f"slides: {path.relative_to(root)}")
+    return 0
+
+
+def _gain(args: argparse.Namespace, root: Path) -> int:
+    from . import quizpage
+
+    for name, value in quizpage.gain(args.before, args.after, quizpage.topics(root / quizpage.QUESTIONS)).items():
+        print(f"{name}: {value}")
     return 0
 
 

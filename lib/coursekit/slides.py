@@ -50,9 +50,10 @@ body, .reveal { background: var(--paper); color: var(--ink); font: 30px/1.4 syst
 .reveal pre { font: 21px/1.4 ui-monospace, Menlo, Consolas, monospace; background: var(--soft); padding: 16px 20px; border-radius: 8px; max-height: 300px; overflow: auto; white-space: pre; }
 .reveal pre code { background: none; padding: 0; font: inherit; }
 .reveal .text { max-height: 280px; overflow: auto; font-size: 27px; }
-.reveal img { display: block; margin: 0 auto; max-width: 1152px; max-height: 540px; background: #fff; border-radius: 6px; }
+.reveal img { display: block; margin: 0 auto; width: 1152px; object-fit: contain; max-height: 540px; background: #fff; border-radius: 6px; }
 .reveal ol.options { list-style: upper-alpha; padding-left: 1.4em; font-size: 26px; } .reveal ol.options li { margin-bottom: 12px; }
 .reveal .answer { font-size: 24px; color: var(--right); } .reveal .question { font-size: 27px; }
+.reveal .controls, .reveal .progress { color: var(--accent); }
 .reveal .slide-number { color: var(--ink); background: none; font-size: 16px; }
 """
 

@@ -8,6 +8,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+from . import quizpage
 from .course import Lesson, atomic_write
 from .notebook import edition, read_source, to_json
 from .outline import last_seconds
@@ -165,6 +166,11 @@ def write(root: Path, made: Workshop, known: Sequence[Lesson]) -> list[Path]:
         f"{stem}.html": to_page(text, f"A workshop of {made.minutes / 60:g} hours"),
         "notes.html": to_page(notes(known), "Notes for instructors"),
     }
+    questions = root / quizpage.QUESTIONS
+    chosen = quizpage.topics(questions) if questions.is_file() else []
+    if chosen:
+        texts |= {f"quiz-{time}.html": quizpage.sheet(chosen, time, _CSS) for time in quizpage.TIMES}
+        texts["quiz-key.html"] = to_page(quizpage.key(chosen), "Key to the quizzes")
     texts |= {f"instructor/{lesson.name}.ipynb": to_json(instructor_notebook(lesson)) for lesson in known}
     for name, text in texts.items():
         with atomic_write(folder / name) as handle:
