@@ -329,7 +329,7 @@ def _workshop(args: argparse.Namespace, root: Path) -> int:
     files = workshoppage.write(root, made, known)
     print(workshoppage.markdown(made))
     print(
-        f"To print: {files[1].relative_to(root)}; notes: {files[2].relative_to(root)}; notebooks: {files[3].parent.relative_to(root)}"
+        f"To print: {files[1].relative_to(root)}; notes: {files[2].relative_to(root)}; quizzes and notebooks beside them"
     )
     return 0
 

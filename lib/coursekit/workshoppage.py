@@ -36,8 +36,8 @@ tr:has(em) td { background: #f3f6f8; }
 """
 
 
-def markdown(made: Workshop, points: dict[str, list[str]] | None = None) -> str:
-    """The schedule as Markdown. ``points``: lesson number → headings at which a checkpoint is stored."""
+def markdown(made: Workshop) -> str:
+    """The schedule as Markdown."""
     hours = f"{made.minutes / 60:g}"
     lines = [
         f"# A workshop of {hours} hours",
@@ -81,8 +81,6 @@ def markdown(made: Workshop, points: dict[str, list[str]] | None = None) -> str:
         "Within a lesson, run the solutions' notebook up to the section that the schedule names "
         "(`notebooks/solutions/`, menu Run, *Run All Above Selected Cell*).",
     ]
-    for number, headings in sorted((points or {}).items()):
-        lines += [f"- Lesson {number}: " + ", ".join(f'`checkpoint.resume("{number}", "{name}")`' for name in headings)]
     return "\n".join(lines) + "\n"
 
 
