@@ -99,7 +99,8 @@ def plan(known: Sequence[Outline], minutes: int, wanted: Sequence[str] = (), fir
             f"{minutes / 60:g} hours are too short for {', '.join(o.number for o in chosen)}: even their short forms take "
             f"{sum(needs)} minutes, and {max(room, 0)} are left beside breaks and quizzes. Take HOURS={short:g} or fewer lessons."
         )
-    days, parts = [], []
+    days: list[list[Slot]] = []
+    parts: list[Part] = []
     for k, group in enumerate(_by_day(chosen, lengths)):
         bridges = [o for o in known if o.number in told and o.number in missing(group, known)]
         bridges = [o for o in bridges if o.number not in {s.number for day in days for s in day if s.kind == "bridge"}]
@@ -276,9 +277,9 @@ def part(o: Outline, minutes: int) -> Part:
     weight = [max(units[i][1], 0.5) for i in sorted(kept)]
     given = _rounded([1 + (minutes - len(weight)) * w / sum(weight) for w in weight], minutes)
     slots = [replace(slot, minutes=m) for slot, m in zip(slots, given, strict=True)]
-    gone = [i for i in range(len(units)) if i not in kept]
-    sections = [units[i][3] for i in gone if not units[i][2]]
-    alone = [f"exercise {units[i][2]}" for i in gone if units[i][2] and units[i][3] not in sections]
+    left = [i for i in range(len(units)) if i not in kept]
+    sections = [units[i][3] for i in left if not units[i][2]]
+    alone = [f"exercise {units[i][2]}" for i in left if units[i][2] and units[i][3] not in sections]
     return Part(o, minutes, slots, [f"“{name}”" for name in sections] + alone)
 
 
