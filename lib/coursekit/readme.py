@@ -66,15 +66,14 @@ def facts(lesson: Lesson, card: dict[str, Any]) -> dict[str, Any]:
     """What the table needs of a card."""
     headline = card["results"].get(HEADLINE, {}).get("value")
     device = card["device"]
+    cores = card["threads"] or device["cores"]
     shown = {name: card["parameters"].get(name) for name in ("profile", "dataset", "model")}
     return {
         "source_sha256": _hash(lesson),
         "date": card["started"][:10],
         "seconds": round(card["seconds"], 1),
         "peak_memory_bytes": card["peak_memory_bytes"],
-        "device": device["gpus"][0]
-        if _on_a_gpu(card)
-        else f"{device['cpu']}, {card['threads'] or device['cores']} cores",
+        "device": device["gpus"][0] if _on_a_gpu(card) else f"{device['cpu']}, {cores} core{'s' * (cores != 1)}",
         "parameters": {name: value for name, value in shown.items() if value is not None},
         HEADLINE: headline,
     }
@@ -127,7 +126,7 @@ def table(root: Path) -> str:
     if devices["cpu"]:
         text = f"CPU: profile `quick` on {'; '.join(devices['cpu'])}."
         text += f" GPU: profile `gpu` on {'; '.join(devices['gpu'])}." if devices["gpu"] else ""
-        lines += ["", f"{text} `make readme` measures again."]
+        lines += ["", f"{text} Each number is that of a run card; `make readme` takes them from the last runs."]
     return "\n".join(lines) + "\n"
 
 

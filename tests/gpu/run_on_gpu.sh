@@ -1,8 +1,8 @@
 #!/bin/sh
 # All checks that need a GPU, in under seven minutes, from the repository's folder:   sh tests/gpu/run_on_gpu.sh [OUT]
 # Needs neither network nor .venv: PYTHON (default python3) with the course's packages. The lessons run eight at a time in the gpu
-# profile, with the minis on bundled cells; their run cards, notebooks and pages go to OUT (default: runs/ alone), then
-# `make readme ARGS="--runs OUT"` puts them into the README's table.
+# profile, with the minis on bundled cells; their runs stay in runs/, and packed in OUT/runs.tar.gz. On the machine where the
+# README is written: tar xf runs.tar.gz && make readme.
 set -u
 python=${PYTHON:-python3}
 out=${1:-}
@@ -32,9 +32,9 @@ for name in $names; do
   grep -q "exit status 0" "$logs/$name" || bad=1
 done
 if [ -n "$out" ]; then
-  for folder in runs/*/*-gpu*; do
-    [ -d "$folder" ] && mkdir -p "$out/$(dirname "${folder#runs/}")" && cp -r "$folder" "$out/$(dirname "${folder#runs/}")/"
-  done
-  cp -r "$logs" "$out/logs"
+  cp -r "$logs" runs/gpu-logs
+  tar czf "$out/runs.tar.gz" runs/gpu-logs runs/*/*-gpu*
+  rm -r runs/gpu-logs
 fi
+rm -r "$logs"
 exit $bad

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
@@ -9,6 +11,8 @@ from tiny_course import make_course
 
 from coursekit import build, new
 from coursekit.course import CourseError, lessons
+
+PYPROJECT = Path(__file__).resolve().parents[2] / "pyproject.toml"
 
 
 def test_a_new_lesson_is_in_form(tmp_path: Path) -> None:
@@ -24,6 +28,12 @@ def test_a_new_lesson_is_in_form(tmp_path: Path) -> None:
     assert build.check(lesson) == []
     assert all("@" + "NN@" not in path.read_text() for path in paths)
     assert "# # 42 · My question?" in paths[0].read_text()
+    done = subprocess.run(
+        [sys.executable, "-m", "ruff", "format", "--check", "--config", str(PYPROJECT), *map(str, paths[:2])],
+        capture_output=True,
+        text=True,
+    )
+    assert done.returncode == 0, done.stdout + done.stderr
 
 
 @pytest.mark.parametrize(
