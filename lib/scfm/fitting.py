@@ -303,3 +303,30 @@ def _write_checkpoint(
             "now, it starts again at the last checkpoint that was written. Free some space.",
             stacklevel=2,
         )
+
+
+def planned_rates(network: Any, choices: Choices, steps: int) -> Any:
+    """Learning rate of each part of the network at each step, as :func:`train` will set it: a DataFrame (part, step), input first.
+
+    ``network`` is not changed. A part that is frozen, or not yet unfrozen, has 0.
+    """
+    import pandas as pd
+
+    from scfm.adapters import prepare
+    from scfm.features import input_modules, layers_of
+
+    n_layers = len(layers_of(network)) + (choices.layer or 0)
+    adapted = prepare(network, choices, n_layers)
+    by_stage = stages(adapted, n_layers) if adapted.trained() else []
+    groups = optimizer_groups(adapted, by_stage, nn.Module(), choices)
+    rate_of = {id(p): group["rate"] for group in groups for p in group["params"]}
+    parts = {"input": [p for m in input_modules(adapted.network) for p in m.parameters()]}
+    parts |= {f"layer {i + 1}": list(layer.parameters()) for i, layer in enumerate(layers_of(adapted.network))}
+    found: dict[str, list[float]] = {name: [] for name in parts}
+    for step in range(steps):
+        if choices.gradual:
+            unfreeze(by_stage, step, steps)
+        now = schedule(step, steps, choices)
+        for name, parameters in parts.items():
+            found[name].append(max((rate_of.get(id(p), 0.0) * p.requires_grad * now for p in parameters), default=0.0))
+    return pd.DataFrame(found).T

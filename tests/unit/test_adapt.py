@@ -450,3 +450,23 @@ def test_the_module_is_called_like_its_function() -> None:
     assert inspect.signature(scfm.adapt) == inspect.signature(scfm.adapt.adapt)
     assert list(inspect.signature(scfm.adapt).parameters)[:4] == ["model", "cells", "labels", "method"]
     assert callable(scfm.adapt.load)
+
+
+def test_planned_rates_are_those_of_the_groups_and_the_schedule() -> None:
+    network = tiny_task.model().network
+    mark = digest(network)
+    full = Choices(method="full", layer_decay=0.5, learning_rate=1e-3, warmup=0.2, layer=0)
+    plan = fitting.planned_rates(network, full, 10)
+    assert list(plan.index) == ["input", "layer 1", "layer 2", "layer 3"]
+    top = [1e-3 * fitting.schedule(step, 10, full) for step in range(10)]
+    np.testing.assert_allclose(plan.loc["layer 3"], top)
+    np.testing.assert_allclose(plan.loc["input"], np.array(top) / 8)
+    partial = fitting.planned_rates(network, Choices(method="partial", n_layers=1, layer=0), 10)
+    assert (partial.loc[["input", "layer 1", "layer 2"]] == 0).all(axis=None)
+    assert (partial.loc["layer 3"] > 0).all()
+    gradual = fitting.planned_rates(network, Choices(method="full", gradual=True, schedule="constant", layer=0), 40)
+    first = [(row > 0).to_numpy().argmax() for _, row in gradual.iterrows()]
+    assert first == sorted(first, reverse=True)
+    assert first[-1] == 0
+    assert first[0] > 0
+    assert digest(network) == mark
