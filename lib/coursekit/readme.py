@@ -100,7 +100,7 @@ def _hash(lesson: Lesson) -> str:
 def table(root: Path) -> str:
     """The table: question, minutes, memory, key result with its interval, and a Colab button where the address is known."""
     kept, known = load(root), bootstrap.address(root)
-    head = ["Lesson", "To learn", "CPU", "GPU", "Memory", "Key result on the bundled cells [95 % interval]"]
+    head = ["Lesson", "To learn", "CPU", "GPU", "Memory", "Key result [95 % interval]"]
     head += ["Open"] if known else []
     lines = [f"| {' | '.join(head)} |", "|" + "---|" * len(head)]
     for lesson in lessons(root):
