@@ -47,7 +47,9 @@ def summary(scores: pd.DataFrame, by: Sequence[str] = ("model", "dataset", "meth
     rows = []
     for key, part in scores.groupby(list(by), sort=False, observed=True):
         draws = part.groupby("seed")["value"].mean()
-        found = student(draws) if len(draws) > 1 else Interval(float(draws.iloc[0]), float("nan"), float("nan"))
+        found = (
+            student(draws.to_numpy()) if len(draws) > 1 else Interval(float(draws.iloc[0]), float("nan"), float("nan"))
+        )
         rows.append((*key, found.mean, found.low, found.high, len(draws)))
     return pd.DataFrame(rows, columns=[*by, "mean", "low", "high", "n"])
 
@@ -108,6 +110,40 @@ def prices(table: pd.DataFrame) -> pd.DataFrame:
     return found.reindex(columns=columns)
 
 
+def bill(table: pd.DataFrame, metric: str = "balanced_accuracy") -> pd.DataFrame:
+    """:func:`prices` beside what they buy: mean score, points over the same model's head, and points per minute of computing more.
+
+    Means are over all sets, budgets and draws; twins are left out. NaN where there is no head to compare with.
+    """
+    found = prices(table)
+    found = found[[not method.startswith("twin ") for _, method in found.index]].copy()
+    mean = table[table["metric"] == metric].groupby(["model", "method"])["value"].mean()
+    found["score"] = mean.reindex(found.index)
+    head = [(model, "head") for model, _ in found.index]
+    found["points"] = 100 * (found["score"].to_numpy() - mean.reindex(head).to_numpy())
+    minutes = (found["cpu_seconds"].to_numpy() - found["cpu_seconds"].reindex(head).to_numpy()) / 60
+    found["points_per_minute"] = found["points"] / np.where(minutes > 0, minutes, np.nan)
+    return found
+
+
+def above_twins(lines: pd.DataFrame, rungs: Sequence[str] = ("head", "lora", "full")) -> pd.DataFrame:
+    """At how many budgets a rung's interval lies wholly above that of its random twin: columns model, dataset, rung, clear, budgets.
+
+    ``lines``: rows of :func:`summary` by model, dataset, method and labels_per_class.
+    """
+    import pandas as pd
+
+    rows = []
+    for (model, dataset), part in lines.groupby(["model", "dataset"], sort=False):
+        for rung in rungs:
+            ours, twin = (part[part["method"] == m].set_index("labels_per_class") for m in (rung, f"twin {rung}"))
+            both = ours.index.intersection(twin.index)
+            if len(both):
+                clear = int((ours.loc[both, "low"] > twin.loc[both, "high"]).sum())
+                rows.append((model, dataset, rung, clear, len(both)))
+    return pd.DataFrame(rows, columns=["model", "dataset", "rung", "clear", "budgets"])
+
+
 # --- a decision -----------------------------------------------------------------------------------------
 
 
@@ -142,7 +178,9 @@ def cheapest(
         raise ValueError(f"The table has no {what}; it has budgets {budgets} on {', '.join(sets) or 'no such set'}.")
     price = prices(table)["cpu_seconds"]
     cost = {m: price.get((BASELINES if m in FROM_SCRATCH else model, m), np.inf) for m in methods}
-    allowed, best, lost, draws = set(methods), {}, {}, 0
+    allowed, draws = set(methods), 0
+    best: dict[str, Any] = {}
+    lost: dict[str, list[float]] = {}
     for dataset in sets:
         scores = wide(table, model, dataset, metric)
         budget = max(b for b in fitting if b in scores.index.get_level_values(0))

@@ -12,7 +12,7 @@ from __future__ import annotations
 
 import contextlib
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Generator, Iterator, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -108,7 +108,7 @@ def measure(
     seeds: Sequence[int] = range(5),
     settings: Settings | None = None,
     most: int | None = None,
-) -> Iterator[str]:
+) -> Generator[str, None, None]:
     """Add to ``stored`` what is missing: one model, dataset and seed after the other, each written as it ends; ``most`` of them.
 
     Columns as in the ladder's table. Yields a line about each.
@@ -136,7 +136,12 @@ def measure(
         train, test = ladder.draw(kinds, settings.labels_per_class, seed)
         rng = np.random.default_rng([seed, 21])
         few = [rng.permutation(test[kinds[test] == kind])[: settings.test_cells] for kind in np.unique(kinds)]
-        how = {"epochs": 10**6, "max_steps": settings.steps, "minibatch": settings.minibatch, "dtype": settings.dtype}
+        how: dict[str, Any] = {
+            "epochs": 10**6,
+            "max_steps": settings.steps,
+            "minibatch": settings.minibatch,
+            "dtype": settings.dtype,
+        }
         cells = model.tokenize(adata, max_len=settings.max_len)
         rows = [
             [model_name, name, dataset, settings.labels_per_class, seed, metric, value]

@@ -51,10 +51,11 @@ class Memory:
 
     def __init__(self, model: Any, adata: anndata.AnnData, max_len: int | None = None) -> None:
         self.kind, self.model = kind_of(model.network), model
-        self.values = self.tokens = None
+        self.tokens: Any = None  # TokenizedCells, of Geneformer's kind
+        self.values: Any = None  # ValueCells, of scGPT's
         if self.kind == "geneformer":
             self.unit = "nats per hidden gene"
-            self.tokens: TokenizedCells = model.tokenize(adata, max_len=max_len)
+            self.tokens = model.tokenize(adata, max_len=max_len)
             if not (self.tokens.lengths > 2).any():
                 raise ValueError(
                     "None of these cells has a gene that the model knows: nothing can be asked about them."
@@ -67,7 +68,7 @@ class Memory:
         # where the corpus's own frequencies are not known, zeros are drawn as often as these cells express a gene
         known = _gene_means(model)
         weight = None if known is None else known["share_on"].to_numpy() / known["share_on"].sum()
-        self.values: ValueCells = ValueCells(corpus, model.vocabulary, settings, weight=weight)
+        self.values = ValueCells(corpus, model.vocabulary, settings, weight=weight)
 
     def __len__(self) -> int:
         return len(self.tokens) if self.kind == "geneformer" else len(self.values.corpus)
