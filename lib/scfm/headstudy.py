@@ -63,7 +63,8 @@ def frozen(model: Any, adata: anndata.AnnData, seed: int = 0) -> dict[str, np.nd
     twin = models.load_model(model.name, weights="random", seed=seed)
     tokens = model.tokenize(adata)
     made = zip(HEADS, (model, twin), strict=True)
-    return {method: net.embed(tokens, pooling="mean", dtype="float32", progress=False) for method, net in made}
+    how = {"pooling": "mean"} if hasattr(model.network, "bert") else {}  # scGPT has one embedding, its <cls>
+    return {method: net.embed(tokens, dtype="float32", progress=False, **how) for method, net in made}
 
 
 def compare(
@@ -160,13 +161,13 @@ def _genes_for(key: _Hashed, learned: tuple[int, ...] | None) -> dict[str, np.nd
 def strangers(
     embeddings: Mapping[str, np.ndarray], adata: anndata.AnnData, per_class: int, n_draws: int, seed: int = 0
 ) -> pd.DataFrame:
-    """:func:`scfm.openset.hold_out` of both networks and of PCA, whose genes and components never saw the held-out type."""
+    """:func:`scfm.openset.hold_out` of both networks and of PCA, whose genes and components saw no tested cell."""
     names = adata.obs["cell_type"].astype(str).to_numpy()
 
-    def without(learned: np.ndarray) -> dict[str, np.ndarray]:
+    def features_of(learned: np.ndarray) -> dict[str, np.ndarray]:
         return dict(embeddings) | {"logistic PCA": gene_features(adata, learned)["PCA"]}
 
-    return openset.hold_out(without, names, per_class, n_draws, seed)
+    return openset.hold_out(features_of, names, per_class, n_draws, seed)
 
 
 def over_groups(scores: pd.DataFrame, method: str, metric: str, rival: str | None = None) -> metrics.Interval:

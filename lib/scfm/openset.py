@@ -59,14 +59,15 @@ def auroc(known: np.ndarray, unknown: np.ndarray) -> float:
 
 
 def hold_out(
-    features_without: Callable[[np.ndarray], Mapping[str, np.ndarray]], names: np.ndarray, per_class: int,
-    n_draws: int, seed: int = 0, most: int = 60,
+    features_of: Callable[[np.ndarray], Mapping[str, np.ndarray]], names: np.ndarray, per_class: int,
+    n_draws: int, seed: int = 0, most: int = 40,
 ) -> pd.DataFrame:  # fmt: skip
     """Hold out each type in turn; learn a head on ``per_class`` cells of each other type; rank known and unknown cells.
 
-    features_without
-        Indices of the cells that may be known → method → features (cell, d) of all cells. What is learned without labels
-        (variable genes, components) must come from these cells: the type was not there.
+    features_of
+        Indices of the cells that may be learned from → method → features (cell, d) of all cells. What is learned without labels
+        (variable genes, components) comes from these cells alone. Neither the tested unknown nor the tested *known* cells are
+        among them: components lie closer to the cells they were fitted on, so that new cells of either kind look different.
     most
         Cells of each type to test, known or unknown.
 
@@ -76,16 +77,16 @@ def hold_out(
 
     rows = []
     for stranger in np.unique(names):
-        features = features_without(np.flatnonzero(names != stranger))
         for draw in range(n_draws):
             rng = np.random.default_rng([seed, 4, draw])
             order = {c: rng.permutation(np.flatnonzero(names == c)) for c in np.unique(names)}
-            cut = {c: min(per_class, int(0.6 * len(own))) for c, own in order.items()}
-            train = np.concatenate([own[: cut[c]] for c, own in order.items() if c != stranger])
-            known = np.concatenate([own[cut[c] : cut[c] + most] for c, own in order.items() if c != stranger])
-            unknown = order[stranger][:most]
+            others = [own for c, own in order.items() if c != stranger]
+            train = np.concatenate([own[: min(per_class, int(0.6 * len(own)))] for own in others])
+            known = np.concatenate([own[-min(most, int(0.4 * len(own))) :] for own in others])
+            unknown = order[stranger][-most:]
+            features = features_of(np.setdiff1d(np.flatnonzero(names != stranger), known))
             for method, x in features.items():
                 head = linear_head(x[train], names[train])
-                a, b = (strangeness(head, x[train], names[train], x[rows_]) for rows_ in (known, unknown))
+                a, b = (strangeness(head, x[train], names[train], x[tested]) for tested in (known, unknown))
                 rows += [(method, stranger, f"auroc {score}", draw, auroc(a[score], b[score])) for score in SCORES]
     return pd.DataFrame(rows, columns=["method", "group", "metric", "seed", "value"])

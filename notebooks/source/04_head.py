@@ -64,12 +64,13 @@ print(
 
 # %%
 tokens = fm.tokenize(adata)
+pooling = "mean" if hasattr(fm.network, "bert") else "cls"  # Geneformer: mean over genes; scGPT: its <cls>
 fit = scfm.adapt(
     fm,
     tokens[train],
     types[train],
     method="head",
-    pooling="mean",
+    pooling=pooling,
     validation=0,
     embeddings=None,
     dtype="float32",
@@ -175,7 +176,7 @@ deep = []
 for train, test in metrics.label_draws(types, labels_per_class, 5, seed + 1000):
     pair = {"linear": linear_head(features[train], types[train]).predict(features[test])}
     mlp = scfm.adapt(
-        fm, tokens[train], types[train], method="head", head="mlp", pooling="mean", validation=0, epochs=30,
+        fm, tokens[train], types[train], method="head", head="mlp", pooling=pooling, validation=0, epochs=30,
         embeddings=features[train], dtype="float32", seed=seed, progress=False,
     )  # fmt: skip
     pair["mlp"] = mlp.predict(embeddings=features[test])
@@ -368,7 +369,7 @@ check.exercise("04.3", balanced_weights)
 # %% [markdown]
 # ## None of these
 #
-# A head must answer with a type that it knows. Hold one type out entirely: nobody labelled it, and no gene was chosen with it. Can the head tell
+# A head must answer with a type that it knows. Hold one type out entirely: nobody labelled it, and no gene and no component was chosen with it, or with any other tested cell. Can the head tell
 # that its cells are strange? Four scores: low top probability, entropy, energy (small logits), and the Mahalanobis distance to the nearest class mean.
 # **AUROC** asks how often a strange cell looks stranger than a known one; 0.5 is guessing.
 
