@@ -4,8 +4,15 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterable
+from typing import TYPE_CHECKING, Any
 
-from scfm import cache
+import numpy as np
+
+from scfm import baselines, cache, metrics
+
+if TYPE_CHECKING:
+    import anndata
+    import pandas as pd
 
 # root symbols of gene families (HGNC): what every cell runs on, and what cells of the immune system wear and send
 FAMILIES = {
@@ -36,3 +43,42 @@ def dosage_sensitive() -> dict[str, str]:
         raise FileNotFoundError(f"No folder of SCFM_CACHE has {DOSAGE}; it comes with Geneformer's published examples.")
     table = pd.read_csv(path)
     return {gene: str(column) for column in table for gene in table[column].dropna().astype(str)}
+
+
+def contest(
+    model: Any, twin: Any, adata: anndata.AnnData, labels: dict[str, str], max_len: int | None = None, per_class: int = 20,
+    n_draws: int = 20, seed: int = 0,
+) -> pd.DataFrame:  # fmt: skip
+    """What a frozen model knows of genes, on genes that were kept aside, beside what their counts in these cells say.
+
+    A gene's vector is its mean over the cells that have it, as ``adapt(level="gene", method="head")`` reads it. Beside it: the random
+    twin; mean, share of cells and spread of its log counts; 20 principal components of its counts over the cells; and shuffled
+    labels. Genes that no sentence holds take no part. Long table of :func:`scfm.metrics.probe`.
+    """
+    import pandas as pd
+
+    from scfm.adapt import adapt
+    from scfm.genes import ensembl_to_symbol
+
+    cells = model.tokenize(adata, max_len=max_len)
+    how: dict[str, Any] = {"level": "gene", "dtype": "float32", "validation": 0, "progress": False}
+    vectors = {
+        name: adapt(m, cells, labels, "head", **how).embed(cells, progress=False)
+        for name, m in (("pretrained", model), ("random twin", twin))
+    }
+    symbol = ensembl_to_symbol()
+    class_of = {g: labels.get(g) or labels.get(symbol.get(g, "")) for g in vectors["pretrained"].index}
+    place = {g: i for column in ("gene_symbol", "ensembl_id") for i, g in enumerate(adata.var[column].astype(str))}
+    chosen = [g for g, name in class_of.items() if name and g in place]
+    kinds = np.array([class_of[g] for g in chosen])
+    counts = baselines.log_normalize(adata)[:, [place[g] for g in chosen]].toarray().T  # (gene, cell)
+    features = {name: v.loc[chosen].to_numpy(np.float32) for name, v in vectors.items()}
+    features["mean, share, spread"] = np.c_[counts.mean(1), (counts > 0).mean(1), counts.std(1)]
+    u, s, _ = np.linalg.svd(counts - counts.mean(axis=0), full_matrices=False)
+    features["its counts, 20 PCs"] = u[:, :20] * s[:20]
+    found = metrics.probe(features, kinds, per_class, n_draws, seed)
+    control = {"shuffled labels": features["pretrained"]}
+    shuffled = metrics.probe(control, kinds, per_class, n_draws, seed, shuffle_labels=True)
+    table = pd.concat([found, shuffled], ignore_index=True)
+    table.attrs["n_genes"] = {str(k): int(n) for k, n in zip(*np.unique(kinds, return_counts=True), strict=True)}
+    return table

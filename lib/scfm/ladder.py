@@ -349,8 +349,18 @@ def _in_parallel(jobs: int) -> None:
         raise SystemExit("A worker failed; its message is above. What is finished is kept: start again to go on.")
 
 
+def left_out(name: str) -> dict[str, int]:
+    """The types of a set that are too small to take part, with their cells. Raises what ``load_dataset`` raises."""
+    from scfm import load_dataset
+
+    adata = load_dataset(name)
+    if "cell_type_source" in adata.obs:  # as judge.evaluation_set
+        adata = adata[(adata.obs["cell_type_source"] == "original").to_numpy()]
+    return metrics.usable_cells(adata.obs["cell_type"])[1]
+
+
 def write(out: Path) -> None:
-    """``ladder.parquet`` and ``ladder.png`` beside the folder of shards."""
+    """``ladder.parquet``, ``ladder.png`` and ``ladder_left_out.json`` (set → types too small) beside the folder of shards."""
     from scfm import ladder_figure
 
     table = collect(out)
@@ -360,6 +370,12 @@ def write(out: Path) -> None:
         panels = ladder_figure.figure(table)
         with cache.atomic_write(out.parent / "ladder.png") as path:
             np.asarray(panels, dtype=object).flat[0].figure.savefig(path, format="png", dpi=70, bbox_inches="tight")
+    names = out.parent / "ladder_left_out.json"
+    known = json.loads(names.read_text()) if names.exists() else {}
+    here, _ = possible([Shard(BASELINES, name, 0) for name in dict.fromkeys(table["dataset"])])
+    known |= {shard.dataset: left_out(shard.dataset) for shard in here if shard.dataset not in known}
+    with cache.atomic_write(names) as path:
+        path.write_text(json.dumps(known, indent=1) + "\n")
     print(f"{table['seed'].nunique()} draws, {len(table):,} rows in {out.parent / 'ladder.parquet'}")
 
 

@@ -103,6 +103,34 @@ def _legend(ax: Axes) -> None:
     ax.legend(handles=handles, loc="upper left", bbox_to_anchor=(1.02, 1.0), fontsize=9, handlelength=2.2)
 
 
+def differences(compared: pd.DataFrame, rival: str = "logistic PCA") -> Any:
+    """Each rung minus ``rival``, draw by draw: panels (model, dataset), budgets side by side, whiskers the 95 % t interval.
+
+    ``compared``: rows of :func:`scfm.comparisons.paired`. Returns the array of Axes.
+    """
+    part = compared[compared["rival"] == rival]
+    models = list(dict.fromkeys(part["model"]))
+    names = sorted(dict.fromkeys(part["dataset"]), key=lambda name: not COVERED.get(name, True))
+    panels = axes(3.9 * len(names) + 1.3, 2.8 * len(models), rows=len(models), columns=len(names), sharey=True)
+    grid = np.asarray(panels, dtype=object).reshape(len(models), len(names))
+    for (row, column), ax in np.ndenumerate(grid):
+        own = part[(part["model"] == models[row]) & (part["dataset"] == names[column])]
+        budgets = sorted(own["labels_per_class"].unique())
+        for number, rung in enumerate(COLOURS):
+            line = own[own["ours"] == rung]
+            x = np.searchsorted(budgets, line["labels_per_class"]) + 0.17 * (number - 1.5)
+            ax.vlines(x, line["low"], line["high"], color=COLOURS[rung], lw=2)
+            ax.plot(x, line["mean"], MARKS[rung], color=COLOURS[rung], label=rung)
+        ax.axhline(0, color=GREY.get(rival, "#555555"), lw=2.4, zorder=0)
+        ax.set_xticks(range(len(budgets)), [f"{b:g}" for b in budgets])
+        ax.set_title(names[column] if row == 0 else "")
+        ax.set_xlabel("labels per class" if row == len(models) - 1 else "")
+        ax.set_ylabel(f"{models[row]}\nminus {rival}" if column == 0 else "")
+        ax.grid(axis="y", color="#E8E8E8")
+    grid[0, -1].legend(loc="upper left", bbox_to_anchor=(1.02, 1.0))
+    return panels
+
+
 def chart(decisions: pd.DataFrame, title: str = "") -> Any:
     """The decision chart: rows model and tissue, columns labels per class; the method, and the points it lies behind the best.
 

@@ -143,3 +143,31 @@ def test_the_chart_names_a_method_in_each_cell(monkeypatch) -> None:
     words = [text.get_text() for text in ax.texts]
     assert decisions["method"].iloc[0] in words
     assert any("no set has" in word for word in words)
+
+
+def test_the_bill_counts_points_over_the_head_and_per_minute_more() -> None:
+    found = comparisons.bill(table(SCORES, noise=0))
+    head, full = found.loc[("m", "head")], found.loc[("m", "full")]
+    assert head["points"] == 0
+    assert np.isnan(head["points_per_minute"])
+    assert full["points"] == pytest.approx(15)  # 10 points with 5 labels, 20 with 30
+    assert full["points_per_minute"] == pytest.approx(15 / ((18 - 0.3) / 60))
+    assert np.isnan(found.loc[("none", "logistic PCA"), "points"])
+
+
+def test_above_its_twin_means_that_intervals_do_not_touch() -> None:
+    long = table({("m", "head"): {5: 0.9, 30: 0.9}})
+    twin = long.assign(method="twin head")
+    twin.loc[twin["labels_per_class"] == 5, "value"] -= 0.8
+    lines = comparisons.summary(pd.concat([long, twin]).query("metric == 'balanced_accuracy'"))
+    found = comparisons.above_twins(lines)
+    assert found.to_numpy().tolist() == [["m", "in", "head", 1, 2]]
+
+
+def test_differences_are_drawn_per_model_and_set() -> None:
+    compared = paired(table(SCORES), [(r, "logistic PCA") for r in ("head", "lora", "full")])
+    ax = ladder_figure.differences(compared)
+    assert ax.get_ylabel() == "m\nminus logistic PCA"
+    drawn = {line.get_label(): line.get_ydata() for line in ax.get_lines()}
+    expected = compared[compared["ours"] == "full"].sort_values("labels_per_class")["mean"]
+    np.testing.assert_allclose(drawn["full"], expected)

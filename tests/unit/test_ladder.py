@@ -173,6 +173,10 @@ def test_the_command_writes_table_figure_and_plan(tmp_path: Path, monkeypatch, c
     assert list(table.columns) == COLUMNS
     assert table["seed"].nunique() == 3
     assert (tmp_path / "ladder.png").stat().st_size > 10_000
+    named = json.loads((tmp_path / "ladder_left_out.json").read_text())
+    assert set(named) == {"pbmc68k"}
+    assert all(n < 20 for n in named["pbmc68k"].values())
+    assert "CD34+" in named["pbmc68k"]
     assert "3 draws" in capsys.readouterr().out
 
 
