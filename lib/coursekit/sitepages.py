@@ -19,7 +19,9 @@ from .sitelesson import facts_of, reading
 
 Cards = Mapping[str, Mapping[str, Any]]  # lesson name -> run card
 
-_DOI = re.compile(r"(?:https?://doi\.org/)?(10\.\d{4,}/[^\s)\]>,;\"]+)")
+_DOI = re.compile(
+    r"(?:https?://doi\.org/)?(10\.\d{4,}/(?:\([^\s()]*\)|[^\s()\]>,;\"])+)"
+)  # Elsevier's hold pairs of brackets
 
 
 def lessons_table(lessons: list[Lesson], runs: Cards, prefix: str = "lessons/") -> str:

@@ -165,6 +165,8 @@ def test_citations_keep_each_doi_with_its_own_words() -> None:
         ("OmniPert (new)", "10.1101/2025.07.02.662744"),
     ]
     assert sitepages.citations("no paper here") == []
+    old = "- French 1999, forgetting: https://doi.org/10.1016/S1364-6613(99)01294-2"
+    assert [doi for _, doi in sitepages.citations(old)] == ["10.1016/S1364-6613(99)01294-2"]
 
 
 def test_every_paper_of_the_course_stands_once_and_with_words() -> None:
