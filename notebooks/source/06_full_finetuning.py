@@ -433,6 +433,13 @@ for (who, name), part in compared[compared["ours"] == "full"].groupby(["model", 
     for rival, own in part.groupby("rival", sort=False):
         found = own["verdict"].value_counts()
         print(f"    {rival:14s}", ", ".join(f"{v} at {n}" for v, n in found.items()))
+who = model if model in set(compared["model"]) else compared["model"].iloc[0]
+asked = (compared["model"] == who) & (compared["ours"] == "full") & (compared["rival"] == "logistic PCA")
+most = next(compared[asked].sort_values("labels_per_class", kind="stable").tail(1).itertuples())  # of most labels
+record.headline(
+    f"balanced accuracy of full fine-tuning with {most.labels_per_class} labels per class, minus that of logistic regression on PCA ({most.dataset})",
+    most,
+)
 
 # %% [markdown]
 # ## The price list
