@@ -53,6 +53,12 @@ def cells_of(
         keep &= (adata.obs[column].astype(str) == value).to_numpy()
     adata = adata[keep]
     kept, left_out = metrics.usable_cells(adata.obs["cell_type"])
+    kinds = sorted(set(adata.obs["cell_type"].astype(str).iloc[kept]))
+    if len(kinds) < 2:
+        raise metrics.TooFewCells(
+            f"{name} has {len(kinds)} cell type with {metrics.SMALLEST_CLASS} cells or more ({', '.join(kinds) or 'none'}); a head "
+            "needs two to tell apart. Is label= the column of the cell types?"
+        )
     return adata[kept].copy(), left_out
 
 
