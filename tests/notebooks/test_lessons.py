@@ -2,18 +2,20 @@
 
 from __future__ import annotations
 
+import builtins
 from collections.abc import Callable
 from pathlib import Path
+from unittest import mock
 
 import nbformat
 import pytest
 
-from coursekit import build, expect
+from coursekit import build, check, expect
 from coursekit.course import Lesson, lessons
 from coursekit.lint import exercise_ids
 from coursekit.notebook import read_source, tags
 from coursekit.page import outside_references
-from coursekit.run import Run
+from coursekit.run import Run, prepare
 
 ROOT = Path(__file__).resolve().parents[2]
 LESSONS = lessons(ROOT)
@@ -21,12 +23,21 @@ LessonRun = Callable[[str, str], Run]
 
 
 def each(editions: tuple[str, ...] = ()) -> list[object]:
-    """A parameter per lesson (and edition); with pytest-xdist, one worker makes all the runs of one lesson's edition."""
+    """A parameter per lesson (and edition); with pytest-xdist, one worker makes all the runs of one lesson's edition.
+
+    The learner's edition as a whole is for make test-full: it computes the same once more, with the exercises open.
+    """
     if not editions:
         return [pytest.param(lesson, id=lesson.name) for lesson in LESSONS]
     return [
         pytest.param(
-            lesson, edition, id=f"{lesson.name}-{edition}", marks=pytest.mark.xdist_group(f"{lesson.name}-{edition}")
+            lesson,
+            edition,
+            id=f"{lesson.name}-{edition}",
+            marks=[
+                pytest.mark.xdist_group(f"{lesson.name}-{edition}"),
+                *([pytest.mark.slow] if edition == "learner" else []),
+            ],
         )
         for lesson in LESSONS
         for edition in editions
@@ -54,6 +65,28 @@ def test_results_are_as_expected(lesson: Lesson, edition: str, lesson_run: Lesso
     results = lesson_run(lesson.name, edition).card["results"]
     assert results, "the lesson records nothing"
     assert expect.judge(expect.load(lesson, "quick"), results) == []
+
+
+class _AnyName(dict):
+    """The names of a lesson of which only the exercises are run: whatever else they mention is a stand-in."""
+
+    def __missing__(self, name: str) -> object:
+        if hasattr(builtins, name):
+            raise KeyError(name)
+        return mock.MagicMock(name=name)
+
+
+@pytest.mark.parametrize("lesson", each())
+def test_the_learners_exercise_cells_run_and_are_not_solved(lesson: Lesson, monkeypatch: pytest.MonkeyPatch) -> None:
+    found: list[check.Result] = []
+    monkeypatch.setattr(check, "exercise", lambda number, *a, **more: found.append(check.run(number, *a, **more)))
+    cells = [cell for cell in prepare(lesson, "learner").cells if "exercise" in tags(cell)]
+    names = _AnyName(check=check)
+    for cell in cells:
+        exec(cell.source, {}, names)
+    assert [result.number for result in found] == [number for cell in cells for number in exercise_ids(cell)]
+    assert found, "a lesson without an exercise"
+    assert not [result.text() for result in found if result.passed or "cannot be checked" in result.message]
 
 
 @pytest.mark.parametrize(("lesson", "edition"), each(("solution", "learner")))
