@@ -136,8 +136,9 @@ def generate(
     batch_labels
         int (cell,), for networks with batch tokens or DSBN.
     seed
-        Of order, sampling and thinning. Each cell draws its own numbers from this and its id (a cell prompt: its numbers), so
-        that they do not depend on minibatches or on the order of the cells.
+        Of order, sampling and thinning. Each cell draws its own numbers from this and its id (a cell prompt: its name in
+        the DataFrame, else its numbers, which differ in their last bits between machines), so that they do not depend on
+        minibatches or on the order of the cells.
     max_tokens
         Most tokens in a minibatch; it changes memory and speed, not the result.
 

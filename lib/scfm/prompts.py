@@ -120,7 +120,11 @@ class Prompts:
         if prompt is None:
             embedding = _embedding(model, cell_prompt)
             n = len(embedding)
-            ids = [hashlib.blake2b(row.tobytes(), digest_size=16).digest() for row in embedding]
+            # a name is the same on every machine and with any number of threads, the last bits of an embedding are not
+            ids = [
+                hashlib.blake2b(row.tobytes(), digest_size=16).digest() if names is None else str(names[i]).encode()
+                for i, row in enumerate(embedding)
+            ]
             cells = TokenizedCells.from_lists([[model.special[CLS]]] * n, [[0.0]] * n, pad_id=model.special[PAD])
             names = names if names is not None else np.asarray([f"prompt{i}" for i in range(n)])
             return cls(cells, embedding, names, _keys(ids))

@@ -203,6 +203,8 @@ def from_cell_prompts(model: ScGPT, embeddings: np.ndarray, kind: str = "mean", 
     wanted cell that of one training cell. As many genes are expected to be expressed as in the training cells of the type
     (``share_on``, if the network gives P(nonzero)). ``how`` goes to ``scfm.generate``.
     """
+    import pandas as pd
+
     from scfm.generate import generate
 
     if kind not in ("mean", "cells"):
@@ -212,9 +214,10 @@ def from_cell_prompts(model: ScGPT, embeddings: np.ndarray, kind: str = "mean", 
         rng = np.random.default_rng([seed, 3])
         groups = _of_type(cells, train, wanted)
         if kind == "cells":
-            prompts = [embeddings[rng.choice(own, len(places))] for places, own in groups]
+            chosen = [rng.choice(own, len(places)) for places, own in groups]
+            prompts = [pd.DataFrame(embeddings[rows], index=[f"cell {row}" for row in rows]) for rows in chosen]
         else:
-            prompts = [embeddings[own].mean(0, keepdims=True) for _, own in groups]
+            prompts = [pd.DataFrame(embeddings[own].mean(0)[None], index=[cells.labels[own[0]]]) for _, own in groups]
         settings: dict[str, Any] = {"seed": seed, "progress": False}
         if kind == "mean" and how.get("sample"):
             settings["n_samples"] = max(len(places) for places, _ in groups)
@@ -222,7 +225,7 @@ def from_cell_prompts(model: ScGPT, embeddings: np.ndarray, kind: str = "mean", 
             on = [float(np.clip((cells.bins[own] > 0).mean(), 0.001, 0.999)) for _, own in groups]
             settings["share_on"] = np.repeat(on, [len(each) for each in prompts])
         # all types in one call: many small ones would cost several times as much
-        found = generate(model, np.concatenate(prompts), cells.genes, **settings | how)
+        found = generate(model, pd.concat(prompts), cells.genes, **settings | how)
         made = np.empty((len(wanted), len(cells.genes)), np.float32)
         ends = np.cumsum([len(each) * settings.get("n_samples", 1) for each in prompts])
         for (places, _), values in zip(groups, np.split(found.values, ends[:-1]), strict=True):

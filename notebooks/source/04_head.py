@@ -115,7 +115,7 @@ cost = mean[["balanced_accuracy", "accuracy", "seconds", "parameters"]].loc[show
 cost.style.format({"balanced_accuracy": "{:.3f}", "accuracy": "{:.3f}", "seconds": "{:.3f}", "parameters": "{:,.0f}"})
 
 # %% [markdown]
-# `seconds` is the classifier alone (training and answering). Two intervals that overlap decide nothing; the difference draw by draw does.
+# `seconds` is the classifier alone (training and answering); the embedding comes on top, once for all heads (`fit.report` above timed it for the training cells). Two intervals that overlap decide nothing; the difference draw by draw does.
 
 # %%
 verdicts = {}
@@ -244,7 +244,7 @@ print(f"Where both are wrong, they give the same wrong answer in {alike:.0%} of 
 # %% [markdown] tags=["quiz"]
 # **Quiz.** Two different classifiers make the same mistakes on the same T cells. What is the most likely cause?
 # - [ ] both overfit in the same way -> Their features have nothing in common; overfitting would differ.
-# - [x] the cells, or their labels, are ambiguous -> Yes: no classifier can read what the RNA or the label does not hold.
+# - [x] something they share: the cells, their labels, or which cells were labelled -> Yes: the same few labels, ambiguous RNA and doubtful labels would all do that. The numbers alone do not tell which.
 # - [ ] the head is too small -> A larger one was tried above.
 
 # %% [markdown]
@@ -394,6 +394,10 @@ for s in openset.SCORES:
     gap = headstudy.over_groups(unknown, "pretrained", f"auroc {s}", "logistic PCA")
     print(f"{s:16s} pretrained {headstudy.over_groups(unknown, 'pretrained', f'auroc {s}')}; minus PCA {gap}")
 
+# %% [markdown]
+# Where a score's interval holds 0.5, that score guesses. The first three scores look at the logits only, and the head learned to choose among the types it
+# knows. The distance looks at the embedding itself.
+
 # %%
 worst = (
     unknown[(unknown["method"] == "pretrained")]
@@ -488,7 +492,7 @@ print(
 # - A head is logistic regression on a cached embedding: the network runs once, the head trains in milliseconds.
 # - Logistic regression on genes is the rival. Show it, the random twin and shuffled labels in the same table.
 # - Look at which types are confused, and whether another classifier confuses the same cells.
-# - Probabilities need a check; one temperature, chosen on validation cells, repairs much.
+# - Probabilities need a check; one temperature, chosen on validation cells, repairs much where a head is off, and nothing where it was calibrated before.
 # - Accuracy hides rare types; balanced accuracy and recall do not.
 # - Test on a new donor or technology, and choose genes without it. Test on a type that was never labelled.
 #

@@ -136,6 +136,15 @@ def test_samples_of_a_prompt_differ_and_belong_to_it():
     assert not np.array_equal(*twice.values), "the same prompt twice is two cells, not one"
 
 
+def test_the_samples_of_a_named_prompt_do_not_hang_on_the_last_bits_of_its_embedding():
+    m, frame = model(), pd.DataFrame(embeddings(3), index=["B cell", "T cell", "NK cell"])
+    near = frame * (1 + 1e-6)  # what another number of threads makes of the same cells
+    how = {"steps": 1, "sample": True, "n_samples": 5} | QUIET
+    made, again = (scfm.generate(m, each, ASKED, **how).values for each in (frame, near))
+    assert 0 < (made > 0).mean() < 1
+    np.testing.assert_allclose(made, again, atol=1e-3)
+
+
 def test_sampled_cells_are_on_as_often_as_the_network_says():
     made = scfm.generate(model(), embeddings(1), ASKED, steps=1, sample=True, n_samples=3000, **QUIET)
     np.testing.assert_allclose((made.values > 0).mean(0), made.nonzero[0], atol=0.04)
