@@ -285,6 +285,7 @@ def probe(
     from sklearn.metrics import balanced_accuracy_score, f1_score
     from sklearn.neighbors import KNeighborsClassifier
     from sklearn.preprocessing import StandardScaler
+    from threadpoolctl import threadpool_limits
 
     if scale not in ("common", "each"):
         raise ValueError(f"scale is {scale!r}; it can be 'common' or 'each'.")
@@ -307,7 +308,8 @@ def probe(
             scaled = scaler.transform(embedding)
             if scale == "common":
                 scaled = scaled / max(float(np.sqrt(np.mean(scaled[train] ** 2))), 1e-12)
-            with warnings.catch_warnings():
+            # on a few hundred rows a second thread of BLAS costs more than it brings
+            with warnings.catch_warnings(), threadpool_limits(1, user_api="blas"):
                 warnings.simplefilter("ignore")  # a probe that has not quite converged is still a probe
                 answer = model.fit(scaled[train], given).predict(scaled[test])
                 scores = {

@@ -49,10 +49,12 @@ def linear_head(features: np.ndarray, names: Sequence[str] | np.ndarray, class_w
     class_weight: None, "balanced", or {class: weight}. As :func:`scfm.adapt` with ``method="head"`` does it.
     """
     from sklearn.linear_model import LogisticRegression
+    from threadpoolctl import threadpool_limits
 
     center = features.mean(axis=0, dtype=np.float64)
     scale = max(float(np.sqrt(np.mean((features - center) ** 2))), 1e-12)
-    with warnings.catch_warnings():
+    # matrices of a few hundred rows: a second thread of BLAS costs more than it brings (twice the time on two cores)
+    with warnings.catch_warnings(), threadpool_limits(1, user_api="blas"):
         warnings.simplefilter("ignore")  # a head that has not quite converged is still a head
         found = LogisticRegression(max_iter=500, class_weight=class_weight).fit((features - center) / scale, names)
     weight, bias = found.coef_, found.intercept_

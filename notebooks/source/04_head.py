@@ -159,7 +159,9 @@ n_layers = fm.network.config.num_hidden_layers
 by_layer = {}
 if hasattr(fm.network, "bert"):  # scGPT's embedding is the last layer's
     by_layer = {
-        f"layer {n_layers + k}": fm.embed(tokens, pooling="mean", layer=k, dtype="float32", progress=False)
+        f"layer {n_layers + k}": features  # the one before the last is what the heads above have read
+        if k == -1
+        else fm.embed(tokens, pooling="mean", layer=k, dtype="float32", progress=False)
         for k in range(-n_layers, 1)
     }
 if by_layer:
