@@ -33,7 +33,7 @@ SNAKEMAKE = .venv/grid-ready
 endif
 
 .DEFAULT_GOAL := help
-.PHONY: help setup site workshop slides bundle progress course run rerun verify table test test-full test-gpu check format build new readme grid board atlas doctor bench bench-atlas pretrain ladder lock clean clean-env
+.PHONY: help setup site workshop checkpoints slides bundle progress course run rerun verify table test test-full test-gpu check format build new readme grid board atlas doctor bench bench-atlas pretrain ladder lock clean clean-env
 
 help:  ## this list
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-10s %s\n", $$1, $$2}' $(firstword $(MAKEFILE_LIST))
@@ -91,6 +91,9 @@ site: $(READY) $(SITE)  ## build the book from executed lessons, in site/_build/
 
 workshop: $(READY)  ## a schedule with breaks, notes, instructor notebooks: make workshop HOURS=3 (LESSONS="01 03")
 	@$(PY) -m coursekit workshop $(LESSONS) --hours $(HOURS)
+
+checkpoints: $(READY)  ## where who fell behind can go on, for all lessons or NB="03 06"
+	@$(PY) -m coursekit checkpoints $(NB) $(foreach p,$(P),-p '$(p)')
 
 slides: $(READY)  ## slides with speaker notes, offline, from the last runs: make slides NB=03
 	@$(PY) -m coursekit slides $(NB)

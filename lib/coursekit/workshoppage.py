@@ -56,8 +56,11 @@ def markdown(made: Workshop) -> str:
         lines += ["", f"## Day {k + 1}" if len(made.days) > 1 else "## Schedule", ""]
         lines += ["| Time | Minutes | What |", "|---|---|---|"]
         now, lesson = START, ""
-        for slot in rows(day):
+        lines_of_day = rows(day)
+        for place, slot in enumerate(lines_of_day):
             words = _words(slot)
+            if slot.kind in ("break", "lunch"):
+                words += _level(lines_of_day[place + 1 :])
             if slot.number and slot.kind != "bridge" and slot.number != lesson:
                 lesson = slot.number
                 title = next(part.outline.title for part in made.parts if part.outline.number == lesson)
@@ -78,10 +81,25 @@ def markdown(made: Workshop) -> str:
         "## Who fell behind",
         "",
         "Every lesson starts from its own first cell and needs no cell of another one: at each new lesson all are level again. "
-        "Within a lesson, run the solutions' notebook up to the section that the schedule names "
-        "(`notebooks/solutions/`, menu Run, *Run All Above Selected Cell*).",
+        "Within a lesson, a new cell with two lines brings the results of everything above, as the solution leaves them, "
+        "in a second or two:",
+        "",
+        "```python",
+        "from coursekit import checkpoint",
+        _resume(made),
+        "```",
+        "",
+        '`checkpoint.points("03")` prints all the places. They are stored once, before the workshop, by `make checkpoints` on the '
+        "machine that makes the bundle (about as long as `make course`), and every stored piece is verified by its SHA-256. Where "
+        "there are none, run the solutions' notebook (`notebooks/solutions/`, menu Run, *Run All Above Selected Cell*).",
     ]
     return "\n".join(lines) + "\n"
+
+
+def _resume(made: Workshop) -> str:
+    """The line that leads to an exercise in the middle of this workshop; an example where it has none."""
+    numbers = [slot.words for day in made.days for slot in day if slot.kind == "exercise"]
+    return f'checkpoint.resume("{numbers[len(numbers) // 2] if numbers else "03.2"}")'
 
 
 def rows(day: Sequence[Slot]) -> list[Slot]:
@@ -99,8 +117,18 @@ def rows(day: Sequence[Slot]) -> list[Slot]:
 
 def _words(slot: Slot) -> str:
     if slot.kind in ("break", "lunch"):
-        return f"*{slot.words}.* Helpers: who is behind? Set them level now."
+        return f"*{slot.words}.* Helpers: who is behind? Set them level now"
     return f"Exercise {slot.words}" if slot.kind == "exercise" else slot.words
+
+
+def _level(later: Sequence[Slot]) -> str:
+    """How those who are behind get to what comes after a break; no line where a new lesson begins, or none."""
+    after = next((slot for slot in later if slot.number and slot.kind in ("lesson", "exercise")), None)
+    if after is None or after.section == "Opening":
+        return "."
+    section = after.section.replace('"', "'")
+    call = f'resume("{after.words}")' if after.kind == "exercise" else f'resume("{after.number}", "{section}")'
+    return f": `checkpoint.{call}`."
 
 
 def _clock(minutes: int) -> str:
