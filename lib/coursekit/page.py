@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from .course import atomic_write
+from .maths import with_formulas
 
 _TEMPLATE = """
 {%- extends 'lab/index.html.j2' -%}
@@ -36,15 +37,22 @@ def write_page(path: Path, notebook: Any, title: str) -> None:
     """
     import copy
 
-    from jinja2 import DictLoader
+    from jinja2 import DictLoader, pass_context
     from nbconvert import HTMLExporter
+
+    class Exporter(HTMLExporter):
+        @pass_context
+        def markdown2html(self, context: Any, source: str) -> str:
+            """Markdown whose formulas become MathML: the template's way is a script from the network."""
+            plain = super().markdown2html
+            return with_formulas(source, lambda text: str(plain(context, text)))
 
     notebook = copy.deepcopy(notebook)
     notebook["metadata"].pop("widgets", None)
     for cell in notebook["cells"]:
         if "outputs" in cell:
             cell["outputs"] = [output for output in cell["outputs"] if _WIDGET not in output.get("data", {})]
-    exporter = HTMLExporter(
+    exporter = Exporter(
         extra_loaders=[DictLoader({"coursekit.html.j2": _TEMPLATE})],
         template_file="coursekit.html.j2",
         embed_images=True,

@@ -25,7 +25,6 @@ NEEDED = {
     "sphinx": "Sphinx",
     "myst_nb": "MyST-NB",
     "sphinx_book_theme": "sphinx-book-theme",
-    "latex2mathml": "latex2mathml",
 }
 BUILT = Path("site") / "_build"  # ignored by git
 BOARD = Path("runs") / "board"  # pages that another command has made for the book, for example the leaderboard

@@ -16,6 +16,7 @@ from sphinx.application import Sphinx
 from sphinx.util import logging
 
 from . import glossary
+from .maths import mathml
 
 logger = logging.getLogger(__name__)
 NOT_IN = (nodes.reference, nodes.literal, nodes.title, nodes.raw, addnodes.pending_xref, nodes.literal_block)
@@ -98,9 +99,7 @@ def _heads_of_rows(app: Sphinx, tree: nodes.document) -> None:
 
 
 def _mathml(latex: str, display: str) -> str:
-    from latex2mathml.converter import convert
-
-    made = convert(latex, display=display)
+    made = mathml(latex, display)
     if "\\" in made:
         logger.warning("this formula holds a command that MathML has no word for: %s", latex)
     return made

@@ -14,6 +14,7 @@ from typing import Any
 
 from .course import CourseError, Lesson, atomic_write
 from .lint import exercise_ids
+from .maths import with_formulas
 from .notebook import _to_html, from_json, quiz_options, read_source, tags
 from .outline import Outline, Section, outline
 from .sitelesson import _OPTION_LINE, _own_cells, key_points
@@ -176,33 +177,13 @@ def _slide(body: str, notes: str) -> str:
 
 def rich(text: str) -> str:
     """One line of Markdown as HTML: links lose their address, mathematics becomes MathML."""
-    return _maths(re.sub(r"\[([^\]]+)\]\([^)]+\)", r"\1", text), _to_html)
+    return with_formulas(re.sub(r"\[([^\]]+)\]\([^)]+\)", r"\1", text), _to_html)
 
 
 def _blocks(text: str) -> str:
     from markdown_it import MarkdownIt
 
-    return _maths(text, lambda part: MarkdownIt("commonmark", {"html": False}).enable("table").render(part))
-
-
-def _maths(text: str, render: Any) -> str:
-    """Render text whose ``$formulas$`` are kept apart from it."""
-    formulas: list[str] = []
-
-    def keep(match: re.Match[str]) -> str:
-        formulas.append(match[1] or match[2])
-        return f"⟦{len(formulas) - 1}⟧"
-
-    made = render(re.sub(r"\$\$(.+?)\$\$|(?<![\\$\w])\$([^$\n]+)\$(?!\d)", keep, text, flags=re.S))
-    return re.sub(r"⟦(\d+)⟧", lambda match: _formula(formulas[int(match[1])]), made)
-
-
-def _formula(latex: str) -> str:
-    try:
-        from latex2mathml.converter import convert
-    except ImportError:
-        return f"<code>{html.escape(latex)}</code>"
-    return str(convert(latex))
+    return with_formulas(text, lambda part: MarkdownIt("commonmark", {"html": False}).enable("table").render(part))
 
 
 def write(root: Path, lessons: Sequence[Lesson], folder: Path | None = None) -> list[Path]:

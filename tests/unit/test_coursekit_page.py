@@ -1,0 +1,30 @@
+"""The page of a run: formulas are drawn without a script, and code keeps its dollars."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import nbformat
+
+from coursekit.maths import with_formulas
+from coursekit.page import outside_references, write_page
+
+
+def test_formulas_of_a_page_are_mathml_and_code_is_as_written(tmp_path: Path) -> None:
+    cells = [
+        nbformat.v4.new_markdown_cell(r"A loss $L_\text{GEP}$ and *more*:" + "\n\n" + r"$$\frac{\sum_j m_j}{2}$$"),
+        nbformat.v4.new_code_cell('print("$a$ and $$b$$")'),
+    ]
+    write_page(tmp_path / "page.html", nbformat.v4.new_notebook(cells=cells), "a page")
+    text = (tmp_path / "page.html").read_text(encoding="utf-8")
+    assert text.count("<math") == 2
+    assert "<em>more</em>" in text
+    assert "L_\\text" not in text
+    assert "$a$" in text
+    assert outside_references(text) == []
+
+
+def test_what_is_no_formula_stays() -> None:
+    for plain in ("5 $ and 6 $", r"a \$5 note", "cost: $5 or $6"):
+        assert with_formulas(plain, str) == plain
+    assert 'display="block"' in with_formulas("$$x$$", str)
