@@ -83,7 +83,7 @@ def plan(
 
     Raises CourseError for a file that is not there; scfm's own errors for one that is no AnnData.
     """
-    from scfm import shards
+    from scfm.files import shards
 
     if not file.exists():
         raise CourseError(f"There is no file {file} (seen from {Path.cwd()}).")
@@ -109,7 +109,8 @@ def plan(
 
 def step(plan_file: Path, what: str, number: int) -> None:
     """One job of an atlas: "tokens" or "embedding" of a shard, or "gather"."""
-    from scfm import load_model, shards
+    from scfm import load_model
+    from scfm.files import shards
 
     from .watchdog import end_with
 

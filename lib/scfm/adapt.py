@@ -7,7 +7,7 @@
 
 Each rung starts where the one below ends: unless ``start="random"``, the head of a trained network begins as the logistic
 regression on the untrained one (Kumar et al. 2022, arXiv:2202.10054), so that its first steps do not tear up what the
-network knows. All settings are in ``scfm.choices``, what is trained in ``scfm.adapters``, the loop in ``scfm.fitting``.
+network knows. All settings are in ``scfm.tuning.choices``, what is trained in ``scfm.tuning.adapters``, the loop in ``scfm.tuning.loop``.
 """
 
 from __future__ import annotations
@@ -26,17 +26,17 @@ from typing import Any
 
 import numpy as np
 
-from scfm import labels as labelled
-from scfm import tasks
-from scfm.adapters import Adapted, count, digest, prepare
-from scfm.choices import Choices
-from scfm.features import Reader, kind_of, layers_of
-from scfm.fit import Fit, Report, check_cells, reader_of, resolve
-from scfm.fitting import TOKENS_IN_TRAINING, Run, train
-from scfm.heads import Head
-from scfm.memory import Memory
-from scfm.meter import Meter, machine
+from scfm.pretraining.memory import Memory
 from scfm.tokenized import TokenizedCells
+from scfm.tuning import labels as labelled
+from scfm.tuning import tasks
+from scfm.tuning.adapters import Adapted, count, digest, prepare
+from scfm.tuning.choices import Choices
+from scfm.tuning.features import Reader, kind_of, layers_of
+from scfm.tuning.fit import Fit, Report, check_cells, reader_of, resolve
+from scfm.tuning.heads import Head
+from scfm.tuning.loop import TOKENS_IN_TRAINING, Run, train
+from scfm.tuning.meter import Meter, machine
 
 __all__ = ["Choices", "Fit", "Report", "adapt", "load"]
 
@@ -75,7 +75,7 @@ def adapt(
     embeddings
         For ``"head"``: float32 (n_cells, d), what ``fit.embed(cells)`` gave before, so that the network need not run again.
     replay
-        Cells that resemble those of the pretraining: an AnnData of raw counts, or a :class:`scfm.memory.Memory`. At every step
+        Cells that resemble those of the pretraining: an AnnData of raw counts, or a :class:`scfm.pretraining.memory.Memory`. At every step
         the pretraining's own loss on some of them is added, so that the network does not forget what it was pretrained for.
     work
         A folder for checkpoints. A run that was killed goes on from the last one when it is called again in the same way,
@@ -84,7 +84,7 @@ def adapt(
         What the cells are, for the card: the AnnData they were tokenized from, or a dict (name, title, citation, ...). Not needed if
         ``cells`` is the AnnData.
     **options
-        All others: see :class:`scfm.choices.Choices`.
+        All others: see :class:`scfm.tuning.choices.Choices`.
 
     Raises
     ------
@@ -171,10 +171,10 @@ def adapt(
 
 
 def load(folder: str | Path, model: Any = None, device: str = "cpu") -> Fit:
-    """Read what ``fit.save`` wrote; see :func:`scfm.fitfiles.load`."""
-    from scfm import fitfiles
+    """Read what ``fit.save`` wrote; see :func:`scfm.tuning.saving.load`."""
+    from scfm.tuning import saving
 
-    return fitfiles.load(Path(folder), model, device)
+    return saving.load(Path(folder), model, device)
 
 
 # --- what is asked --------------------------------------------------------------------------------------

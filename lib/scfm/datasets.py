@@ -34,8 +34,8 @@ from scfm.errors import (
     NotCountsError,
     UnknownDatasetError,
 )
-from scfm.form import UNKNOWN, in_form
-from scfm.technology import simulate_batch
+from scfm.files.form import UNKNOWN, in_form
+from scfm.files.technology import simulate_batch
 
 if TYPE_CHECKING:
     import anndata
@@ -111,7 +111,7 @@ def load_dataset(
         path = Path(name_or_path).expanduser()
         if not path.exists():
             raise UnknownDatasetError(_not_found(name))
-        from scfm.readers import read_any
+        from scfm.files.readers import read_any
 
         entry = {"title": path.name, "source": "file", "file": str(path), "licence": UNKNOWN, "citation": UNKNOWN}
         adata = in_form(read_any(path), path.name.split(".")[0], entry, cache.sha256(path), label, batch)
@@ -145,7 +145,7 @@ def _not_found(name: str) -> str:
 
 def _read_entry(name: str, entry: dict[str, Any], seed: int) -> tuple[anndata.AnnData, str]:
     """Read a listed set as its file holds it, and the sha256 of the file."""
-    from scfm.readers import read_any
+    from scfm.files.readers import read_any
 
     if entry["source"] == "bundled":
         path = _bundled(entry["file"])
@@ -202,15 +202,15 @@ def _downloads(file: str) -> Path:
 
 
 def _fetch(entry: dict[str, Any]) -> Path:
-    from scfm.download import fetch
+    from scfm.files.download import fetch
 
     file = entry["file"]
     return fetch(file, entry["urls"], _downloads(file), sha256=entry.get("sha256"), md5=entry.get("md5"))
 
 
 def _census(entry: dict[str, Any], seed: int) -> Path:
-    from scfm.census import slice_census
-    from scfm.download import fetch
+    from scfm.files.census import slice_census
+    from scfm.files.download import fetch
 
     file = entry["file"] if seed == 0 else entry["file"].replace(".h5ad", f"_seed{seed}.h5ad")
     folder = _downloads(file)
@@ -240,7 +240,7 @@ def _recover_pbmc68k(path: Path) -> anndata.AnnData:
     """
     import anndata
 
-    from scfm.readers import read_any
+    from scfm.files.readers import read_any
 
     stored = read_any(path)
     logged = stored.raw.X.tocsr().astype(np.float64)

@@ -22,14 +22,14 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from scfm.generation.prompts import Prompts, bin_matrix, gene_prompt, keep_genes, mean_prompts
 from scfm.genes import CLS
-from scfm.prompts import Prompts, bin_matrix, gene_prompt, keep_genes, mean_prompts
 
 if TYPE_CHECKING:
     import anndata
     from torch import Tensor
 
-    from scfm.confidence import Answer
+    from scfm.generation.confidence import Answer
     from scfm.models.scgpt import ScGPT
 
 __all__ = ["Generated", "bin_matrix", "gene_prompt", "generate", "keep_genes", "mean_prompts"]
@@ -113,7 +113,7 @@ def generate(
     confidence
         ``"zero_prob"`` (unless given, where the network can; else ``"agreement"``): entropy of P(nonzero). ``"variance"``: of being off or on, in bins. ``"dropout"``: variance over
         ``dropout_passes`` thinned networks. ``"agreement"``: of GEP and GEPC. ``"largest"``: highest bin first. ``"random"``: the control. Or a function of
-        :class:`scfm.kstep.Answer` to (cell, gene), larger = surer. All are ours: the paper defines none.
+        :class:`scfm.generation.kstep.Answer` to (cell, gene), larger = surer. All are ours: the paper defines none.
     exact
         True: every step reads all known genes anew, each seeing all others, as in training. False: block-causal, keys and
         values are kept, and genes never look at those that became known after them; faster, and not what was trained.
@@ -156,7 +156,7 @@ def generate(
     import torch
     from tqdm.auto import tqdm
 
-    from scfm import kstep
+    from scfm.generation import kstep
 
     if confidence is None:
         confidence = "zero_prob" if model.network.config.zero_prob else "agreement"
@@ -268,7 +268,7 @@ def _asked(model: ScGPT, genes: Sequence[str]) -> tuple[list[str], np.ndarray]:
 def _check_ability(
     model: ScGPT, confidence: Any, sample: bool, n_samples: int, passes: int, rate: float | None
 ) -> None:
-    from scfm.confidence import CONFIDENCES, RANDOM
+    from scfm.generation.confidence import CONFIDENCES, RANDOM
     from scfm.models.scgpt_config import NotAvailableError
 
     if not hasattr(model, "network") or not hasattr(model, "require"):

@@ -127,7 +127,7 @@ def run(shard: Shard, work: Path, steps: int = STEPS, budgets: Sequence[int] | N
     """All rungs and budgets of one shard; goes on from the rows in ``work`` if it was killed. Returns the long table."""
     import pandas as pd
 
-    from scfm import judge
+    from scfm.pretraining import judge
 
     adata = judge.evaluation_set(shard.dataset)
     kinds = adata.obs["cell_type"].astype(str).to_numpy()
@@ -361,7 +361,7 @@ def left_out(name: str) -> dict[str, int]:
 
 def write(out: Path) -> None:
     """``ladder.parquet``, ``ladder.png`` and ``ladder_left_out.json`` (set → types too small) beside the folder of shards."""
-    from scfm import ladder_figure
+    from scfm.studies import ladder_figure
 
     table = collect(out)
     with cache.atomic_write(out.parent / "ladder.parquet") as path:

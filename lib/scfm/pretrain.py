@@ -18,9 +18,9 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from scfm import cache, genes
-from scfm.corpus import SPECIAL, Corpus, gene_directions, make_vocabulary, read_corpus
-from scfm.minibatches import length_grouped, mask_tokens, ranked, stream
-from scfm.training import Schedule, on_device, run, split
+from scfm.pretraining.corpus import SPECIAL, Corpus, gene_directions, make_vocabulary, read_corpus
+from scfm.pretraining.minibatches import length_grouped, mask_tokens, ranked, stream
+from scfm.pretraining.training import Schedule, on_device, run, split
 
 if TYPE_CHECKING:
     import torch
@@ -216,7 +216,7 @@ def write_model(network: Any, start: dict | None, vocabulary: genes.RankVocabula
 def main() -> None:
     import argparse
 
-    from scfm import pretrain_scgpt
+    from scfm.pretraining import pretrain_scgpt
 
     parser = argparse.ArgumentParser(prog="python -m scfm.pretrain", description=__doc__)
     parser.add_argument("model", nargs="?", default="geneformer-mini", choices=["geneformer-mini", "scgpt-mini"])

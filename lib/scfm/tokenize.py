@@ -22,7 +22,7 @@ from scfm.tokenized import TokenizedCells
 if TYPE_CHECKING:
     import anndata
 
-    from scfm.tokenize_file import tokenize_file
+    from scfm.files.tokenize_file import tokenize_file
 
 __all__ = ["TokenizedCells", "bin_encode", "bin_rows", "rank_encode", "rank_rows", "tokenize_file"]
 
@@ -340,7 +340,7 @@ def vocabulary_sha256(vocabulary: genes.RankVocabulary | genes.SymbolVocabulary)
 
 def __getattr__(name: str) -> Any:
     if name == "tokenize_file":  # its file readers are loaded only when they are needed
-        from scfm.tokenize_file import tokenize_file
+        from scfm.files.tokenize_file import tokenize_file
 
         return tokenize_file
     raise AttributeError(f"module 'scfm.tokenize' has no attribute {name!r}")

@@ -24,8 +24,10 @@ import pandas as pd
 
 import scfm
 from coursekit import check, record
-from scfm import calibration, headstudy, metrics, openset, plots
-from scfm.readout import gene_features, linear_head, softmax
+from scfm import metrics, plots
+from scfm.studies import headstudy
+from scfm.tuning import calibration, openset
+from scfm.tuning.readout import gene_features, linear_head, softmax
 
 name = dataset or {"quick": "pbmc68k", "cpu": "pbmc_zheng_facs", "gpu": "pbmc_zheng_facs"}[profile]
 adata, left_out = headstudy.cells_of(name, label=label, seed=seed)

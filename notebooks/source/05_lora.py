@@ -30,7 +30,9 @@ import torch
 
 import scfm
 from coursekit import check, record
-from scfm import adapters, comparisons, ladder, metrics, plots
+from scfm import ladder, metrics, plots
+from scfm.studies import comparisons
+from scfm.tuning import adapters
 
 # peft asks transformers for this property by its old name; the answer is the same
 warnings.filterwarnings("ignore", message="`is_gradient_checkpointing` is deprecated", category=FutureWarning)
@@ -264,7 +266,7 @@ print("One draw, so no verdict: " + ", ".join(f"{k} {v:.3f}" for k, v in one_dra
 # ## Rank, place, alpha, and the relatives
 #
 # One draw says little, so the course keeps a table: five draws of 10 labels per type of `kang_ifnb_pbmc`, the ladder's labelled cells and test cells,
-# each fit short (30 steps of 16 cells, 128 tokens, float32). `python -m scfm.sweep` makes it. Compare its rows with each other, not with the
+# each fit short (30 steps of 16 cells, 128 tokens, float32). `python -m scfm.studies.sweep` makes it. Compare its rows with each other, not with the
 # ladder's longer fits. All rows but the first two train a head as well:
 #
 # | row | what it trains |

@@ -27,21 +27,10 @@ from torch.nn import functional as F
 
 import scfm
 from coursekit import check, record
-from scfm import (
-    adapters,
-    comparisons,
-    drawings,
-    features,
-    fitting,
-    forgetting,
-    gene_families,
-    ladder,
-    ladder_figure,
-    memory,
-    metrics,
-    plots,
-    seen,
-)
+from scfm import drawings, ladder, metrics, plots
+from scfm.pretraining import memory
+from scfm.studies import comparisons, forgetting, ladder_figure, seen
+from scfm.tuning import adapters, features, gene_families, loop
 
 SIZES = {
     "quick": {"set": "pbmc68k", "steps": 12, "tokens": 80, "test": 20},
@@ -209,7 +198,7 @@ plans = {
 panels = plots.axes(12.0, 2.3, columns=len(plans), sharey=True)
 for ax, (words, options) in zip(panels.flat, plans.items()):
     choices = scfm.adapt.Choices(**({"method": "full", "layer": 0, "learning_rate": rate} | options))
-    plan = fitting.planned_rates(fm.network, choices, 50)
+    plan = loop.planned_rates(fm.network, choices, 50)
     image = ax.imshow(plan.to_numpy()[::-1], aspect="auto", cmap="cividis", vmin=0, vmax=rate)
     ax.set(title=words, xlabel="step")
     ax.set_yticks(range(len(plan)), plan.index[::-1], fontsize=8)

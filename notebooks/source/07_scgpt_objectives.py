@@ -13,7 +13,7 @@
 # %% tags=["parameters"]
 profile = "quick"  # quick | cpu | gpu: the same code, other sizes
 dataset: str | None = (
-    None  # None = the profile's own; a study of scfm.ablation.STUDIES, a dataset's name, or a path to your file
+    None  # None = the profile's own; a study of scfm.studies.ablation.STUDIES, a dataset's name, or a path to your file
 )
 label: str | None = None  # None = the dataset's own; the column of obs that holds the cell types
 batch: str | None = None  # None = the dataset's own; the column of obs that holds the batches
@@ -31,8 +31,9 @@ from torch.nn import functional as F
 
 import scfm
 from coursekit import check, record
-from scfm import ablation, baselines, cache, drawings, finetune, metrics, objectives, plots
-from scfm.study import prepare
+from scfm import baselines, cache, drawings, metrics, objectives, plots
+from scfm.studies import ablation, finetune
+from scfm.studies.study import prepare
 
 SIZES = {
     "quick": {"dataset": "pbmc68k-2batch", "n_genes": 64, "steps": 20, "minibatch": 32, "lr": 5e-4, "seeds": 0},
@@ -922,7 +923,7 @@ repetitions = table.groupby("dataset")["seed"].nunique()
 if repetitions.min() < 20:
     print(
         f"{repetitions.min()} repetitions so far, not the 20 that this course asks of an interval: read each line below as the span of "
-        "these few, and a verdict as a first impression. `python -m scfm.ablation` goes on where it stopped."
+        "these few, and a verdict as a first impression. `python -m scfm.studies.ablation` goes on where it stopped."
     )
 print(repetitions.rename("seeds").to_string())
 print(table["settings"].iloc[0])

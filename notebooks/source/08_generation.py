@@ -28,10 +28,11 @@ import torch
 
 import scfm
 from coursekit import check, record
-from scfm import attention_mask, cache, completion, generation_drawings, generation_scores, kstep, metrics, plots
+from scfm import cache, metrics, plots
 from scfm.generate import mean_prompts
+from scfm.generation import attention_mask, completion, kstep, pictures, yardsticks
+from scfm.generation.simple_generators import RealCells, from_cell_prompts
 from scfm.models.scgpt import GENE_MEANS
-from scfm.simple_generators import RealCells, from_cell_prompts
 
 SIZES = {
     "quick": {
@@ -161,7 +162,7 @@ matches = np.array_equal(moved, mask_by_hand(5, 4))
 record("mask_proven", matches)
 panels = plots.axes(8.2, 3.9, columns=2)
 for ax, matrix, title in zip(panels.flat, (mask_by_hand(5, 4), moved), ("The rule", "What moved when poked")):
-    generation_drawings.mask(matrix, [5, 4], ["perceived", "generated"], title, ax)
+    pictures.mask(matrix, [5, 4], ["perceived", "generated"], title, ax)
 plots.show(
     panels,
     alt="Two nine by nine matrices side by side, the rule and the experiment. In both, all rows are filled in the first five columns, the perceived genes; the four generated genes are filled on the diagonal only.",
@@ -441,7 +442,7 @@ if has_p:
     assert np.allclose(drawn.values, np.where(drawn.values > 0, b, 0), atol=1e-2)  # off, or its bin if on
     rows["scGPT, sampled"] = drawn.values[:, by_frequency]
     on["sampled"] = float((drawn.values >= 0.5).sum(1).mean())
-panels = generation_drawings.rows_of_cells(rows, xlabel="genes, from often to seldom expressed")
+panels = pictures.rows_of_cells(rows, xlabel="genes, from often to seldom expressed")
 plots.show(
     panels,
     alt="Twelve cells as rows in each panel: real ones are speckled, point estimates smooth and all alike, sampled ones speckled again. Genes on: "
@@ -500,9 +501,7 @@ print(made)
 
 # %%
 by_truth = np.argsort(-question.train_hidden.mean(axis=0))  # often expressed genes first
-panels = generation_drawings.becoming_known(
-    made.values[0][by_truth], made.known_at[0][by_truth], question.truth[0][by_truth]
-)
+panels = pictures.becoming_known(made.values[0][by_truth], made.known_at[0][by_truth], question.truth[0][by_truth])
 first_values = made.values[0][made.known_at[0] == 1]
 plots.show(
     panels,
@@ -751,7 +750,7 @@ for ax, exact, title in zip(panels.flat, (True, False), ("Exact", "Block-causal"
     moved = attention_mask.influence(network, tokens, inputs, blocks, exact=exact)
     rule = attention_mask.attention_mask(10, 3) if exact else attention_mask.block_causal_mask(blocks)
     proven &= np.array_equal(moved, rule)
-    generation_drawings.mask(moved, blocks, block_names, f"{title}: what moved", ax)
+    pictures.mask(moved, blocks, block_names, f"{title}: what moved", ax)
 assert proven
 plots.show(
     panels,
@@ -813,7 +812,7 @@ def contestants(name):
 
 
 tables = [
-    generation_scores.compare(study, dict(contestants(name)), n_draws, seed, size["per_type"], model, progress=False)
+    yardsticks.compare(study, dict(contestants(name)), n_draws, seed, size["per_type"], model, progress=False)
     for name, study in judged.items()
 ]
 scores = pd.concat(tables, ignore_index=True)
@@ -822,7 +821,7 @@ METHODS = list(dict.fromkeys(scores["method"]))
 table = metrics.summary(scores)
 first = table[table["dataset"] == names[0]]
 show = first.assign(score=[f"{r.mean:.2f} [{r.low:.2f}, {r.high:.2f}]" for r in first.itertuples()])
-show.pivot(index="method", columns="metric", values="score").loc[METHODS, list(generation_scores.METRICS)]
+show.pivot(index="method", columns="metric", values="score").loc[METHODS, list(yardsticks.METRICS)]
 
 # %%
 ROLES = {m: "model" if "scGPT" in m else "control" if m == "real cells" else "baseline" for m in METHODS}
@@ -872,11 +871,11 @@ def nearest_by_hand(made):
 
 
 assert np.allclose(
-    nearest_by_hand(study.bins[truth]), generation_scores.distances(study.bins[truth], study.bins[train]).min(axis=1)
+    nearest_by_hand(study.bins[truth]), yardsticks.distances(study.bins[truth], study.bins[train]).min(axis=1)
 )
 wanted = study.labels[truth]
 made_by = {name: make(study, train, wanted, seed) for name, make in contestants(names[0])}
-made_by |= {name: make(study, train, wanted, seed) for name, make in generation_scores.SIMPLE.items()}
+made_by |= {name: make(study, train, wanted, seed) for name, make in yardsticks.SIMPLE.items()}
 made_by["real cells"] = study.bins[fresh]
 spread = pd.DataFrame(
     [(name, *np.quantile(nearest_by_hand(some), [0.5, 0.05, 0.95])) for name, some in made_by.items()],
@@ -924,7 +923,7 @@ for (which, name), part in all_scores.groupby(["model", "dataset"], sort=False):
         ours = [m for m in values_of.index if "scGPT" in m]
         lower = metric != "specific"
         champion = values_of[ours].idxmin() if lower else values_of[ours].idxmax()
-        for rival in generation_scores.SIMPLE:
+        for rival in yardsticks.SIMPLE:
             gap = metrics.paired_difference(part, champion, rival, metric)
             low, high = (-gap.high, -gap.low) if lower else (gap.low, gap.high)
             verdict = "better" if low > 0 else "worse" if high < 0 else "undecided"

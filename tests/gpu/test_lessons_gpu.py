@@ -37,7 +37,8 @@ def words_of(full: Any) -> set[str]:
 
 def missing(full: Any) -> list[str]:
     """The data sets that a lesson names anywhere and that are neither bundled nor in a cache."""
-    from scfm import ablation, list_datasets
+    from scfm import list_datasets
+    from scfm.studies import ablation
 
     there = list_datasets()["availability"]
     named = words_of(full)

@@ -8,8 +8,19 @@ import pytest
 import test_finetune_scgpt as small
 import tiny_scgpt as tiny
 
-from scfm import ablation
-from scfm.ablation import ALL, BALANCED, RIVALS, TWIN, VARIANTS, Settings, load_study, measure, scores, some_labels
+from scfm.studies import ablation
+from scfm.studies.ablation import (
+    ALL,
+    BALANCED,
+    RIVALS,
+    TWIN,
+    VARIANTS,
+    Settings,
+    load_study,
+    measure,
+    scores,
+    some_labels,
+)
 
 METHODS = [*RIVALS, *VARIANTS, BALANCED, TWIN]
 SMALL = Settings(n_genes=40, epochs=1, minibatch=24, learning_rate=1e-3)

@@ -10,11 +10,11 @@ import tiny_task
 import torch
 
 import scfm
-from scfm import adapters, features, fitting, heads, labels
-from scfm.adapters import digest
-from scfm.choices import Choices
-from scfm.features import layers_of
-from scfm.fit import reader_of, resolve
+from scfm.tuning import adapters, features, heads, labels, loop
+from scfm.tuning.adapters import digest
+from scfm.tuning.choices import Choices
+from scfm.tuning.features import layers_of
+from scfm.tuning.fit import reader_of, resolve
 
 KINDS = ("geneformer", "scgpt")
 RUNGS = ("head", "lora", "partial", "full")
@@ -349,7 +349,7 @@ def test_layer_decay_lowers_the_rate_layer_by_layer_and_spares_embeddings_from_d
 @pytest.mark.parametrize("name", ["linear", "cosine", "constant"])
 def test_the_schedule_warms_up_and_goes_where_it_says(name: str) -> None:
     choices = Choices(schedule=name, warmup=0.2)
-    shares = [fitting.schedule(step, 100, choices) for step in range(100)]
+    shares = [loop.schedule(step, 100, choices) for step in range(100)]
     assert all(0 < share <= 1 for share in shares)
     assert np.all(np.diff(shares[:20]) > 0)
     assert np.all(np.diff(shares[20:]) <= 1e-12)
@@ -456,15 +456,15 @@ def test_planned_rates_are_those_of_the_groups_and_the_schedule() -> None:
     network = tiny_task.model().network
     mark = digest(network)
     full = Choices(method="full", layer_decay=0.5, learning_rate=1e-3, warmup=0.2, layer=0)
-    plan = fitting.planned_rates(network, full, 10)
+    plan = loop.planned_rates(network, full, 10)
     assert list(plan.index) == ["input", "layer 1", "layer 2", "layer 3"]
-    top = [1e-3 * fitting.schedule(step, 10, full) for step in range(10)]
+    top = [1e-3 * loop.schedule(step, 10, full) for step in range(10)]
     np.testing.assert_allclose(plan.loc["layer 3"], top)
     np.testing.assert_allclose(plan.loc["input"], np.array(top) / 8)
-    partial = fitting.planned_rates(network, Choices(method="partial", n_layers=1, layer=0), 10)
+    partial = loop.planned_rates(network, Choices(method="partial", n_layers=1, layer=0), 10)
     assert (partial.loc[["input", "layer 1", "layer 2"]] == 0).all(axis=None)
     assert (partial.loc["layer 3"] > 0).all()
-    gradual = fitting.planned_rates(network, Choices(method="full", gradual=True, schedule="constant", layer=0), 40)
+    gradual = loop.planned_rates(network, Choices(method="full", gradual=True, schedule="constant", layer=0), 40)
     first = [(row > 0).to_numpy().argmax() for _, row in gradual.iterrows()]
     assert first == sorted(first, reverse=True)
     assert first[-1] == 0

@@ -12,10 +12,10 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 import scfm
-from scfm import labels
-from scfm.choices import Choices
-from scfm.heads import IGNORE
 from scfm.tokenized import TokenizedCells
+from scfm.tuning import labels
+from scfm.tuning.choices import Choices
+from scfm.tuning.heads import IGNORE
 
 
 @pytest.fixture(scope="module")

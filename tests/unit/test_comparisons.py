@@ -7,8 +7,9 @@ import pandas as pd
 import pytest
 from scipy import stats
 
-from scfm import comparisons, ladder_figure, metrics
-from scfm.comparisons import cheapest, paired, student, verdicts
+from scfm import metrics
+from scfm.studies import comparisons, ladder_figure
+from scfm.studies.comparisons import cheapest, paired, student, verdicts
 
 COLUMNS = ["model", "method", "dataset", "labels_per_class", "seed", "metric", "value"]
 

@@ -11,8 +11,8 @@ from pathlib import Path
 
 import pytest
 
-from scfm.download import LOCK, fetch
 from scfm.errors import DownloadError
+from scfm.files.download import LOCK, fetch
 
 CONTENT = bytes(range(256)) * 4096  # 1 MiB: a half and a quarter are whole blocks of the downloader
 SHA = hashlib.sha256(CONTENT).hexdigest()

@@ -11,11 +11,11 @@ import tiny_scgpt as tiny
 import torch
 
 import scfm
-from scfm import finetune as module
-from scfm.finetune import OF_THE_STUDY, finetune, with_parts
 from scfm.models.scgpt import NotAvailableError
 from scfm.objectives import Weights
-from scfm.study import minibatches, prepare
+from scfm.studies import finetune as module
+from scfm.studies.finetune import OF_THE_STUDY, finetune, with_parts
+from scfm.studies.study import minibatches, prepare
 
 PARTS = {"num_batches": 2, "batch_tokens": True, "adversarial": True, "num_classes": 3, "zero_prob": True}
 QUICK = {"n_genes": 40, "minibatch": 16, "learning_rate": 3e-3, "decay": 1.0, "epochs": 8, "progress": False}

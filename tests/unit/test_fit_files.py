@@ -11,9 +11,9 @@ import tiny_task
 import torch
 
 import scfm
-from scfm import adapters, quantize
-from scfm.adapters import digest
-from scfm.fitcard import card
+from scfm.tuning import adapters, quantize
+from scfm.tuning.adapters import digest
+from scfm.tuning.modelcard import card
 
 KINDS = ("geneformer", "scgpt")
 FAST = {"epochs": 1, "learning_rate": 1e-3, "minibatch": 10, "dtype": "float32", "progress": False}

@@ -15,7 +15,7 @@ import tiny_task
 import torch
 
 import scfm
-from scfm import fitting, meter
+from scfm.tuning import loop, meter
 
 SETTINGS = {"epochs": 12, "minibatch": 10, "learning_rate": 1e-3, "dtype": "float32", "checkpoint_every": 5}
 PROGRAM = """
@@ -77,17 +77,17 @@ def test_every_stop_leads_to_the_same_weights(method: str, tmp_path: Path, monke
     more = {"gradual": True, "layer_decay": 0.8} if method in ("partial", "full") else {}
     more |= {"head": "mlp"} if method == "head" else {}
     whole, cells = fit(None, method, **more)
-    step, calls = fitting._step, iter(range(1000))
+    step, calls = loop._step, iter(range(1000))
 
     def breaks(*given):
         if next(calls) == 13:
             raise KeyboardInterrupt
         return step(*given)
 
-    monkeypatch.setattr(fitting, "_step", breaks)
+    monkeypatch.setattr(loop, "_step", breaks)
     with pytest.raises(KeyboardInterrupt):
         fit(tmp_path, method, **more)
-    monkeypatch.setattr(fitting, "_step", step)
+    monkeypatch.setattr(loop, "_step", step)
     resumed, _ = fit(tmp_path, method, **more)
     assert resumed.report.resumed_from == 10
     np.testing.assert_array_equal(
@@ -122,17 +122,17 @@ def test_a_full_disk_leaves_the_last_checkpoint_whole_and_training_goes_on(tmp_p
 import resource, signal, sys, warnings
 sys.path.insert(0, sys.argv[1])
 import pathlib, scfm, tiny_task, torch
-from scfm import fitting
+from scfm.tuning import loop
 torch.set_num_threads(1)
 signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
 cells, types = tiny_task.cells(n_cells=60)
 work = pathlib.Path(sys.argv[2])
-write, n = fitting._write_checkpoint, iter(range(100))
+write, n = loop._write_checkpoint, iter(range(100))
 def limited(*given):
     if next(n) == 2:  # from the third checkpoint on, nothing longer than 8 kB can be written
         resource.setrlimit(resource.RLIMIT_FSIZE, (8192, resource.RLIM_INFINITY))
     write(*given)
-fitting._write_checkpoint = limited
+loop._write_checkpoint = limited
 with warnings.catch_warnings(record=True) as said:
     warnings.simplefilter("always")
     fit = scfm.adapt(tiny_task.model(), cells, types, "full", work=work, progress=False, epochs=4, minibatch=10, checkpoint_every=5,

@@ -9,8 +9,9 @@ import pandas as pd
 import pytest
 from test_memory import adata, model
 
-from scfm import forgetting, ladder
-from scfm.memory import Memory
+from scfm import ladder
+from scfm.pretraining.memory import Memory
+from scfm.studies import forgetting
 
 HOW = {"epochs": 1000, "max_steps": 12, "minibatch": 10, "dtype": "float32"}
 
@@ -56,7 +57,7 @@ def test_what_is_measured_is_kept_and_only_the_rest_is_run(tmp_path: Path, monke
 
     cells = adata(200, 1)
     monkeypatch.setattr("scfm.models.load_model", lambda name: made)
-    monkeypatch.setattr("scfm.judge.evaluation_set", lambda name: cells)
+    monkeypatch.setattr("scfm.pretraining.judge.evaluation_set", lambda name: cells)
     monkeypatch.setattr(forgetting, "of_corpus", lambda model, *n: (adata(20), adata(20, 3)))
     monkeypatch.setattr(forgetting, "climb", climb)
     stored = tmp_path / "table.parquet"

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from scfm import gene_families
+from scfm.tuning import gene_families
 
 
 def test_families_are_told_by_the_root_of_the_symbol_and_strangers_left_out() -> None:

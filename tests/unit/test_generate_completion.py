@@ -11,10 +11,10 @@ from test_generate_steps import network
 from test_generation_scores import study
 
 import scfm
-from scfm import completion
 from scfm.generate import gene_prompt
+from scfm.generation import completion
+from scfm.generation.simple_generators import RealCells
 from scfm.models.scgpt import ScGPT
-from scfm.simple_generators import RealCells
 
 
 @pytest.fixture(scope="module")

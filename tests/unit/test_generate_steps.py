@@ -11,8 +11,8 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from scfm import attention_mask as masks
-from scfm import confidence, kstep
+from scfm.generation import attention_mask as masks
+from scfm.generation import confidence, kstep
 
 
 def network(seed: int = 0, **options):

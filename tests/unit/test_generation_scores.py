@@ -15,9 +15,9 @@ from scipy.stats import energy_distance as scipy_energy
 from scipy.stats import wasserstein_distance
 from test_generate_steps import network
 
-from scfm import generation_scores as scores
 from scfm import metrics
-from scfm import simple_generators as simple
+from scfm.generation import simple_generators as simple
+from scfm.generation import yardsticks as scores
 from scfm.models.scgpt import ScGPT
 
 

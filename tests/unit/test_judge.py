@@ -10,7 +10,8 @@ import numpy as np
 import pytest
 
 import scfm
-from scfm import cache, judge
+from scfm import cache
+from scfm.pretraining import judge
 
 
 @pytest.fixture(scope="module")
@@ -37,7 +38,9 @@ def test_the_card_is_the_one_that_its_table_and_log_give(mini: Path, tmp_path: P
     table = pd.read_parquet(cache.repo_data() / "results" / "geneformer_mini.parquet")
     copy = shutil.copytree(mini, tmp_path / "geneformer-mini")
     judge.write_card(copy, table)
-    assert (copy / "README.md").read_text() == (mini / "README.md").read_text(), "run: python -m scfm.judge --card-only"
+    assert (copy / "README.md").read_text() == (mini / "README.md").read_text(), (
+        "run: python -m scfm.pretraining.judge --card-only"
+    )
     log = json.loads((mini / "training_log.json").read_text())
     assert f"{log['log'][-1]['loss']:.3f}" in (mini / "README.md").read_text()
 

@@ -10,8 +10,9 @@ import numpy as np
 import pytest
 
 import scfm
-from scfm import cache, corpus, judge_scgpt, metrics, tokenize
-from scfm.value_minibatches import ValueCells
+from scfm import cache, metrics, tokenize
+from scfm.pretraining import corpus, judge_scgpt
+from scfm.pretraining.value_minibatches import ValueCells
 
 
 @pytest.fixture(scope="module")
@@ -67,7 +68,9 @@ def test_the_card_is_the_one_that_its_table_and_log_give(mini: Path, tmp_path: P
     table = pd.read_parquet(cache.repo_data() / "results" / "scgpt_mini.parquet")
     copy = shutil.copytree(mini, tmp_path / "scgpt-mini")
     judge_scgpt.write_card(copy, table)
-    assert (copy / "README.md").read_text() == (mini / "README.md").read_text(), "run: python -m scfm.judge --card-only"
+    assert (copy / "README.md").read_text() == (mini / "README.md").read_text(), (
+        "run: python -m scfm.pretraining.judge --card-only"
+    )
     log = json.loads((mini / "training_log.json").read_text())
     assert f"{log['log'][-1]['gep']:.1f}" in (mini / "README.md").read_text()
 

@@ -14,11 +14,11 @@ import tiny_scgpt
 import torch
 
 import scfm
-from scfm import memory
-from scfm.adapters import digest
 from scfm.genes import SymbolVocabulary
-from scfm.memory import Memory
 from scfm.models.scgpt import ScGPT
+from scfm.pretraining import memory
+from scfm.pretraining.memory import Memory
+from scfm.tuning.adapters import digest
 
 N_GENES = 160
 KINDS = ("geneformer", "scgpt")

@@ -16,7 +16,8 @@ import numpy as np
 import pytest
 import scipy.sparse as sp
 
-from scfm import cache, corpus, datasets, minibatches, pretrain
+from scfm import cache, datasets, pretrain
+from scfm.pretraining import corpus, minibatches
 
 SMALL = pretrain.Settings(
     name="small",

@@ -16,7 +16,8 @@ import pytest
 import torch
 
 import scfm
-from scfm import corpus, pretrain_scgpt, tokenize, training, value_minibatches
+from scfm import tokenize
+from scfm.pretraining import corpus, pretrain_scgpt, training, value_minibatches
 
 SMALL = pretrain_scgpt.Settings(
     name="small",

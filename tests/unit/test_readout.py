@@ -8,9 +8,10 @@ import pandas as pd
 import pytest
 import torch
 
-from scfm import calibration, headstudy, openset
-from scfm.heads import Head
-from scfm.readout import gene_features, linear_head, softmax
+from scfm.studies import headstudy
+from scfm.tuning import calibration, openset
+from scfm.tuning.heads import Head
+from scfm.tuning.readout import gene_features, linear_head, softmax
 
 
 def clouds(n: int = 40, apart: float = 6.0, d: int = 8) -> tuple[np.ndarray, np.ndarray]:

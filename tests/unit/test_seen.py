@@ -7,7 +7,8 @@ import pandas as pd
 import pytest
 
 import scfm
-from scfm import gene_families, seen
+from scfm.studies import seen
+from scfm.tuning import gene_families
 
 
 @pytest.fixture(scope="module")

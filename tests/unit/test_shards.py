@@ -12,8 +12,8 @@ import scipy.sparse as sp
 import tiny_geneformer
 import tiny_scgpt
 
-from scfm import shards
 from scfm.errors import FileFormatError, NotCountsError
+from scfm.files import shards
 from scfm.tokenized import TokenizedCells
 
 N_CELLS, EMPTY = 53, 20
@@ -85,7 +85,7 @@ def test_ids_stand_where_no_source_is_given(tmp_path: Path) -> None:
 
 
 def test_a_window_reads_only_its_cells(tmp_path: Path) -> None:
-    from scfm.tokenize_file import open_cells
+    from scfm.files.tokenize_file import open_cells
 
     cells().write_h5ad(tmp_path / "cells.h5ad")
     with (

@@ -6,8 +6,9 @@ from pathlib import Path
 
 import numpy as np
 
-from scfm import ladder, sweep
-from scfm.choices import Choices
+from scfm import ladder
+from scfm.studies import sweep
+from scfm.tuning.choices import Choices
 
 
 def test_every_variant_is_a_valid_choice_and_says_its_dtype() -> None:

@@ -103,7 +103,7 @@ class ScGPT:
     def gene_means(self) -> pd.DataFrame:
         """What a guesser that looks at no cell knows of each gene: mean bin where expressed, share of asked genes that are on.
 
-        Indexed by gene symbol, in the order of the tokens; only our own models keep it (see ``scfm.pretrain_scgpt``).
+        Indexed by gene symbol, in the order of the tokens; only our own models keep it (see ``scfm.pretraining.pretrain_scgpt``).
 
         Raises
         ------

@@ -1,0 +1,11 @@
+"""Any file in, whatever its size: read, brought into the course's form, encoded and embedded in shards.
+
+readers         any of the usual file kinds → AnnData
+counts          are these raw counts of human genes?
+form            a file's content into the course's form
+download        files from the internet, resumed and verified
+technology      a second technology, simulated
+census          a random slice of CZ CELLxGENE Census
+tokenize_file   rank-encode a file of any size
+shards          embed a file of any size, in parallel processes
+"""

@@ -1,0 +1,11 @@
+"""The inside of :mod:`scfm.generate`: who may look at whom, the steps, and what a generated cell is worth.
+
+attention_mask      who may look at whom
+prompts             what a generated cell begins with
+kstep               the steps of generation
+confidence          how sure is the network?
+completion          does it help to guess in K steps?
+simple_generators   what has to be beaten
+yardsticks          six questions to generated cells
+pictures            masks, steps and cells as pictures
+"""

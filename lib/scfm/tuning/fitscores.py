@@ -1,0 +1,138 @@
+"""Scores of a fit on cells that it was not trained on: overall, per class, per batch, each with an interval."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from scfm.tuning import labels as labelled
+
+if TYPE_CHECKING:
+    import pandas as pd
+
+    from scfm.tuning.fit import Fit
+
+N_BOOT = 1000
+METRICS = ("accuracy", "balanced_accuracy", "macro_f1")
+
+
+def evaluate(
+    fit: Fit, cells: Any, labels: Any, batches: Sequence[str] | np.ndarray | None = None, name: str = "test"
+) -> pd.DataFrame:
+    """Score a fit on labelled cells (or genes) it was not trained on; the result also goes into the card.
+
+    Returns one row per group: column (of labels), group ("all", "class" or "batch"), name, n, metric, value, low, high. Over all:
+    accuracy, balanced accuracy, macro-F1 and calibration error; per class: precision, recall, F1; per batch: accuracy and
+    balanced accuracy. low and high are a 95 % bootstrap over these cells: they know nothing of other donors or seeds.
+
+    Raises
+    ------
+    ValueError
+        Labels of another length; a class that the fit has never seen.
+    """
+    import pandas as pd
+
+    if hasattr(cells, "obs"):
+        labels, batches = (
+            cells.obs[given].to_numpy() if isinstance(given, str) else given for given in (labels, batches)
+        )
+    found = fit.predict_proba(cells, progress=False)
+    if fit.choices.level == "gene":
+        vocabulary = fit.model.vocabulary
+        wanted = {labelled.token_of(vocabulary, str(g)): str(c) for g, c in labels.items()}
+        row_of = {labelled.token_of(vocabulary, g): row for row, g in enumerate(found.index)}
+        rows = [row_of[t] for t in wanted if t in row_of]
+        truths: dict[str, Any] = {fit.columns[0]: np.array([wanted[t] for t in wanted if t in row_of])}
+        probabilities = {fit.columns[0]: found.to_numpy()[rows]}
+    else:
+        probabilities = found if isinstance(found, dict) else {fit.columns[0]: found}
+        truths = {c: labels[c] for c in fit.columns} if isinstance(found, dict) else {fit.columns[0]: labels}
+    parts = []
+    for column in fit.columns:
+        truth, proba = np.asarray(truths[column]).astype(str), probabilities[column]
+        if len(truth) != len(proba):
+            raise ValueError(f"{len(truth):,} labels for {len(proba):,} cells; one label per cell was expected.")
+        strange = sorted(set(truth.tolist()) - set(fit.head.classes[column]))
+        if strange:
+            raise ValueError(
+                f"The fit knows no class {', '.join(map(repr, strange[:3]))}; it knows {', '.join(fit.head.classes[column])}. Cells "
+                "of other classes can only be wrong: leave them out, and ask for them as open-set cells."
+            )
+        own = None if batches is None or fit.choices.level == "gene" else np.asarray(batches).astype(str)
+        parts.append(_scores(truth, proba, fit.head.classes[column], own).assign(column=column))
+    table = pd.concat(parts, ignore_index=True)
+    fit.evaluations.append({"name": name, "rows": table.to_dict("records")})
+    return table
+
+
+def _scores(truth: np.ndarray, proba: np.ndarray, classes: list[str], batches: np.ndarray | None) -> pd.DataFrame:
+    import pandas as pd
+
+    said = np.asarray(classes)[proba.argmax(1)]
+    rng = np.random.default_rng(0)
+    draws = [np.arange(len(truth)), *(rng.integers(0, len(truth), len(truth)) for _ in range(N_BOOT))]
+    numbers = {name: number for number, name in enumerate(classes)}
+    true, answer = (np.array([numbers[x] for x in names]) for names in (truth, said))
+    rows: list[tuple] = []
+
+    def add(group: str, name: str, n: int, scores: list[dict[str, float]]) -> None:
+        for metric in scores[0]:
+            values = np.array([one[metric] for one in scores[1:]])
+            low, high = np.nanquantile(values, [0.025, 0.975]) if np.isfinite(values).any() else (np.nan, np.nan)
+            rows.append((group, name, n, metric, scores[0][metric], float(low), float(high)))
+
+    tables = [confusion(true[d], answer[d], len(classes)) for d in draws]
+    overall = [overall_scores(t) for t in tables]
+    overall = [
+        one | {"calibration_error": calibration_error(proba[d], true[d])} for one, d in zip(overall, draws, strict=True)
+    ]
+    add("all", "all", len(truth), overall)
+    for k, name in enumerate(classes):
+        if (true == k).any():
+            add("class", name, int((true == k).sum()), [class_scores(t, k) for t in tables])
+    for batch in np.unique(batches) if batches is not None else []:
+        rows_of = np.flatnonzero(batches == batch)
+        own = [rows_of, *(rng.choice(rows_of, len(rows_of)) for _ in range(N_BOOT))]
+        scores = [overall_scores(confusion(true[d], answer[d], len(classes))) for d in own]
+        add("batch", str(batch), len(rows_of), [{m: s[m] for m in METRICS[:2]} for s in scores])
+    return pd.DataFrame(rows, columns=["group", "name", "n", "metric", "value", "low", "high"])
+
+
+def confusion(true: np.ndarray, answer: np.ndarray, n_classes: int) -> np.ndarray:
+    """Counts (true class, answered class)."""
+    return np.bincount(true * n_classes + answer, minlength=n_classes**2).reshape(n_classes, n_classes)
+
+
+def overall_scores(table: np.ndarray) -> dict[str, float]:
+    """Accuracy, balanced accuracy and macro-F1 from a confusion table; means are over the classes that occur."""
+    there = table.sum(1) > 0
+    right = np.diag(table)
+    recall = right[there] / table.sum(1)[there]
+    f1 = 2 * right[there] / np.maximum(table.sum(1) + table.sum(0), 1)[there]
+    return {
+        "accuracy": float(right.sum() / table.sum()),
+        "balanced_accuracy": float(recall.mean()),
+        "macro_f1": float(f1.mean()),
+    }
+
+
+def class_scores(table: np.ndarray, k: int) -> dict[str, float]:
+    """Precision, recall and F1 of class ``k``; NaN where it was never answered, or does not occur."""
+    right, said, there = float(table[k, k]), float(table[:, k].sum()), float(table[k].sum())
+    return {
+        "precision": right / said if said else float("nan"),
+        "recall": right / there if there else float("nan"),
+        "f1": 2 * right / (said + there) if said + there else float("nan"),
+    }
+
+
+def calibration_error(proba: np.ndarray, true: np.ndarray, n_bins: int = 10) -> float:
+    """Expected calibration error: how far confidence and accuracy lie apart, over ``n_bins`` bins of confidence
+    (Guo et al. 2017, arXiv:1706.04599)."""
+    sure, right = proba.max(1), proba.argmax(1) == true
+    bins = np.minimum((sure * n_bins).astype(int), n_bins - 1)
+    n = np.bincount(bins, minlength=n_bins)
+    gap = np.abs(np.bincount(bins, sure, n_bins) - np.bincount(bins, right, n_bins))
+    return float(gap.sum() / n.sum())
