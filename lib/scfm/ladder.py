@@ -278,6 +278,15 @@ def collect(out: Path) -> pd.DataFrame:
     return pd.concat([pd.read_parquet(file) for file in files], ignore_index=True)[COLUMNS]
 
 
+def complete(table: pd.DataFrame) -> tuple[pd.DataFrame, list[str]]:
+    """The sets of which every model has all draws, and a line about each that is left out: its figure would mix draws."""
+    draws = table.groupby(["dataset", "model"])["seed"].nunique().unstack("model", fill_value=0)
+    full = draws.to_numpy().max()
+    short = draws[(draws < full).any(axis=1)]
+    lines = [f"{name}: not all draws are there yet ({', '.join(f'{m} {n} of {full}' for m, n in row.items())})" for name, row in short.iterrows()]  # fmt: skip
+    return table[~table["dataset"].isin(short.index)].reset_index(drop=True), lines
+
+
 def plan(wanted: Sequence[Shard], out: Path) -> str:
     """What is there, what is missing, and what that will cost on this kind of machine."""
     n_trained = sum(m.removeprefix("twin ") in TRAINED for m in RUNGS)
@@ -363,7 +372,9 @@ def write(out: Path) -> None:
     """``ladder.parquet``, ``ladder.png`` and ``ladder_left_out.json`` (set → types too small) beside the folder of shards."""
     from scfm.studies import ladder_figure
 
-    table = collect(out)
+    table, lacking = complete(collect(out))
+    for line in lacking:
+        print(f"left out of the table: {line}")
     with cache.atomic_write(out.parent / "ladder.parquet") as path:
         table.to_parquet(path, index=False)
     if set(table["model"]) - {BASELINES}:

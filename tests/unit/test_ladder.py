@@ -138,6 +138,17 @@ def test_work_is_shared_by_locks_and_finished_shards_are_kept(tmp_path: Path, mo
     assert list(ladder.collect(out).columns) == COLUMNS
 
 
+def test_a_set_without_all_draws_waits_and_is_named() -> None:
+    rows = [[model, "head", name, 5, seed, "accuracy", 0.5] for name in ("whole", "begun") for model in (BASELINES, "mini") for seed in range(3)]  # fmt: skip
+    table = pd.DataFrame([r for r in rows if r[:3] + r[4:5] != ["mini", "head", "begun", 2]], columns=COLUMNS)
+    found, lines = ladder.complete(table)
+    assert set(found["dataset"]) == {"whole"}
+    assert len(lines) == 1
+    assert "begun" in lines[0]
+    assert "mini 2 of 3" in lines[0]
+    assert len(ladder.complete(table[table["seed"] == 0])[0]) == 4
+
+
 def test_what_is_not_here_is_left_out_with_its_reason(monkeypatch) -> None:
     monkeypatch.delenv("SCFM_CACHE", raising=False)
     monkeypatch.setenv("XDG_CACHE_HOME", "/nonexistent")
