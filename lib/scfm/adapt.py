@@ -26,6 +26,7 @@ from typing import Any
 
 import numpy as np
 
+from scfm.meter import Meter, machine
 from scfm.pretraining.memory import Memory
 from scfm.tokenized import TokenizedCells
 from scfm.tuning import labels as labelled
@@ -36,7 +37,6 @@ from scfm.tuning.features import Reader, kind_of, layers_of
 from scfm.tuning.fit import Fit, Report, check_cells, reader_of, resolve
 from scfm.tuning.heads import Head
 from scfm.tuning.loop import TOKENS_IN_TRAINING, Run, train
-from scfm.tuning.meter import Meter, machine
 
 __all__ = ["Choices", "Fit", "Report", "adapt", "load"]
 

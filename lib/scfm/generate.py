@@ -29,7 +29,7 @@ if TYPE_CHECKING:
     import anndata
     from torch import Tensor
 
-    from scfm.generation.confidence import Answer
+    from scfm.generation.kstep import Answer
     from scfm.models.scgpt import ScGPT
 
 __all__ = ["Generated", "bin_matrix", "gene_prompt", "generate", "keep_genes", "mean_prompts"]

@@ -90,7 +90,10 @@ def intervals(
     """
     labels = list(dict.fromkeys(table[label]))
     kinds = list(dict.fromkeys(table[hue])) if hue else [None]
-    ax = axes(6.4, 0.9 + (0.34 if len(kinds) == 1 else 0.2 * len(kinds)) * len(labels)) if ax is None else ax
+    if ax is None:  # long names must not take the room of what is drawn
+        longest = max((len(line) for name in labels for line in str(name).split("\n")), default=0)
+        width = max(6.4, 4.0 + 0.08 * longest + (1.4 if hue else 0.0))
+        ax = axes(width, 0.9 + (0.34 if len(kinds) == 1 else 0.2 * len(kinds)) * len(labels))
     for number, kind in enumerate(kinds):
         part = table if hue is None else table[table[hue] == kind]
         part = part.drop_duplicates(label).set_index(label)
@@ -160,16 +163,21 @@ def heatmap(
     ax: Axes | None = None,
     cmap: str = "cividis",
 ) -> Axes:
-    """A table of numbers as colours, with the numbers in it."""
+    """A table of numbers as colours, with the numbers in it. The names of few columns stand level, those of many slant."""
     import seaborn as sns
 
-    ax = axes(1.6 + 0.85 * table.shape[1], 0.9 + 0.36 * table.shape[0]) if ax is None else ax
+    over, beside = (max((len(str(name)) for name in names), default=0) for names in (table.columns, table.index))
+    level = table.shape[1] <= 6 and over <= 16
+    if ax is None:
+        width, height = max(0.85, 0.1 * over if level else 0.0), 0.9 + 0.36 * table.shape[0]
+        ax = axes(1.2 + 0.08 * beside + width * table.shape[1], height if level else height + 0.06 * over)
     sns.heatmap(
         table, annot=True, fmt=fmt, cmap=cmap, ax=ax, cbar_kws={"label": label}, linewidths=0.5, annot_kws={"size": 8}
     )
     ax.set(title=title, xlabel="", ylabel="")
     ax.tick_params(left=False, bottom=False)
     ax.set_yticklabels(ax.get_yticklabels(), rotation=0)
+    ax.set_xticklabels(ax.get_xticklabels(), **({"rotation": 0} if level else {"rotation": 40, "ha": "right"}))
     return ax
 
 

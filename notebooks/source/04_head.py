@@ -212,7 +212,7 @@ for train, test in metrics.label_draws(types, labels_per_class, n_draws, seed):
     }
     answers.append(pd.DataFrame({"truth": types[test]} | found))
 answers = pd.concat(answers, ignore_index=True)
-panels = plots.axes(13, 1.5 + 0.42 * len(kinds), columns=2)
+panels = plots.axes(8.5, 2.2 + 0.7 * len(kinds), rows=2, sharex=True)
 for ax, method in zip(panels.flat, ("pretrained", "logistic HVG")):
     plots.heatmap(
         pd.crosstab(answers["truth"], answers[method], normalize="index").reindex(columns=kinds, fill_value=0),
@@ -220,7 +220,6 @@ for ax, method in zip(panels.flat, ("pretrained", "logistic HVG")):
         "share of the type",
         ax=ax,
     )
-panels.flat[1].set_yticklabels([])
 plots.show(
     panels,
     alt=f"Confusion of the {len(kinds)} types of {name} for the pretrained head and for logistic regression on genes.",
@@ -446,7 +445,7 @@ shifts = pd.DataFrame(
     columns=["model", "dataset", "setting", "groups", "pretrained", "than", "mean", "low", "high", "pretrained is"],
 )
 drawn = shifts[shifts["setting"] != "same"].assign(
-    case=lambda t: t["model"] + ", " + t["dataset"] + " (" + t["setting"] + ")"
+    case=lambda t: t["dataset"] + "\n" + t["setting"] + ", " + t["model"]
 )
 ax = plots.intervals(
     drawn,
@@ -459,10 +458,14 @@ ax = plots.intervals(
 plots.show(
     ax,
     alt="Paired differences on new groups: "
-    + "; ".join(f"{r.case} vs {r.than}: {r._10}" for r in drawn.itertuples())
+    + "; ".join(f"{r.dataset}, {r.setting}, {r.model} vs {r.than}: {r._10}" for r in drawn.itertuples())
     + ".",
 )
-shifts.drop(columns=["low", "high"]).style.format({"pretrained": "{:.3f}", "mean": "{:+.3f}"}).hide(axis="index")
+shown = shifts.assign(text=[f"{r.mean:+.3f} {r._10}" for r in shifts.itertuples()], head=shifts["pretrained"].round(3))
+shown = shown.pivot(index=["model", "dataset", "setting", "groups", "head"], columns="than", values="text")
+shown.style.set_caption(
+    "head: the pretrained head's balanced accuracy; then its difference to each rival"
+).format_index("{:.3f}", level="head")
 
 # %%
 for rival in ("random twin", "logistic HVG", "logistic PCA"):

@@ -168,7 +168,7 @@ def test_the_same_seed_gives_the_same_fit_and_leaves_the_callers_random_state(me
     assert np.abs(first - other).max() > 1e-3
 
 
-@pytest.mark.parametrize("method", ["head", "lora"])
+@pytest.mark.parametrize("method", ["head", "lora", "partial", "full"])
 def test_shuffled_labels_give_chance(method: str) -> None:
     model, (cells, types) = tiny_task.model("scgpt"), tiny_task.cells("scgpt", 200)
     new, truth = tiny_task.cells("scgpt", 300, seed=1)

@@ -15,7 +15,8 @@ import tiny_task
 import torch
 
 import scfm
-from scfm.tuning import loop, meter
+from scfm import meter
+from scfm.tuning import loop
 
 SETTINGS = {"epochs": 12, "minibatch": 10, "learning_rate": 1e-3, "dtype": "float32", "checkpoint_every": 5}
 PROGRAM = """

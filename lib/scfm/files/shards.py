@@ -23,8 +23,8 @@ import numpy as np
 from scfm import cache
 from scfm.errors import FileFormatError
 from scfm.files.tokenize_file import CellsOnDisk, open_cells
+from scfm.meter import peak_memory
 from scfm.tokenized import TokenizedCells, read_about
-from scfm.tuning.meter import peak_memory
 
 if TYPE_CHECKING:
     import pandas as pd

@@ -9,7 +9,6 @@ readout         a linear head on any features
 adapters        which weights move, and what peft adds
 quantize        a frozen base in 4 or 8 bits
 loop            the training loop, with checkpoints
-meter           seconds, memory, energy
 fit             what ``adapt`` returns
 fitscores       its scores, per class and batch
 saving          a fit on disk
