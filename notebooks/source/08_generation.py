@@ -253,7 +253,7 @@ if has_p:
 #   asks what it knows of *this cell*, beyond means.
 
 # %%
-budgets = [10, 50, 100, n_observed]
+budgets = [10, 100, n_observed] if profile == "quick" else [10, 50, 100, n_observed]
 has_means = fm.folder is not None and (fm.folder / GENE_MEANS).exists()  # only our own models keep them
 rows = []
 for draw in range(n_draws):
