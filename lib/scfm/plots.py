@@ -170,7 +170,8 @@ def heatmap(
     level = table.shape[1] <= 6 and over <= 16
     if ax is None:
         width, height = max(0.85, 0.1 * over if level else 0.0), 0.9 + 0.36 * table.shape[0]
-        ax = axes(1.2 + 0.08 * beside + width * table.shape[1], height if level else height + 0.06 * over)
+        wide = max(1.2 + 0.08 * beside + width * table.shape[1], 0.09 * len(title))
+        ax = axes(wide, height if level else height + 0.06 * over)
     sns.heatmap(
         table, annot=True, fmt=fmt, cmap=cmap, ax=ax, cbar_kws={"label": label}, linewidths=0.5, annot_kws={"size": 8}
     )

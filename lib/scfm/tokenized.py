@@ -256,7 +256,9 @@ class TokenizedCells:
     def _load_folder(cls, folder: Path) -> TokenizedCells:
         manifest = folder / "manifest.json"
         if not manifest.exists():
-            raise FileNotFoundError(f"{folder} has no manifest.json, so it was not written by scfm.tokenize.tokenize_file")
+            raise FileNotFoundError(
+                f"{folder} has no manifest.json, so it was not written by scfm.tokenize.tokenize_file"
+            )
         content = json.loads(manifest.read_text())
         if not content["complete"]:
             raise ValueError(
