@@ -22,7 +22,7 @@ document.addEventListener("DOMContentLoaded", () => {
 
 // What scrolls sideways can be reached and scrolled with the keyboard
 const reachable = () => {
-  for (const box of document.querySelectorAll(".scroll, .cell_output .output, .cell_output pre")) {
+  for (const box of document.querySelectorAll(".scroll, .cell_output .output, .cell_output .output > div, .cell_output pre")) {
     if (box.scrollWidth > box.clientWidth && !box.hasAttribute("tabindex")) box.tabIndex = 0;
   }
 };
