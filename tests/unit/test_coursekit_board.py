@@ -8,7 +8,7 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 import pytest
-from hypothesis import given, settings
+from hypothesis import example, given, settings
 from hypothesis import strategies as st
 from scipy.stats import permutation_test
 
@@ -153,6 +153,7 @@ def test_seeds_that_disagree_widen_the_interval(tmp_path: Path) -> None:
     assert same["n_draws"].unique().tolist() == [80]
 
 
+@example([1e-254, 1e-254])
 @given(st.lists(st.floats(-1, 1, allow_subnormal=False), min_size=2, max_size=9))
 @settings(max_examples=20, deadline=None)
 def test_sign_flips_are_scipys_permutation_test(values: list[float]) -> None:
