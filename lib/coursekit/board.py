@@ -6,7 +6,6 @@ model stays in the table like any other.
 
 from __future__ import annotations
 
-import os
 from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -15,7 +14,7 @@ import numpy as np
 
 from . import card as cards
 from . import scores
-from .course import CourseError
+from .course import CourseError, replacing
 from .recording import number
 
 if TYPE_CHECKING:
@@ -137,10 +136,8 @@ def _short_names(names: set[str]) -> dict[str, str]:
 
 def write_table(table: pd.DataFrame, path: Path) -> Path:
     """Write a table as Parquet, whole or not at all."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
-    table.to_parquet(temporary, index=False)
-    os.replace(temporary, path)
+    with replacing(path) as temporary:
+        table.to_parquet(temporary, index=False)
     return path
 
 

@@ -3,12 +3,11 @@
 from __future__ import annotations
 
 import math
-import os
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from . import board
-from .course import atomic_write
+from .course import atomic_write, replacing
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -194,9 +193,8 @@ def draw(table: pd.DataFrame, path: Path) -> str:
         )
         if ax is not flat[-1] and ax.get_legend():
             ax.get_legend().remove()
-    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
-    flat[0].figure.savefig(temporary, format="png", dpi=110, bbox_inches="tight", metadata={"Software": None})
-    os.replace(temporary, path)
+    with replacing(path) as temporary:
+        flat[0].figure.savefig(temporary, format="png", dpi=110, bbox_inches="tight", metadata={"Software": None})
     told = "; ".join(f"{row.question}, {row.metric}: {row.who} {row.verdict}" for row in _rows(part))
     return f"Gains of the models over the strongest baseline with 95 % intervals. {told}.".replace("_", " ")
 

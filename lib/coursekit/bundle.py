@@ -16,7 +16,7 @@ from pathlib import Path
 from typing import Any
 
 from . import keep, wheelhouse
-from .course import CourseError, Lesson, atomic_write
+from .course import CourseError, Lesson, atomic_write, replacing
 
 SCRIPTS = Path(__file__).parent / "bundled"
 BUNDLES = Path("runs") / "bundle"
@@ -200,19 +200,14 @@ def pack(files: Mapping[str, Path | bytes], archive: Path, top: str, when: int) 
     The same files at the same ``when`` give the same bytes. Wheels are compressed already, so it is compressed lightly.
     """
     sums = "".join(f"{_sha256(files[name])}  {name}\n" for name in sorted(files)).encode()
-    archive.parent.mkdir(parents=True, exist_ok=True)
-    temporary = archive.with_name(f".{archive.name}.{os.getpid()}.tmp")
-    try:
-        with (
-            open(temporary, "wb") as raw,
-            gzip.GzipFile("", "wb", 1, raw, mtime=when) as packed,
-            tarfile.open(fileobj=packed, mode="w", format=tarfile.PAX_FORMAT) as tar,
-        ):
-            for name, content in sorted({**files, SUMS: sums}.items()):
-                _add(tar, f"{top}/{name}", content, when)
-        os.replace(temporary, archive)
-    finally:
-        temporary.unlink(missing_ok=True)
+    with (
+        replacing(archive) as temporary,
+        open(temporary, "wb") as raw,
+        gzip.GzipFile("", "wb", 1, raw, mtime=when) as packed,
+        tarfile.open(fileobj=packed, mode="w", format=tarfile.PAX_FORMAT) as tar,
+    ):
+        for name, content in sorted({**files, SUMS: sums}.items()):
+            _add(tar, f"{top}/{name}", content, when)
     with atomic_write(archive.with_name(archive.name + ".sha256")) as handle:
         handle.write(f"{_sha256(archive)}  {archive.name}\n")
 

@@ -29,11 +29,11 @@ from typing import Any
 
 from . import pieces
 from .course import CourseError, Lesson, choose, find_root
+from .outline import SECTION, plain
 
 FOLDER = Path("runs") / "checkpoints"
 STATEMENTS = ("pd.set_option", "warnings.filterwarnings", "warnings.simplefilter")  # calls whose effect is no name
 _EXERCISE = re.compile(r"^### Exercise (\d\d\.\d+)", re.M)
-_SECTION = re.compile(r"^## (.+)$", re.M)
 _OF_JUPYTER = {"In", "Out", "get_ipython", "exit", "quit", "open"}
 
 
@@ -42,16 +42,21 @@ class Point:
     """A place where one can go on: ``exercise`` ("06.3", or "" for a section), its ``section``, ``cell`` it stands before."""
 
     exercise: str
-    section: str
-    cell: int  # index in the solution edition
+    section: str = ""
+    cell: int = 0  # index in the solution edition
+
+    @classmethod
+    def of(cls, entry: dict[str, Any]) -> Point:
+        """The point of a stored entry."""
+        return cls(entry["exercise"], entry["section"], entry["cell"])
 
     @property
     def words(self) -> str:
         """How a person calls it."""
         return f"exercise {self.exercise}" if self.exercise else f"“{self.section}”"
 
-    def call(self, number: str) -> str:
-        """What to type to get there."""
+    def call(self, number: str = "") -> str:
+        """What to type to get there; ``number`` is the lesson's, which an exercise has in its own."""
         if self.exercise:
             return f'checkpoint.resume("{self.exercise}")'
         return f'checkpoint.resume("{number}", {json.dumps(self.section, ensure_ascii=False)})'
@@ -64,7 +69,7 @@ def places(notebook: Any) -> list[Point]:
         if cell["cell_type"] == "code":
             computed += 1
             continue
-        head = _SECTION.search(cell["source"])
+        head = SECTION.search(cell["source"])
         exercise = _EXERCISE.search(cell["source"])
         section = head[1].strip() if head else section
         if head and computed:
@@ -74,8 +79,8 @@ def places(notebook: Any) -> list[Point]:
     return found
 
 
-def code_above(notebook: Any, cell: int) -> list[str]:
-    """The sources of the code cells that stand before a cell, those with the parameters included."""
+def code_above(notebook: Any, cell: int | None = None) -> list[str]:
+    """The sources of the code cells that stand before a cell (all of them without one), the parameters' included."""
     return [c["source"] for c in notebook["cells"][:cell] if c["cell_type"] == "code"]
 
 
@@ -166,16 +171,15 @@ def set_chance(state: dict[str, Any]) -> None:
 # --- what a participant calls -----------------------------------------------------------------------------
 
 
-def manifest(lesson: Lesson, folder: Path | None = None) -> dict[str, Any]:
+def manifest(lesson: Lesson) -> dict[str, Any]:
     """What is stored of a lesson, and what it was made with.
 
     Raises CourseError where there is nothing, or where lesson or library are no longer those that it was made with.
     """
-    from .notebook import edition, read_source
-    from .runkey import digest as of_text
-    from .runkey import library_hash
+    from .run import prepare
+    from .runkey import digest, library_hash
 
-    path = (folder or lesson.root / FOLDER) / f"{lesson.name}.json"
+    path = lesson.root / FOLDER / f"{lesson.name}.json"
     again = f"make checkpoints NB={lesson.number}"
     try:
         content = json.loads(path.read_text(encoding="utf-8"))
@@ -183,8 +187,7 @@ def manifest(lesson: Lesson, folder: Path | None = None) -> dict[str, Any]:
         raise CourseError(f"No checkpoints of lesson {lesson.number} are here. Make them: {again}") from error
     except ValueError as error:
         raise CourseError(f"{path.name} cannot be read ({error}). Make it anew: {again}") from error
-    notebook = edition(read_source(lesson), "solution", lesson.name)
-    if content["lesson"] != of_text(code_above(notebook, len(notebook["cells"]))):
+    if content["lesson"] != digest(code_above(prepare(lesson))):
         raise CourseError(f"The checkpoints of lesson {lesson.number} belong to another text of it. Make them: {again}")
     if content["library"] != library_hash():
         raise CourseError(
@@ -197,8 +200,7 @@ def points(number: str) -> None:
     """Print where in a lesson ("06") one can go on."""
     lesson = choose(find_root(), [number])[0]
     for entry in manifest(lesson)["points"]:
-        point = Point(entry["exercise"], entry["section"], entry["cell"])
-        print(f"{point.call(lesson.number):60s} {len(entry['names'])} names")
+        print(f"{Point.of(entry).call(lesson.number):60s} {len(entry['names'])} names")
 
 
 def resume(where: str, section: str = "", namespace: dict[str, Any] | None = None) -> None:
@@ -208,7 +210,7 @@ def resume(where: str, section: str = "", namespace: dict[str, Any] | None = Non
     Raises CourseError where there is no such place, or where a stored piece is missing, changed, or of another version; then
     nothing in the notebook has changed.
     """
-    from .notebook import edition, read_source
+    from .run import prepare
 
     lesson = choose(find_root(), [where.split(".")[0]])[0]
     folder = lesson.root / FOLDER
@@ -216,12 +218,11 @@ def resume(where: str, section: str = "", namespace: dict[str, Any] | None = Non
     entry = _chosen(stored["points"], where, section)
     state = pieces.thaw(folder, entry["pickle"], entry["buffers"])
     target = _users() if namespace is None else namespace
-    notebook = edition(read_source(lesson), "solution", lesson.name)
     target.update(state["names"])  # first: a function's defaults and decorators may need them
-    rebuild(code_above(notebook, entry["cell"]), target)
+    rebuild(code_above(prepare(lesson), entry["cell"]), target)
     target.update(state["names"])
     set_chance(state["chance"])
-    point = Point(entry["exercise"], entry["section"], entry["cell"])
+    point = Point.of(entry)
     given = ", ".join(f"{name}={value}" for name, value in stored["parameters"].items() if value is not None)
     print(
         f"You are at {point.words} of lesson {lesson.number}, as the solution leaves it. Go on with the cell below that heading."
@@ -235,19 +236,13 @@ def _chosen(entries: list[dict[str, Any]], where: str, section: str) -> dict[str
     """The stored point that is meant. Raises CourseError, naming all there are, where it is none or not one."""
     exact = [e for e in entries if e["exercise"] == where] if "." in where else []
     if section:
-        begins = _plain(section)
-        exact = [e for e in entries if not e["exercise"] and _plain(e["section"]).startswith(begins)]
+        begins = plain(section)
+        exact = [e for e in entries if not e["exercise"] and plain(e["section"]).startswith(begins)]
     if len(exact) != 1:
-        known = "\n".join(
-            "  " + Point(e["exercise"], e["section"], e["cell"]).call(where.split(".")[0]) for e in entries
-        )
+        known = "\n".join("  " + Point.of(e).call(where.split(".")[0]) for e in entries)
         said = f"{where!r}, {section!r}" if section else repr(where)
         raise CourseError(f"{'More than one' if exact else 'No'} checkpoint is meant by {said}. There are:\n{known}")
     return exact[0]
-
-
-def _plain(text: str) -> str:
-    return re.sub(r"[^a-z0-9]+", " ", text.lower()).strip()
 
 
 def _users() -> dict[str, Any]:

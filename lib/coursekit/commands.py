@@ -300,11 +300,11 @@ def lock(args: argparse.Namespace, root: Path) -> int:
 
 
 def checkpoints(args: argparse.Namespace, root: Path) -> int:
-    from . import keep
+    from . import checkpoint, keep
 
     for lesson in choose(root, args.lessons):
         print(keep.make(lesson, args.words, args.threads), flush=True)
-    print(f"They are in {keep.checkpoint.FOLDER}; `make bundle` packs them, `make workshop` says who needs which.")
+    print(f"They are in {checkpoint.FOLDER}; `make bundle` packs them, `make workshop` says who needs which.")
     return 0
 
 

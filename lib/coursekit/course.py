@@ -108,16 +108,22 @@ def choose(root: Path, wanted: list[str]) -> list[Lesson]:
 
 
 @contextlib.contextmanager
-def atomic_write(path: Path) -> Iterator[IO[str]]:
-    """Open a text file that appears under its name only when it is complete (a temporary name, then a rename)."""
+def replacing(path: Path) -> Iterator[Path]:
+    """A temporary path to write to, which becomes ``path`` when it is complete, and is deleted when something fails."""
     path.parent.mkdir(parents=True, exist_ok=True)
     temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
     try:
-        with open(temporary, "w", encoding="utf-8", newline="\n") as handle:
-            yield handle
+        yield temporary
         os.replace(temporary, path)
     finally:
         temporary.unlink(missing_ok=True)
+
+
+@contextlib.contextmanager
+def atomic_write(path: Path) -> Iterator[IO[str]]:
+    """Open a text file that appears under its name only when it is complete."""
+    with replacing(path) as temporary, open(temporary, "w", encoding="utf-8", newline="\n") as handle:
+        yield handle
 
 
 def lesson_facts(title_cell: str) -> dict[str, Any]:

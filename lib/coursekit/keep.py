@@ -13,7 +13,8 @@ from typing import Any
 
 from . import checkpoint, pieces
 from .course import CourseError, Lesson, atomic_write
-from .notebook import edition, read_source, to_json
+from .notebook import to_json
+from .run import prepare, run
 from .runkey import digest, library_hash
 
 _CELL = "__import__('coursekit.keep').keep.point({lesson!r}, {folder!r}, {trail!r}, {index})"
@@ -26,10 +27,9 @@ def make(lesson: Lesson, words: list[str] | None = None, threads: int | None = N
     """
     import nbformat
 
-    from .run import run
-
     folder = lesson.root / checkpoint.FOLDER
-    notebook = edition(read_source(lesson), "solution", lesson.name)
+    notebook = prepare(lesson)
+    text = digest(checkpoint.code_above(notebook))
     places = checkpoint.places(notebook)
     if not places:
         return f"{lesson.name}: nothing is computed before its first section; no checkpoints."
@@ -45,9 +45,8 @@ def make(lesson: Lesson, words: list[str] | None = None, threads: int | None = N
             raise CourseError(f"{lesson.name} failed, so it has no new checkpoints: {done.card['error']}")
         entries = [json.loads(line) for line in trail.read_text(encoding="utf-8").splitlines()]
         parameters = done.card["parameters"]
-    plain = edition(read_source(lesson), "solution", lesson.name)
     content = {
-        "lesson": digest(checkpoint.code_above(plain, len(plain["cells"]))),
+        "lesson": text,
         "library": library_hash(),
         "made": datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds"),
         "parameters": parameters,
@@ -67,7 +66,7 @@ def point(name: str, folder: str, trail: str, index: int) -> None:
     from .course import choose, find_root
 
     lesson = choose(find_root(), [name])[0]
-    notebook = edition(read_source(lesson), "solution", lesson.name)
+    notebook = prepare(lesson)
     place = checkpoint.places(notebook)[index]
     cells = checkpoint.code_above(notebook, place.cell)
     values = checkpoint.values_of(get_ipython().user_ns, cells)

@@ -20,6 +20,7 @@ WORDS_PER_MINUTE = 150  # prose that explains, read or told
 LINES_PER_MINUTE = 25  # code that is walked through, not typed
 EXERCISE_MINUTES, QUIZ_MINUTES = 5.0, 1.5
 CLOSING = ("Key points", "Further reading")
+SECTION = re.compile(r"^## (.+)$", re.M)
 _SKIP = re.compile(r"\*\*Skip\*\*(.*?)(?=\*\*|\Z)", re.I | re.S)
 
 
@@ -83,7 +84,7 @@ def _bounds(cells: Sequence[Any]) -> list[tuple[str, int, int]]:
     """(heading, first cell, cell behind the last) of each section; what stands before the first heading is "Opening"."""
     starts = [("Opening", 0)]
     for i, cell in enumerate(cells):
-        head = re.search(r"^## (.+)$", cell["source"], re.M) if cell["cell_type"] == "markdown" else None
+        head = SECTION.search(cell["source"]) if cell["cell_type"] == "markdown" else None
         if head and not {"instructor", "solution"} & set(tags(cell)):
             starts.append((head[1].strip(), i))
     ends = [start for _, start in starts[1:]] + [len(cells)]
@@ -120,12 +121,12 @@ def meant(section: Section, own: Section, note: str) -> bool:
         if section is own and re.match(r"\s*this section\b", said):
             return True
         quoted = re.findall(r"[\"“]([^\"”]+)[\"”]", said)
-        if any(len(words) > 3 and _plain(section.heading).startswith(_plain(words)) for words in quoted):
+        if any(len(words) > 3 and plain(section.heading).startswith(plain(words)) for words in quoted):
             return True
     return False
 
 
-def _plain(text: str) -> str:
+def plain(text: str) -> str:
     """Letters and digits only, in small, so that a heading is found with and without its emphasis."""
     return re.sub(r"[^a-z0-9]+", " ", text.lower()).strip()
 

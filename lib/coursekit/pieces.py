@@ -8,14 +8,13 @@ from __future__ import annotations
 
 import hashlib
 import io
-import os
 import pickle
 import sys
 from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
-from .course import CourseError
+from .course import CourseError, replacing
 
 LARGE = 1 << 16  # bytes from which a buffer is a piece of its own
 
@@ -35,13 +34,8 @@ def put(folder: Path, content: bytes | memoryview) -> str:
     name = digest(content)
     path = place(folder, name)
     if not path.exists():
-        path.parent.mkdir(parents=True, exist_ok=True)
-        temporary = path.with_name(f".{name}.{os.getpid()}.tmp")
-        try:
+        with replacing(path) as temporary:
             temporary.write_bytes(content)
-            os.replace(temporary, path)
-        finally:
-            temporary.unlink(missing_ok=True)
     return name
 
 

@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from . import quizpage
+from .checkpoint import Point
 from .course import Lesson, atomic_write
 from .notebook import edition, read_source, to_json
 from .outline import last_seconds
@@ -58,9 +59,7 @@ def markdown(made: Workshop) -> str:
         now, lesson = START, ""
         lines_of_day = rows(day)
         for place, slot in enumerate(lines_of_day):
-            words = _words(slot)
-            if slot.kind in ("break", "lunch"):
-                words += _level(lines_of_day[place + 1 :])
+            words = _words(slot, lines_of_day[place + 1 :])
             if slot.number and slot.kind != "bridge" and slot.number != lesson:
                 lesson = slot.number
                 title = next(part.outline.title for part in made.parts if part.outline.number == lesson)
@@ -99,7 +98,7 @@ def markdown(made: Workshop) -> str:
 def _resume(made: Workshop) -> str:
     """The line that leads to an exercise in the middle of this workshop; an example where it has none."""
     numbers = [slot.words for day in made.days for slot in day if slot.kind == "exercise"]
-    return f'checkpoint.resume("{numbers[len(numbers) // 2] if numbers else "03.2"}")'
+    return Point(numbers[len(numbers) // 2] if numbers else "03.2").call()
 
 
 def rows(day: Sequence[Slot]) -> list[Slot]:
@@ -115,9 +114,9 @@ def rows(day: Sequence[Slot]) -> list[Slot]:
     return out
 
 
-def _words(slot: Slot) -> str:
+def _words(slot: Slot, later: Sequence[Slot]) -> str:
     if slot.kind in ("break", "lunch"):
-        return f"*{slot.words}.* Helpers: who is behind? Set them level now"
+        return f"*{slot.words}.* Helpers: who is behind? Set them level now{_level(later)}"
     return f"Exercise {slot.words}" if slot.kind == "exercise" else slot.words
 
 
@@ -126,9 +125,7 @@ def _level(later: Sequence[Slot]) -> str:
     after = next((slot for slot in later if slot.number and slot.kind in ("lesson", "exercise")), None)
     if after is None or after.section == "Opening":
         return "."
-    section = after.section.replace('"', "'")
-    call = f'resume("{after.words}")' if after.kind == "exercise" else f'resume("{after.number}", "{section}")'
-    return f": `checkpoint.{call}`."
+    return f": `{Point(after.words if after.kind == 'exercise' else '', after.section).call(after.number)}`."
 
 
 def _clock(minutes: int) -> str:

@@ -211,8 +211,7 @@ class Contestants:
         started, cpu = time.monotonic(), time.process_time()
         center = matrix[train].mean(axis=0)
         size = max(float(np.sqrt(np.mean((matrix[train] - center) ** 2))), 1e-12)  # one number: see metrics.probe
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore")
+        with metrics.small_fit():
             model = LogisticRegression(max_iter=500).fit((matrix[train] - center) / size, self.kinds[train])
         seconds, cpu = time.monotonic() - started, time.process_time() - cpu
         found = scores(self.kinds[test], model.predict((matrix[test] - center) / size))

@@ -256,6 +256,18 @@ def label_draws(
 # --- probes -----------------------------------------------------------------------------------------
 
 
+@contextlib.contextmanager
+def small_fit() -> Iterator[None]:
+    """For a small classifier of scikit-learn: no word about convergence, since one that has not quite converged is still a
+    classifier, and one thread of BLAS: on a few hundred rows a second one costs more than it brings (twice the time).
+    """
+    from threadpoolctl import threadpool_limits
+
+    with warnings.catch_warnings(), threadpool_limits(1, user_api="blas"):
+        warnings.simplefilter("ignore")
+        yield
+
+
 def probe(
     embeddings: Mapping[str, np.ndarray],
     labels: Sequence[str] | np.ndarray,
@@ -285,7 +297,6 @@ def probe(
     from sklearn.metrics import balanced_accuracy_score, f1_score
     from sklearn.neighbors import KNeighborsClassifier
     from sklearn.preprocessing import StandardScaler
-    from threadpoolctl import threadpool_limits
 
     if scale not in ("common", "each"):
         raise ValueError(f"scale is {scale!r}; it can be 'common' or 'each'.")
@@ -308,9 +319,7 @@ def probe(
             scaled = scaler.transform(embedding)
             if scale == "common":
                 scaled = scaled / max(float(np.sqrt(np.mean(scaled[train] ** 2))), 1e-12)
-            # on a few hundred rows a second thread of BLAS costs more than it brings
-            with warnings.catch_warnings(), threadpool_limits(1, user_api="blas"):
-                warnings.simplefilter("ignore")  # a probe that has not quite converged is still a probe
+            with small_fit():
                 answer = model.fit(scaled[train], given).predict(scaled[test])
                 scores = {
                     "accuracy": float(np.mean(answer == names[test])),

@@ -39,6 +39,7 @@ SIZES = {
         "sets": ["pbmc68k"],
         "genes": 400,
         "cells": 2,
+        "observed": (10, 100),
         "steps": (1, 2, 4),
         "judged": 80,
         "per_type": 6,
@@ -48,6 +49,7 @@ SIZES = {
         "sets": ["pbmc_zheng_facs", "kang_ifnb_pbmc", "pancreas_baron_175"],
         "genes": 500,
         "cells": 8,
+        "observed": (10, 50, 100),
         "steps": (1, 2, 4, 8),
         "judged": 300,
         "per_type": 15,
@@ -253,7 +255,7 @@ if has_p:
 #   asks what it knows of *this cell*, beyond means.
 
 # %%
-budgets = [10, 100, n_observed] if profile == "quick" else [10, 50, 100, n_observed]
+budgets = [*size["observed"], n_observed]
 has_means = fm.folder is not None and (fm.folder / GENE_MEANS).exists()  # only our own models keep them
 rows = []
 for draw in range(n_draws):

@@ -10,8 +10,8 @@ import pytest
 
 from coursekit import checkpoint, compare, keep
 from coursekit.course import Lesson, lessons
-from coursekit.notebook import edition, read_source, tags, to_json
-from coursekit.run import Run, run
+from coursekit.notebook import tags, to_json
+from coursekit.run import Run, prepare, run
 
 ROOT = Path(__file__).resolve().parents[2]
 LESSONS = [pytest.param(lesson, id=lesson.name) for lesson in lessons(ROOT)]
@@ -27,8 +27,8 @@ def test_the_rest_of_a_lesson_from_a_checkpoint(
     keep.make(lesson)
     stored = checkpoint.manifest(lesson)["points"]
     chosen = stored[len(stored) // 2]
-    notebook = edition(read_source(lesson), "solution", lesson.name)
-    point = checkpoint.Point(chosen["exercise"], chosen["section"], chosen["cell"])
+    notebook = prepare(lesson)
+    point = checkpoint.Point.of(chosen)
     line = point.call(lesson.number)
     begin = f"from pathlib import Path; from coursekit import checkpoint; checkpoint.FOLDER = Path({str(checkpoint.FOLDER)!r})"
     cells = notebook["cells"]

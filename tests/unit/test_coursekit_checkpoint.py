@@ -10,13 +10,14 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from tiny_course import CHECKS, make_course
+from tiny_course import CHECKS, EXERCISE, make_course
 
 from coursekit import checkpoint, keep, pieces
 from coursekit.course import CourseError, choose
-from coursekit.notebook import edition, read_source
+from coursekit.run import prepare
 
-LESSON = """\
+LESSON = (
+    """\
 # %% [markdown]
 # # 01 · Where did we leave?
 #
@@ -56,24 +57,9 @@ import matplotlib.pyplot as plt
 
 figure, panels = plt.subplots(1, 2)
 
-# %% [markdown]
-# ### Exercise 01.1
-# Which of two numbers is larger?
-
-# %% tags=["exercise"]
-def larger(a, b):
-    ...  # your line
-
-
-check.exercise("01.1", larger)
-
-# %% tags=["solution"]
-def larger(a, b):
-    return a if a > b else b
-
-
-check.exercise("01.1", larger)
-
+"""
+    + EXERCISE
+    + """\
 # %% [markdown]
 # ## The end of it
 # What comes out depends on everything above.
@@ -92,6 +78,7 @@ record("same", owner["network"] is network)
 # ## Further reading
 # - A paper, https://doi.org/10.1038/s41586-023-06139-9
 """
+)
 
 
 @pytest.fixture(scope="module")
@@ -115,7 +102,7 @@ def whole(root: Path) -> dict[str, Any]:
     """The names after all cells of the solution, run in this process."""
     lesson = choose(root, ["01"])[0]
     names: dict[str, Any] = {}
-    for source in checkpoint.code_above(edition(read_source(lesson), "solution", lesson.name), 10**6):
+    for source in checkpoint.code_above(prepare(lesson)):
         exec(source, names)
     return names
 
@@ -123,7 +110,7 @@ def whole(root: Path) -> dict[str, Any]:
 def rest(root: Path, names: dict[str, Any], cell: int) -> None:
     """The solution's cells from ``cell`` on, in ``names``."""
     lesson = choose(root, ["01"])[0]
-    for c in edition(read_source(lesson), "solution", lesson.name)["cells"][cell:]:
+    for c in prepare(lesson)["cells"][cell:]:
         if c["cell_type"] == "code":
             exec(c["source"], names)
 

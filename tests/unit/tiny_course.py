@@ -4,7 +4,28 @@ from __future__ import annotations
 
 from pathlib import Path
 
-LESSON = """\
+EXERCISE = """\
+# %% [markdown]
+# ### Exercise 01.1
+# Which of two numbers is larger?
+
+# %% tags=["exercise"]
+def larger(a, b):
+    ...  # your line
+
+
+check.exercise("01.1", larger)
+
+# %% tags=["solution"]
+def larger(a, b):
+    return a if a > b else b
+
+
+check.exercise("01.1", larger)
+
+"""
+LESSON = (
+    """\
 # %% [markdown]
 # # 01 · Is two more than one?
 #
@@ -40,24 +61,9 @@ if mode == "slow":
     print("sleeping", flush=True)
     time.sleep(600)
 
-# %% [markdown]
-# ### Exercise 01.1
-# Which of two numbers is larger?
-
-# %% tags=["exercise"]
-def larger(a, b):
-    ...  # your line
-
-
-check.exercise("01.1", larger)
-
-# %% tags=["solution"]
-def larger(a, b):
-    return a if a > b else b
-
-
-check.exercise("01.1", larger)
-
+"""
+    + EXERCISE
+    + """\
 # %% [markdown] tags=["instructor"]
 # **Ask before running.** Which is larger? **Misconception:** "one." **Skip** this section if you are late.
 
@@ -73,6 +79,7 @@ check.exercise("01.1", larger)
 # ## Further reading
 # - A paper, https://doi.org/10.1038/s41586-023-06139-9
 """
+)
 
 CHECKS = """\
 from coursekit.check import checker, need

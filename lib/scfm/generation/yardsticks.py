@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from scfm.generation.simple_generators import SIMPLE, Generator, RealCells
+from scfm.metrics import small_fit
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -81,15 +82,13 @@ def _apart(cells: np.ndarray) -> float:
 
 def reader(bins: np.ndarray, labels: np.ndarray) -> object:
     """A classifier of real cells: logistic regression on bins, for reading generated ones."""
-    import warnings
 
     from sklearn.linear_model import LogisticRegression
     from sklearn.pipeline import make_pipeline
     from sklearn.preprocessing import FunctionTransformer
 
     scale = FunctionTransformer(lambda x: x / 50)
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore")
+    with small_fit():
         return make_pipeline(scale, LogisticRegression(max_iter=300, C=0.1, class_weight="balanced")).fit(bins, labels)
 
 

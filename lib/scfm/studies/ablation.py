@@ -11,7 +11,6 @@ from __future__ import annotations
 
 import functools
 import time
-import warnings
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -153,8 +152,7 @@ def _read_off(embedding: np.ndarray, names: np.ndarray, given: np.ndarray) -> fl
 
     x = embedding - embedding[given].mean(axis=0)
     x = x / max(float(np.sqrt(np.mean(x[given] ** 2))), 1e-12)
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore")
+    with metrics.small_fit():
         answer = LogisticRegression(max_iter=500).fit(x[given], names[given]).predict(x[~given])
     return float(balanced_accuracy_score(names[~given], answer))
 

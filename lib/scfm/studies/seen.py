@@ -82,8 +82,7 @@ def readable(
     rows = []
     matrix = seen["all genes"]
     for draw, (train, test) in enumerate(metrics.label_draws(kinds, per_class, n_draws, seed)):
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore")  # genes that no training cell expresses
+        with metrics.small_fit():  # silent about genes that no training cell expresses, too
             vary = np.flatnonzero(np.ptp(matrix[train], axis=0) > 0)  # the F value of a constant is rounding error
             best = SelectKBest(k=min(10, len(vary))).fit(matrix[train][:, vary], kinds[train]).get_support()
             chosen = vary[best]

@@ -5,13 +5,14 @@ Standardization is part of the head: its numbers come from the training cells on
 
 from __future__ import annotations
 
-import warnings
 from collections.abc import Mapping, Sequence
 from typing import Any
 
 import numpy as np
 import torch
 from torch import Tensor, nn
+
+from scfm.metrics import small_fit
 
 IGNORE = -100  # a cell without a label in this column (torch's own default for cross-entropy)
 
@@ -73,8 +74,7 @@ class Head(nn.Module):
         for number, reader in enumerate(self.readers):
             assert isinstance(reader, nn.Linear)  # the small network is trained by gradient steps
             known = targets[:, number] != IGNORE
-            with warnings.catch_warnings():
-                warnings.simplefilter("ignore")  # a probe that has not quite converged is still a probe
+            with small_fit():
                 found = LogisticRegression(max_iter=500, class_weight=dict(enumerate(weights[number]))).fit(
                     x.cpu().numpy()[known], targets[known, number]
                 )

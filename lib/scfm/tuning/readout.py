@@ -6,7 +6,6 @@ a head on a cached embedding takes milliseconds, so that hundreds of draws of la
 
 from __future__ import annotations
 
-import warnings
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
@@ -14,6 +13,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from scfm import baselines
+from scfm.metrics import small_fit
 
 if TYPE_CHECKING:
     import anndata
@@ -49,13 +49,10 @@ def linear_head(features: np.ndarray, names: Sequence[str] | np.ndarray, class_w
     class_weight: None, "balanced", or {class: weight}. As :func:`scfm.adapt` with ``method="head"`` does it.
     """
     from sklearn.linear_model import LogisticRegression
-    from threadpoolctl import threadpool_limits
 
     center = features.mean(axis=0, dtype=np.float64)
     scale = max(float(np.sqrt(np.mean((features - center) ** 2))), 1e-12)
-    # matrices of a few hundred rows: a second thread of BLAS costs more than it brings (twice the time on two cores)
-    with warnings.catch_warnings(), threadpool_limits(1, user_api="blas"):
-        warnings.simplefilter("ignore")  # a head that has not quite converged is still a head
+    with small_fit():
         found = LogisticRegression(max_iter=500, class_weight=class_weight).fit((features - center) / scale, names)
     weight, bias = found.coef_, found.intercept_
     if len(found.classes_) == 2:  # one row there, two logits here, with the same difference
@@ -106,7 +103,6 @@ def celltypist_answers(counts: Any, train: np.ndarray, names: np.ndarray, test: 
     expressed = np.flatnonzero(np.asarray(counts[train].sum(axis=0)).ravel() > 0)
     scaler = StandardScaler().fit(counts[train][:, expressed].toarray())
     own, other = (np.minimum(scaler.transform(counts[rows][:, expressed].toarray()), 10) for rows in (train, test))
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore")
+    with small_fit():
         found = OneVsRestClassifier(LogisticRegression(max_iter=200)).fit(own, names[train])
     return found.predict(other).astype(str), sum(e.coef_.size + e.intercept_.size for e in found.estimators_)
