@@ -222,7 +222,9 @@ def sign_flips(differences: np.ndarray, n: int = N_FLIPS, seed: int = 0) -> floa
     else:
         signs = np.random.default_rng(seed).choice([-1.0, 1.0], (n, size))
     means = np.abs(signs @ differences) / size
-    rounding = 1e-12 * np.abs(differences).max()  # of the size of the numbers: a fixed one would swallow tiny differences
+    rounding = (
+        1e-12 * np.abs(differences).max()
+    )  # of the size of the numbers: a fixed one would swallow tiny differences
     as_far = means >= abs(differences.mean()) - rounding
     return float(as_far.mean()) if size <= 13 else float((1 + as_far.sum()) / (1 + n))
 
