@@ -462,7 +462,10 @@ plots.show(
     + ".",
 )
 shown = shifts.assign(text=[f"{r.mean:+.3f} {r._10}" for r in shifts.itertuples()], head=shifts["pretrained"].round(3))
-shown = shown.pivot(index=["model", "dataset", "setting", "groups", "head"], columns="than", values="text")
+differ = [
+    c for c in ("model", "dataset", "setting") if shown[c].nunique() > 1
+]  # what is the same in all rows takes no room
+shown = shown.pivot(index=[*differ, "groups", "head"], columns="than", values="text")
 shown.style.set_caption(
     "head: the pretrained head's balanced accuracy; then its difference to each rival"
 ).format_index("{:.3f}", level="head")
