@@ -162,8 +162,9 @@ def heatmap(
     fmt: str = ".2f",
     ax: Axes | None = None,
     cmap: str = "cividis",
+    limits: tuple[float, float] | None = None,
 ) -> Axes:
-    """A table of numbers as colours, with the numbers in it. The names of few columns stand level, those of many slant."""
+    """A table of numbers as colours, with the numbers in it; ``limits``: the values at both ends of the colours. The names of few columns stand level, those of many slant."""
     import seaborn as sns
 
     over, beside = (max((len(str(name)) for name in names), default=0) for names in (table.columns, table.index))
@@ -172,9 +173,11 @@ def heatmap(
         width, height = max(0.85, 0.1 * over if level else 0.0), 0.9 + 0.36 * table.shape[0]
         wide = max(1.2 + 0.08 * beside + width * table.shape[1], 0.09 * len(title))
         ax = axes(wide, height if level else height + 0.06 * over)
+    low, high = limits or (None, None)
     sns.heatmap(
-        table, annot=True, fmt=fmt, cmap=cmap, ax=ax, cbar_kws={"label": label}, linewidths=0.5, annot_kws={"size": 8}
-    )
+        table, vmin=low, vmax=high, annot=True, fmt=fmt, cmap=cmap, ax=ax, cbar_kws={"label": label}, linewidths=0.5,
+        annot_kws={"size": 8},
+    )  # fmt: skip
     ax.set(title=title, xlabel="", ylabel="")
     ax.tick_params(left=False, bottom=False)
     ax.set_yticklabels(ax.get_yticklabels(), rotation=0)

@@ -420,7 +420,7 @@ assert tried.report.trained_parameters - tried.report.head_parameters == adapter
 # %% [markdown]
 # ## Does LoRA beat the head, and logistic regression?
 #
-# The ladder's stored runs answer: 80 steps, two models, three sets, up to four budgets of labels per type, five draws each. Each comparison is
+# The ladder's stored runs answer: 80 steps, two models, four sets, up to four budgets of labels per type, five draws each. Each comparison is
 # one model on one set with one budget, draw by draw. It is decided where the 95 % interval of the difference leaves zero out:
 
 # %%

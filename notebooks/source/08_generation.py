@@ -99,9 +99,10 @@ record("lowest_on", lowest_on, tolerance=2)
 print(f"{share_off:.0%} of the values are 0. Of the expressed ones, 99 % lie at bin {lowest_on:.0f} or higher.")
 
 # %% [markdown]
-# Look at the gap. Most expressed genes have a count of one, all of these ones share a bin, and it lies high. So the
+# Look at the gap. Most expressed genes have a count of one. Our fixed rule gives all of these the highest bin they could get (lesson 02), so they share a bin, and it lies high.
+# (scGPT's own code draws one of the possible bins at random, which fills the gap; the mini was trained with the fixed rule.) So the
 # question about a gene is first of all *on or off?*, and only then *how much?* Keep the gap in mind: a model that is unsure whether a gene is
-# off or on answers with a number *in* the gap, the mean of both. No real gene ever has that value.
+# off or on answers with a number *in* the gap, the mean of both. Hardly any measured value lies there.
 
 # %% [markdown]
 # ## Who may look at whom
@@ -174,7 +175,7 @@ print(
 )
 
 # %% [markdown]
-# Row by row: who looks at whom (orange: at itself).
+# Read it row by row: each row is a gene that looks, each filled column one that it looks at (orange: itself).
 #
 # ### Exercise 08.1
 # What does a step cost? Write `looks(n_perceived, n_generated)`: how many pairs (who, whom) does the mask allow? A formula, no loop:
@@ -203,11 +204,14 @@ check.exercise("08.1", looks)
 # scored against the truth. Then the same once more with the cell embedding written to the place of `<cls>`: that is how the network learns
 # to read a **cell prompt**. There are no steps in training. What it perceives there is always *true*: measured bins, never guesses.
 #
+# So far this is upstream's game. Three things are our mini's own: genes that are off are among those asked for; it gives P; and in half of the second passes the prompt stands alone. (The
+# released model never saw a gene that is off, nor a prompt without genes.)
+#
 # For each gene the mini answers with two numbers: **P**, the probability that it is on, and **b**, the bin that it has *if* it is on (learned of expressed genes
 # only). Together they make the expected bin, P · b + (1 - P) · 0.
 #
-# One habit of the game has to be undone. So that it can learn what "on" means, half of the genes it is asked for in training are on. In a real cell it is far fewer, and P leans to
-# the half. Where do we get the right share from? From the cell itself: some of its genes are observed, and as many of the hidden ones will be on. One number then corrects them all: move the log odds of every P by the same
+# One habit of the *mini's* game has to be undone. So that it can learn what "on" means, half of the genes it is asked for in training are on. In a real cell it is far fewer, and P leans to
+# the half. Where do we get the right share from? From the cell itself: the share of its observed genes that are on is a good guess for the hidden ones. One number then corrects them all: move the log odds of every P by the same
 # amount, such that the P add up to that share.
 
 
@@ -369,7 +373,7 @@ for ax, table, title in zip(
     panels.flat, (real, point.values), ("Held-out cells, mean", "scGPT, one step from the cell prompt")
 ):
     frame = pd.DataFrame(table[:, markers], kinds, [cells.genes[g] for g in markers])
-    plots.heatmap(frame, title=title, label="bin", ax=ax, fmt=".0f")
+    plots.heatmap(frame, title=title, label="bin", ax=ax, fmt=".0f", limits=(0, 50))
     ax.tick_params(axis="x", rotation=90, labelsize=7)
 panels.flat[1].set_yticklabels([])
 
@@ -398,6 +402,9 @@ for what, found in (("this study's gene means", study_level), ("the mean of the 
     )
 
 # %% [markdown]
+# Read the heatmaps row by row. Where a row's own markers are bright, the prompt was understood. A row that is pale everywhere, or bright in another type's markers, was not: look at the type
+# with the lowest correlation.
+#
 # The two lines ask different things. The first wants the *levels* of this study, which a zero-shot model cannot know. The second asks only how the types *differ*, as far as the model knows them.
 #
 # ### One mean is not a cell
@@ -514,12 +521,12 @@ in_gap = float(((made.values > 0.5) & (made.values < lowest_on)).mean())
 record("bin_by_step", by_step, tolerance=6)
 record("share_in_gap", in_gap, tolerance=0.15)
 print("Median expected bin of the genes of each step: " + ", ".join(f"{b:.1f}" for b in by_step))
-print(f"{in_gap:.0%} of the expected bins lie in the gap between off and on, where no measured value lies.")
+print(f"{in_gap:.0%} of the expected bins lie in the gap between off and on, where hardly any measured value lies.")
 
 # %% [markdown]
 # Two things to notice. *Which* genes come first: to be sure of a gene is easiest where nothing happens, so the first steps mostly declare genes to be off. And *what is fed back*: an expected bin in the gap
 # is the best guess by squared error, but the network was trained on measured bins and never saw such a value. One could let it perceive something that might have been measured, off or b, whichever is
-# likelier (`feed="likely"`); the default is the expected bin, as in the paper. Which is better? We shall measure both.
+# likelier (`feed="likely"`); the default is the point estimate, as in the paper (which has no P; ours is P · b). Which is better? We shall measure both.
 
 # %% [markdown]
 # ## Does K help?
@@ -536,7 +543,7 @@ print(f"{in_gap:.0%} of the expected bins lie in the gap between off and on, whe
 # | `dropout` | networks with some units switched off agree | several passes |
 # | `agreement` | GEP and GEPC, the network's two guesses, agree | nothing |
 # | `largest` | no confidence: highest bin first | nothing |
-# | `random` | no confidence: the control | nothing, and less to ask |
+# | `random` | no confidence: the control | less than nothing: each step asks only for the genes whose turn it is |
 #
 # ### Exercise 08.3
 # Be the author of a measure. A gene is off with probability 1 - P, and has bin b if it is on. What is the *variance* of its bin? Write
@@ -557,6 +564,10 @@ def confidence(nonzero, if_on):
 
 
 check.exercise("08.3", confidence)
+
+# %% [markdown]
+# Simple guessers stand beside: the *gene's mean* in training cells; the same plus how far this cell lies above the average cell (*offset*); the mean of the training cells most alike in the observed genes
+# (*nearest cells*); ridge regression; the means of scGPT's own corpus. With K = 1 the confidence decides nothing, so there is one row of that.
 
 # %%
 measures = (
@@ -607,6 +618,8 @@ all_completed = with_stored(completed[completion.COLUMNS], "scgpt_completion.par
 errors = completed[completed["metric"] == "squared_error"].copy()
 base = errors[errors["method"] == "gene mean"].set_index(["dataset", "seed"])["value"]
 errors["value"] = errors["value"].to_numpy() / base.loc[list(zip(errors["dataset"], errors["seed"]))].to_numpy()
+asked_once = errors[errors["steps"] == 1]["method"].drop_duplicates().tolist()
+errors = errors[~errors["method"].isin(asked_once[1:])].replace({"method": dict.fromkeys(asked_once[:1], "K = 1")})
 relative = metrics.summary(errors, by=("dataset", "method"))
 relative["score"] = [f"{r.mean:.3f} [{r.low:.3f}, {r.high:.3f}]" for r in relative.itertuples()]
 relative.pivot(index="method", columns="dataset", values="score").loc[
@@ -661,8 +674,27 @@ for fed, counts in tally.items():
     print(f"K steps against one, '{fed}' bins fed back: " + ", ".join(f"{k} {v}" for k, v in counts.items()) + ".")
 
 # %% [markdown]
-# **Is it sure where it is right?** Two questions about doubt. *Ranking*: within a cell, are the surer answers the better ones? (Rank correlation; the simple rival is sure of genes that vary little in the
-# training cells.) *Calibration*: of all genes that are given a P(nonzero) of 0.3, are three in ten on?
+# So does K help? Count the "better" ones, and remember that of fifty 95 % intervals two or three lie wholly on one side by chance. Remember the slope as well: if a hundred more *true* genes change little,
+# guesses cannot change more. The *order* is another question: does it matter which genes become known first? The control is a random order, on the same cells.
+
+# %%
+same_feed = all_completed[
+    all_completed["exact"] & (all_completed["feed"] == "expected") & (all_completed["model"] == model)
+]
+four = same_feed[(same_feed["metric"] == "squared_error") & (same_feed["steps"] == 4)]
+against_random = {}
+for name, part in four.groupby("dataset", sort=False):
+    by_order = part.pivot_table(index="seed", columns="confidence", values="value", sort=False)
+    for order in by_order.columns.drop("random", errors="ignore"):
+        g = metrics.interval(100 * (by_order[order] / by_order["random"] - 1).dropna().to_numpy())
+        against_random[name, order] = f"{g.mean:+.1f} % [{g.low:+.1f}, {g.high:+.1f}]"
+pd.Series(against_random).unstack(0).fillna("").style.set_caption("error of K = 4 in this order, against a random order (below zero = better)")  # fmt: skip
+
+# %% [markdown]
+# (`largest` is no confidence at all. Where it too beats the random order, it was not sureness that helped.)
+#
+# **Is it sure where it is right?** Two questions about doubt. *Ranking*: within a cell, are the surer answers the better ones? (Rank correlation; the simple rivals are sure of genes that vary little in the
+# training cells they go by.) *Calibration*: of all genes that are given a P(nonzero) of 0.3, are three in ten on?
 
 # %%
 ranking = completed[(completed["metric"] == "surer_is_better") & (completed["steps"] <= 1)]
@@ -773,7 +805,7 @@ print(
 )
 
 # %% [markdown]
-# If the block-causal line is no worse, or better, do not be too surprised. In the exact variant the *observed* genes look at guesses, and their hidden states, which were right, change. Block-causal keeps them as they were.
+# If the block-causal line is no worse, or better, do not be too surprised. In the exact variant the *observed* genes look at guesses, and their hidden states, which came from measured values only, change. Block-causal keeps them as they were.
 # That training did otherwise costs something too; the number above is the sum of both.
 
 # %% [markdown]
@@ -791,7 +823,9 @@ print(
 # | `nearest` | how near is the nearest *training* cell, compared with new real cells? | the mean, which is near to everything |
 #
 # And three rivals that need no network: the **type's mean**; the **bootstrap**, which hands out real training cells again; and a **negative binomial**: per type and gene a mean and a
-# scatter, counts drawn, binned by the same rule. Real cells that nobody has seen stand in the same table, as the mark to reach.
+# scatter, counts drawn, binned by the same rule. Real cells that nobody has seen stand in the same table, as the mark. It is no maximum: a mean of many cells can be nearer to the truth
+# than a few real cells are, and a caricature is easier to read. (Three more columns: `profile` is `specific` with what all types share; `genes_per_cell` is 1 for as many as real cells; `copies` comes
+# below. The energy distance is an unbiased estimate, so near 0 it may be negative.)
 
 # %%
 judged = {
@@ -858,6 +892,9 @@ for metric in ("specific", "gene_distance", "energy", "classifier", "nearest", "
     )
 
 # %% [markdown]
+# Compare the two rows with K = 4. Where "surest first" is worse than a random order, sureness has misled the sampler: what is surest is mostly "off", and the steps that follow perceive a cell in which nearly
+# nothing is on.
+#
 # ## Does it copy?
 #
 # A generator that hands out its training cells has a perfect distribution and is useless, and a leak if the cells are patients'. The test: how far is each generated cell from its nearest *training* cell, compared with how far *new real*
@@ -905,11 +942,11 @@ print(
 )
 
 # %% [markdown]
-# Read the type's mean with care: it is *no* copy of anybody and yet nearer to the training cells than real cells are to each other. In many dimensions the centre is near to all, and nobody lives there. So a small distance alone proves no copying: copies show it *and* full
+# Take the share of the *real cells* as the mark: the threshold comes from a few dozen cells, so theirs need not be 5 %. Read the type's mean with care: it is *no* copy of anybody and yet nearer to the training cells than real cells are to each other. In many dimensions the centre of a cloud is closer to every point than the points are to one another, yet no point lies there. So a small distance alone proves no copying: copies show it *and* full
 # diversity. (The mini saw none of these cells in pretraining, so what this tests is whether the *prompt* leaks the cells that it was made of.)
 
 # %% [markdown] tags=["instructor"]
-# **Discussion:** the bootstrap wins `gene_distance` and loses the only test that matters if privacy is the aim. Which table would a paper print? **Time check:** with 15 minutes left, go to "What is it good for?".
+# **Discussion:** the bootstrap is among the best in `gene_distance` and `energy`, and fails the only test that matters if privacy is the aim. Which table would a paper print? **Time check:** with 15 minutes left, go to "What is it good for?".
 # **Skip** "Faster, but not what was trained" (the block-causal section) if nobody asked about speed.
 
 # %% [markdown]
@@ -938,7 +975,8 @@ verdicts.pivot_table(
 
 # %% [markdown]
 # - **Completing** genes that a panel did not measure: the use nearest to training. It needs no whole cells of your study; if you have some, ridge regression and nearest cells come first.
-# - **A prompt as a question** ("which genes would this type express?"): a point estimate answers, in one step.
+# - **A prompt as a question** ("which genes would this type express?"): a point estimate answers, in one step. But the prompt is made of cells of that type, and where you have those, look at the column
+#   `specific`: their plain mean may be the better answer.
 # - **Synthetic cells instead of real ones**, to train others on or to share: look at the table. Where you have the cells that a prompt is made of, you have the better generators too.
 # - **New biology**, types that nobody measured: no yardstick here can tell, because there is nothing to compare with. That is a reason for care, no proof of promise.
 #
@@ -984,8 +1022,9 @@ for order in ("surest first", "random order") if has_p else ():
 record("energy_of_k", {order: gap.mean for order, gap in sampled_k.items()}, tolerance=1.5)
 ranked = ranking[ranking["method"].str.startswith("scGPT")].sort_values("mean", ascending=False)
 best_measure = ranked.iloc[0]
+rival = ranking[~ranking["method"].str.startswith("scGPT")].sort_values("mean").iloc[-1]
 answers_to = {
-    "What is the confidence? (no definition)": f"ours; the best of them here: {best_measure.method}, rank correlation {best_measure['mean']:.2f} [{best_measure.low:.2f}, {best_measure.high:.2f}]",
+    "What is the confidence? (no definition)": f"ours; the best of them here: {best_measure.method}, rank correlation {best_measure['mean']:.2f} [{best_measure.low:.2f}, {best_measure.high:.2f}]; without scGPT, {rival.method}: {rival['mean']:.2f} [{rival.low:.2f}, {rival.high:.2f}]",
     "Do K steps complete a cell better than one? (no comparison)": "; ".join(
         f"'{fed}' bins fed back, K = 4, {doubt}: error {r['mean']:+.1f} % [{r.low:+.1f}, {r.high:+.1f}]"
         for fed, r in fed_back.items()
@@ -995,7 +1034,7 @@ answers_to = {
         for order, g in sampled_k.items()
     )
     or "nothing to sample without P(nonzero)",
-    "Trained on true values, fed with guesses: how far apart?": f"{in_gap:.0%} of the point estimates lie where no measured value does",
+    "Trained on true values, fed with guesses: how far apart?": f"{in_gap:.0%} of the point estimates lie where hardly any measured value does",
     "May older genes be kept, as a language model does?": f"block-causal, K = 4: error {worse.mean:+.2f} % [{worse.low:+.2f}, {worse.high:+.2f}], {saved['tokens']:.1f} times fewer tokens",
     "Generated genes skip out_proj: may one put it back?": f"not without training: error {projection.mean:+.0f} % [{projection.low:+.0f}, {projection.high:+.0f}]"
     if projection.low > 0
@@ -1005,7 +1044,7 @@ table = pd.DataFrame(answers_to.items(), columns=["open, as far as we know", f"m
 table.style.hide(axis="index").set_properties(**{"text-align": "left", "white-space": "normal"})
 
 # %% [markdown]
-# All of this is measured on the model named above. The mini is small; the answers about *mechanism* (mask, cost, what is fed back) carry over to the whole-human model, the answers about *quality* need not. Run the profile `gpu` with
+# All of this is measured on the model named above. The mini is small; the answers about *mechanism* (mask, cost) carry over to the whole-human model. The gap does not: the released model bins by chance and has no P(nonzero). The answers about *quality* need not. Run the profile `gpu` with
 # `model` set to a folder with the released weights to see: `make run NB=08 PROFILE=gpu P="model=path/to/scGPT_human"`. (The released network has no P(nonzero): there the confidences are dropout and agreement, nothing can be sampled, and it was never shown a gene that is off.)
 
 # %% [markdown] tags=["quiz"]

@@ -119,6 +119,9 @@ def judge(
     answer = reads.predict(made)  # type: ignore[attr-defined]
     own_nearest = distances(made, cells.bins[train]).min(1)
     center = np.mean([cells.bins[train][cells.labels[train] == kind].mean(0) for kind in cells.types], axis=0)
+    usual = {kind: np.median(to_train[kinds == kind]) for kind in np.unique(kinds)}
+    # one threshold for all types, in units of each type's usual distance: the 5 % quantile of a handful is its smallest
+    near = np.quantile(to_train / np.array([usual[kind] for kind in kinds]), 0.05)
     rows = []
     for kind in np.unique(wanted):
         mine, theirs = made[wanted == kind], real[kinds == kind]
@@ -131,8 +134,8 @@ def judge(
                 "classifier": float((answer[wanted == kind] == kind).mean()),
                 "genes_per_cell": float((mine >= 0.5).sum(1).mean() / (theirs >= 0.5).sum(1).mean()),
                 "diversity": _apart(mine) / _apart(theirs),
-                "nearest": float(np.median(own_nearest[wanted == kind]) / np.median(to_train[kinds == kind])),
-                "copies": float((own_nearest[wanted == kind] < np.quantile(to_train[kinds == kind], 0.05)).mean()),
+                "nearest": float(np.median(own_nearest[wanted == kind]) / usual[kind]),
+                "copies": float((own_nearest[wanted == kind] < near * usual[kind]).mean()),
             }
         )
     return {metric: float(np.mean([row[metric] for row in rows])) for metric in rows[0]}

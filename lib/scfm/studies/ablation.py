@@ -22,6 +22,7 @@ import scfm
 from scfm import baselines, cache, metrics
 from scfm.objectives import Weights
 from scfm.studies.finetune import OBJECTIVES, finetune
+from scfm.studies.study import prepare
 
 if TYPE_CHECKING:
     import anndata
@@ -38,7 +39,8 @@ VARIANTS: dict[str, tuple[str, ...]] = {
 TWIN = "random twin, all five"
 BALANCED = "all five, GEP and GEPC × 0.01"  # squared errors in tens of bins: small enough for the others to be heard
 SAME_GENES = "zero-shot, same genes"  # what fine-tuning starts from: the same genes, zeros included
-RIVALS = ("HVG + PCA", "HVG + PCA + Harmony", "random twin", "zero-shot", SAME_GENES, f"{SAME_GENES} + Harmony")
+PCA_SAME_GENES = "HVG + PCA, same genes"
+RIVALS = ("HVG + PCA", PCA_SAME_GENES, "HVG + PCA + Harmony", "random twin", "zero-shot", SAME_GENES, f"{SAME_GENES} + Harmony")  # fmt: skip
 
 
 @dataclass(frozen=True)
@@ -180,6 +182,7 @@ def embeddings(
         return finetune(network, adata, objectives, **how | more).embed(adata)
 
     yield "HVG + PCA", lambda: baselines.pca(adata)
+    yield PCA_SAME_GENES, lambda: baselines.pca(_only_the_genes_of(model, adata, settings.n_genes))
     yield "HVG + PCA + Harmony", lambda: baselines.harmony(baselines.pca(adata), batches, seed=seed)
     yield "random twin", lambda: tuned(twin, ("GEP",), **untrained)
     yield "zero-shot", lambda: model.embed(adata, dtype="float32", progress=False)
@@ -189,6 +192,13 @@ def embeddings(
         yield method, functools.partial(tuned, model, objectives)
     yield BALANCED, lambda: tuned(model, VARIANTS[ALL], weights=Weights(gep=0.01, gepc=0.01))
     yield TWIN, lambda: tuned(twin, VARIANTS[ALL])
+
+
+def _only_the_genes_of(model: ScGPT, adata: anndata.AnnData, n_genes: int) -> anndata.AnnData:
+    """The cells with the genes that fine-tuning reads, and no others; their totals stay those of the whole cell."""
+    genes = prepare(model, adata, n_genes).genes
+    symbols = adata.var["gene_symbol"].astype(str)
+    return adata[:, symbols.isin(genes) & ~symbols.duplicated()].copy()
 
 
 def measure(

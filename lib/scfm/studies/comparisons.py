@@ -20,7 +20,12 @@ if TYPE_CHECKING:
 RUNGS = ("head", "lora", "partial", "full")
 FROM_SCRATCH = ("logistic PCA", "logistic HVG")
 BASELINES = "none"  # the model column of what needs no model
-COVERED = {"pbmc_zheng_facs": True, "kang_ifnb_pbmc": True, "pancreas_baron_175": False}  # is its tissue in the corpus?
+COVERED = {  # is its tissue in the corpus?
+    "pbmc_zheng_facs": True,
+    "kang_ifnb_pbmc": True,
+    "pancreas_baron_175": False,
+    "pbmc68k": True,
+}
 
 
 def student(values: Sequence[float] | np.ndarray, level: float = 0.95) -> Interval:
