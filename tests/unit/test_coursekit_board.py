@@ -206,6 +206,36 @@ def test_the_page_says_what_was_found(tmp_path: Path) -> None:
     assert len(widths) == 3  # three tables with the lesson first, each of one width
 
 
+def test_a_page_of_twins_alone_has_no_figure(tmp_path: Path) -> None:
+    table = long_table(levels={"model": 0.8, "twin": 0.6})
+    before = boardpage.publish(tmp_path, tidy_of(tmp_path / "a", long_table()))
+    assert "leaderboard.png" in before.read_text()
+    page = boardpage.publish(tmp_path, tidy_of(tmp_path / "b", table))
+    assert "No lesson of these grids has a baseline" in page.read_text()
+    assert "twin (twin)" in page.read_text()
+    assert "leaderboard.png" not in page.read_text()
+    assert not (page.parent / "leaderboard.png").exists()
+
+
+def test_a_model_has_one_colour_on_the_whole_figure(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    from scfm import plots
+
+    first, second = (long_table().assign(model=name) for name in ("one", "two"))
+    tables = [pd.concat([first, second]), second.assign(metric="f1")]
+    formed = [scores.in_form(t, ROLES, list(set(t["metric"]))) for t in tables]
+    tidy = board.gather([run_folder(tmp_path / f"r{n}", table) for n, table in enumerate(formed)])
+    drawn, real = [], plots.intervals
+    monkeypatch.setattr(plots, "intervals", lambda *a, **k: drawn.append(real(*a, **k)) or drawn[-1])
+    boardpage.draw(board.compare(tidy), tmp_path / "figure.png")
+    assert len(drawn) == 2
+    dots = [[line.get_color() for line in ax.lines if len(line.get_xdata()) == 1] for ax in drawn]
+    assert dots == [[plots.PALETTE[0], plots.PALETTE[1]], [plots.PALETTE[1]]]
+    legends = [ax.get_legend() for ax in drawn]
+    assert legends[0] is None
+    lines = {line.get_label(): line.get_color() for line in legends[1].get_lines()}
+    assert lines == {"one, model": plots.PALETTE[0], "two, model": plots.PALETTE[1]}
+
+
 def test_no_results_no_board(tmp_path: Path) -> None:
     with pytest.raises(CourseError, match="No grid has been run yet"):
         board.results_of(tmp_path)
