@@ -88,6 +88,15 @@ def test_scores_go_into_the_runs_file_only_within_a_run(tmp_path: Path, monkeypa
     with pytest.raises(ValueError, match="recorded before"):
         record.scores(long_table(), ROLES, ["accuracy"])
 
+    def half(self: pd.DataFrame, path: Path, **_: object) -> None:
+        Path(path).write_text("PAR1")
+        raise OSError("no space left")
+
+    monkeypatch.setattr(pd.DataFrame, "to_parquet", half)
+    with pytest.raises(OSError, match="no space left"):
+        record.scores(long_table("skin"), ROLES, ["accuracy"])
+    assert [path.name for path in tmp_path.iterdir()] == ["scores.parquet"]
+
 
 # --- gathering --------------------------------------------------------------------------------------------
 
