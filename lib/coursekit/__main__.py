@@ -195,7 +195,7 @@ def main(argv: list[str] | None = None) -> int:
         print(f"coursekit: {error}", file=sys.stderr)
         return 2
     except KeyboardInterrupt:
-        print("\ncoursekit: stopped; no card was written.", file=sys.stderr)
+        print("\ncoursekit: stopped; what was finished is kept.", file=sys.stderr)
         return 130
     except ModuleNotFoundError as error:
         if (error.name or "").split(".")[0] in ("coursekit", "scfm"):

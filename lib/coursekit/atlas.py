@@ -13,7 +13,7 @@ from typing import Any
 
 from . import card as cards
 from . import runkey, workflow
-from .course import CourseError, atomic_write
+from .course import CourseError, alone, atomic_write, replacing
 from .params import files_from
 
 CELLS_PER_SHARD = 10_000
@@ -45,6 +45,16 @@ class Atlas:
     def embedding(self) -> Path:
         """The result."""
         return self.folder / "embedding.h5ad"
+
+    @property
+    def report(self) -> Path:
+        """What the result cost, and what is in it."""
+        return self.folder / "report.json"
+
+    @property
+    def done(self) -> bool:
+        """Whether the result is there, with its report."""
+        return self.embedding.is_file() and self.report.is_file()
 
     @property
     def shards(self) -> list[Path]:
@@ -81,10 +91,12 @@ def plan(
 ) -> Atlas:
     """Work out the shards of a file; its key is made of the file's bytes, the model, the library, the lock and the choices.
 
-    Raises CourseError for a file that is not there; scfm's own errors for one that is no AnnData.
+    Raises CourseError for a file that is not there and for shards without cells; scfm's own errors for one that is no AnnData.
     """
     from scfm.files import shards
 
+    if cells_per_shard < 1:
+        raise CourseError(f"A shard holds at least one cell, not {cells_per_shard} (--cells-per-shard).")
     if not file.exists():
         raise CourseError(f"There is no file {file} (seen from {Path.cwd()}).")
     file = file.resolve()
@@ -118,9 +130,10 @@ def step(plan_file: Path, what: str, number: int) -> None:
     own = Atlas.read(plan_file)
     tokens = own.folder / "tokens" / f"{number:05d}.parquet"
     if what == "gather":
-        report = shards.gather(own.shards, own.embedding, own.file)
-        with atomic_write(own.folder / "report.json") as handle:
-            json.dump(report, handle, indent=1)
+        with replacing(own.embedding) as temporary:  # under its name after the report: where it is, all is
+            report = shards.gather(own.shards, temporary, own.file)
+            with atomic_write(own.report) as handle:
+                json.dump(report, handle, indent=1)
         return
     _limit_threads(own.threads)
     if what == "tokens":
@@ -138,29 +151,27 @@ def _limit_threads(n: int) -> None:
 
 
 def make(own: Atlas, jobs: int = 1, on: str | None = None, more: Sequence[str] = ()) -> bool:
-    """Embed what is missing; True when embedding.h5ad is there. Raises CourseError where another process is at it."""
-    import filelock
+    """Embed what is missing; True when embedding.h5ad is there, with its report. Raises CourseError where another process is at it."""
     from tqdm import tqdm
 
-    if own.embedding.is_file():
+    if own.done:
         return True
-    own.folder.mkdir(parents=True, exist_ok=True)
-    lock = filelock.FileLock(own.folder / "lock")
-    try:
-        lock.acquire(timeout=0)
-    except filelock.Timeout as error:
-        raise CourseError(f"{own.folder.name} is being made by another process; wait for it, or stop it.") from error
     quiet = not sys.stderr.isatty()
-    with lock, tqdm(total=own.cells, unit=" cells", mininterval=10 if quiet else 0.1, file=sys.stderr) as bar:
+    with (
+        alone(own.folder / "lock", f"{own.folder.name} is being made by another process; wait for it, or stop it."),
+        tqdm(total=own.cells, unit=" cells", mininterval=10 if quiet else 0.1, file=sys.stderr) as bar,
+    ):
+        if not own.done:  # Snakemake knows the embedding only
+            own.embedding.unlink(missing_ok=True)
 
         def watch() -> None:
             done = sum(path.is_file() for path in own.shards)
             bar.update(min(done * own.cells_per_shard, own.cells) - bar.n)
 
         workflow.snakemake(own.write(), jobs, own.threads, on, more, watch)
-    if own.embedding.is_file():  # Snakemake forgets the tokens of a shard that was done when it was killed
+    if own.done:  # Snakemake forgets the tokens of a shard that was done when it was killed
         shutil.rmtree(own.folder / "tokens", ignore_errors=True)
-    return own.embedding.is_file()
+    return own.done
 
 
 def words(own: Atlas, made: bool) -> str:
@@ -175,7 +186,7 @@ def words(own: Atlas, made: bool) -> str:
                 f"{done} of {len(own.shards)} shards are there; the rest failed, see {log}. The same command goes on.",
             ]
         )
-    report = json.loads((own.folder / "report.json").read_text(encoding="utf-8"))
+    report = json.loads(own.report.read_text(encoding="utf-8"))
     empty = (
         f", {report['empty_cells']:,} of them without a gene of the vocabulary (NaN)" if report["empty_cells"] else ""
     )

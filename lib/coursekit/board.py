@@ -37,6 +37,7 @@ AXES = (
     "label",
     "batch",
 )  # parameters that have columns, or go with the dataset
+OF_DATASET = ("label", "batch")
 RECORDED = (
     "recorded"  # the role of results that a lesson records as numbers, without draws: in the table, not on the board
 )
@@ -51,7 +52,7 @@ def gather(folders: Iterable[Path]) -> pd.DataFrame:
     """One tidy table of the runs in ``folders`` (each with card.json, and scores.parquet where the lesson keeps scores).
 
     A lesson without scores gives its recorded numbers: metric is the result's name, method the key within it. ``setting`` names
-    the further parameters in which runs of a lesson differ. Rows are sorted by what they say, so that the order of the runs
+    the further parameters in which runs of a lesson differ, all those of ``folders`` compared. Rows are sorted by what they say, so that the order of the runs
     leaves no trace.
     """
     import pandas as pd
@@ -69,18 +70,24 @@ def gather(folders: Iterable[Path]) -> pd.DataFrame:
 
 
 def _settings(found: list[dict[str, Any]]) -> list[str]:
-    values: dict[tuple[str, str], set[str]] = {}
+    """The parameters of each card that are no AXES and differ from another card's; label and batch only on one dataset."""
+    values: dict[tuple[str, ...], set[str]] = {}
     for card in found:
         for name, value in card["parameters"].items():
-            values.setdefault((card["lesson"], name), set()).add(str(value))
+            values.setdefault(_compared(card, name), set()).add(str(value))
     return [
         ", ".join(
             f"{name} {value}"
             for name, value in card["parameters"].items()
-            if name not in AXES and len(values[card["lesson"], name]) > 1
+            if (name not in AXES or name in OF_DATASET) and len(values[_compared(card, name)]) > 1
         )
         for card in found
     ]
+
+
+def _compared(card: dict[str, Any], name: str) -> tuple[str, ...]:
+    """Among which cards a parameter's values are compared."""
+    return card["lesson"], name, *([str(card["parameters"].get("dataset"))] if name in OF_DATASET else [])
 
 
 def _of_run(folder: Path, card: dict[str, Any], setting: str) -> pd.DataFrame:
@@ -281,12 +288,11 @@ def over_datasets(table: pd.DataFrame) -> pd.DataFrame:
 
 
 def results_of(root: Path, names: Sequence[str] = ()) -> pd.DataFrame:
-    """The results of the grids ``names`` (all that have been run) in one table; where two answer the same, the later counts.
+    """The results of the grids ``names`` (all that have been run) in one table; where two runs answer the same, the later grid's counts.
 
-    Raises CourseError where there are none.
+    The runs are gathered anew, all at once: parameters that are the same throughout one grid may tell it from another.
+    Raises CourseError where there are no results, and where runs are gone.
     """
-    import pandas as pd
-
     home = root / "runs" / "grid"
     files = [home / n / "results.parquet" for n in names] or list(home.glob("*/results.parquet"))
     lost = [path.parent.name for path in files if not path.is_file()]
@@ -294,6 +300,29 @@ def results_of(root: Path, names: Sequence[str] = ()) -> pd.DataFrame:
         which = f"The grid {', '.join(lost)} has no results" if lost else "No grid has been run"
         raise CourseError(f"{which} yet. Run one: make grid GRID=workflow/grids/quick.yaml")
     files.sort(key=lambda path: (path.stat().st_mtime_ns, path))
-    whole = pd.concat([pd.read_parquet(path) for path in files], ignore_index=True)
-    whole = whole.drop_duplicates(["lesson", "setting", "run_seed", *scores.UNIT], keep="last")
+    folders: dict[Path, None] = {}
+    for path in files:
+        own = _folders_of(path, home / "store")
+        folders = {folder: None for folder in folders if folder not in own} | dict.fromkeys(own)
+    whole = gather(folders)
+    later = {folder.name: place for place, folder in enumerate(folders)}
+    whole = whole.sort_values("run", key=lambda runs: runs.map(later), kind="stable")
+    # Whole runs, not single draws: an older run with more draws must not fill up a later one
+    same = ["lesson", "setting", "run_seed", "model", "dataset", "labels_per_class"]
+    whole = whole[whole["run"] == whole.groupby(same, dropna=False)["run"].transform("last")]
     return whole.sort_values([*GROUP, "method", "run_seed", "seed"], kind="stable", ignore_index=True)
+
+
+def _folders_of(results: Path, store: Path) -> list[Path]:
+    """The folders of the runs that a grid's results came from."""
+    import pandas as pd
+
+    table = pd.read_parquet(results, columns=["lesson", "run"]).drop_duplicates()
+    folders = [store / lesson / run for lesson, run in zip(table["lesson"], table["run"], strict=True)]
+    gone = sum(not (folder / "card.json").is_file() for folder in folders)
+    if gone:
+        name = results.parent.name
+        raise CourseError(
+            f"{gone} of the grid {name}'s {len(folders)} runs are gone from {store}. Make it again: make grid"
+        )
+    return folders

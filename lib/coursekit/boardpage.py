@@ -29,20 +29,47 @@ def write_page(root: Path, tidy: pd.DataFrame) -> Path:
     folder = root / PAGE
     folder.mkdir(parents=True, exist_ok=True)
     board.write_table(table, folder / "comparisons.parquet")
-    figure = draw(table, folder / "leaderboard.png") if len(table) else ""
+    picture = folder / "leaderboard.png"
+    figure = draw(table, picture) if len(table) and table["strongest"].any() else ""
+    if not figure:
+        picture.unlink(missing_ok=True)  # of an older board
     with atomic_write(folder / "index.md") as handle:
         handle.write(page(table, tidy, figure))
     return folder / "index.md"
 
 
 def page(table: pd.DataFrame, tidy: pd.DataFrame, alt: str) -> str:
-    """The page as Markdown: the answer in one sentence, the figure, and three tables."""
+    """The page as Markdown: the answer in one sentence, the figure with its ``alt`` text, and the tables."""
     lines = ["---", "orphan: true", "---", "", "# Does the foundation model beat the baseline?", ""]
     if not len(table):
         return "\n".join([*lines, "No lesson of the grids that were run compares a model with a baseline yet.", ""])
     strongest = table[table["strongest"]]
-    lines += [*_answer(strongest), "", f"![{alt}](leaderboard.png)", ""]
+    lines += _strongest(table, alt) if len(strongest) else ["No lesson of these grids has a baseline, only twins.", ""]
     lines += [
+        "## Against every rival",
+        "",
+        "Twins are the same network untrained, or before its training: what lies above them was learned.",
+        "",
+        *_rivals(table),
+        "",
+        "## What it cost",
+        "",
+        *_cost(table, tidy),
+        "",
+        "Made by `make board` from run cards; every row can be repeated with `make grid`. Seconds and memory are this machine's; "
+        "all else is the same on every machine, up to the last digits.",
+    ]
+    return "\n".join(lines) + "\n"
+
+
+def _strongest(table: pd.DataFrame, alt: str) -> list[str]:
+    """The answer, its figure, and the two tables about the strongest baseline."""
+    strongest = table[table["strongest"]]
+    return [
+        *_answer(strongest),
+        "",
+        f"![{alt}](leaderboard.png)",
+        "",
         "Each dot: the model's score minus that of the strongest baseline (the one with the best mean of all that the lesson "
         "compares), both on the same cells and labels, with its 95 % interval; right of zero the model is better.",
         "",
@@ -62,20 +89,7 @@ def page(table: pd.DataFrame, tidy: pd.DataFrame, alt: str) -> str:
         "A claim about models in general needs datasets, not draws: below six of them no signed-rank test can reach 5 %, so none "
         "is given.",
         "",
-        "## Against every rival",
-        "",
-        "Twins are the same network untrained, or before its training: what lies above them was learned.",
-        "",
-        *_rivals(table),
-        "",
-        "## What it cost",
-        "",
-        *_cost(table, tidy),
-        "",
-        "Made by `make board` from run cards; every row can be repeated with `make grid`. Seconds and memory are this machine's; "
-        "all else is the same on every machine, up to the last digits.",
     ]
-    return "\n".join(lines) + "\n"
 
 
 def _answer(strongest: pd.DataFrame) -> list[str]:
@@ -190,6 +204,9 @@ def draw(table: pd.DataFrame, path: Path) -> str:
             title=f"Lesson {lesson[:2]}: {metric.replace('_', ' ')}",
             xlabel="gain over the strongest baseline",
             ax=ax,
+            hue_order=list(
+                dict.fromkeys(part["who"])
+            ),  # one order for all panels, so that the last one's legend is all of it
         )
         if ax is not flat[-1] and ax.get_legend():
             ax.get_legend().remove()

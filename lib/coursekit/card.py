@@ -9,7 +9,6 @@ import os
 import platform
 import re
 import subprocess
-import sys
 from pathlib import Path
 from typing import Any
 
@@ -141,8 +140,3 @@ def _output(command: list[str]) -> str:
     except (OSError, subprocess.TimeoutExpired):
         return ""
     return done.stdout.strip() if done.returncode == 0 else ""
-
-
-def command_line() -> str:
-    """How a person would start coursekit in this environment."""
-    return f"{Path(sys.executable).name} -m coursekit"

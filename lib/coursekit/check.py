@@ -136,7 +136,7 @@ def run(number: str, *answers: Any, **context: Any) -> Result:
     watched = [_Watched(answer) if inspect.isfunction(answer) else answer for answer in answers]
     try:
         praise = found.function(*watched, **context)
-    except Exception as error:
+    except (Exception, SystemExit) as error:  # an answer may call sys.exit
         if any(isinstance(answer, _Watched) and answer.returned_nothing for answer in watched):
             return blank
         message = str(error) if isinstance(error, NotYet) else f"your answer could not be used. {_told(error)}"

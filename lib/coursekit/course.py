@@ -126,6 +126,23 @@ def atomic_write(path: Path) -> Iterator[IO[str]]:
         yield handle
 
 
+@contextlib.contextmanager
+def alone(lock: Path, words: str) -> Iterator[None]:
+    """Hold the file ``lock`` for as long as the block runs. Raises CourseError with ``words`` where another process holds it."""
+    import filelock
+
+    lock.parent.mkdir(parents=True, exist_ok=True)
+    held = filelock.FileLock(lock, timeout=0)  # the system gives it back however its holder ends
+    try:
+        held.acquire()
+    except filelock.Timeout as error:
+        raise CourseError(words) from error
+    try:
+        yield
+    finally:
+        held.release()
+
+
 def lesson_facts(title_cell: str) -> dict[str, Any]:
     """Title, objectives and minutes as the first cell of a lesson states them: a heading and a one-row table.
 

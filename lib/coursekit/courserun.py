@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-import json
 import os
 import queue
+import re
 import subprocess
 import sys
 import threading
@@ -33,10 +33,13 @@ class Outcome:
 def run_all(chosen: Sequence[Lesson], options: Sequence[str], jobs: int = 1) -> list[Outcome]:
     """Run lessons in order, ``jobs`` at a time; ``options`` are those of ``coursekit run``.
 
-    A lesson that fails does not stop the others. Ctrl-C stops all of them and raises KeyboardInterrupt.
+    A lesson that fails does not stop the others, and every one of ``chosen`` has its outcome, also where its process could not
+    be started or listened to. Where several run at a time they share the cores, unless ``options`` or OMP_NUM_THREADS say how
+    many threads there are. Ctrl-C stops all of them and raises KeyboardInterrupt.
     """
     jobs = max(1, min(jobs, len(chosen)))
-    threads = ["--threads", str(max(1, cards.cores() // jobs))] if jobs > 1 else []
+    told = "--threads" in options or "OMP_NUM_THREADS" in os.environ
+    threads = ["--threads", str(max(1, cards.cores() // jobs))] if jobs > 1 and not told else []
     todo: queue.SimpleQueue[tuple[int, Lesson]] = queue.SimpleQueue()
     for item in enumerate(chosen):
         todo.put(item)
@@ -51,7 +54,10 @@ def run_all(chosen: Sequence[Lesson], options: Sequence[str], jobs: int = 1) -> 
                 place, lesson = todo.get_nowait()
             except queue.Empty:
                 return
-            outcomes[place] = _one(lesson, [*options, *threads], bars[place], children, stopping)
+            try:
+                outcomes[place] = _one(lesson, [*options, *threads], bars[place], children, stopping)
+            except Exception as error:  # it would end this thread, and the lesson would be missing from the table
+                outcomes[place] = Outcome(lesson, None, None, f"{type(error).__name__}: {error}")
 
     workers = [threading.Thread(target=work, daemon=True) for _ in range(jobs)]
     try:
@@ -86,33 +92,38 @@ def _bar(name: str, place: int) -> Any:
 
 def _one(lesson: Lesson, options: list[str], bar: Any, children: list[Any], stopping: threading.Event) -> Outcome:
     command = [sys.executable, "-m", "coursekit", "run", lesson.name, *options, "--progress-lines"]
-    child = subprocess.Popen(
+    folder: Path | None = None
+    said: list[str] = []
+    bar.reset(total=bar.total)  # the clock of the bar begins when the lesson does
+    with subprocess.Popen(
         command,
         stdout=subprocess.PIPE,
         stderr=subprocess.STDOUT,
         stdin=subprocess.DEVNULL,
         text=True,
+        errors="replace",  # a lesson may print any byte
         env=dict(os.environ, COURSEKIT_ROOT=str(lesson.root)),
-    )
-    children.append(child)
-    folder: Path | None = None
-    said: list[str] = []
-    bar.reset(total=bar.total)  # the clock of the bar begins when the lesson does
-    assert child.stdout is not None
-    for line in child.stdout:
-        if line.startswith("@progress "):
-            done, total = json.loads(line.removeprefix("@progress "))
-            bar.total = total
-            bar.update(done - bar.n)
-        elif line.startswith("@folder "):
-            folder = Path(line.removeprefix("@folder ").strip())
-        elif line.strip():
-            said.append(line.rstrip())
-    child.wait()
+    ) as child:  # waited for in any case
+        children.append(child)
+        assert child.stdout is not None
+        for line in child.stdout:
+            if progress := _progress(line):
+                done, bar.total = progress
+                bar.update(done - bar.n)
+            elif line.startswith("@folder "):
+                folder = Path(line.removeprefix("@folder ").strip())
+            elif line.strip():
+                said.append(line.rstrip())
     bar.refresh()
     card = cards.read(folder) if folder and (folder / "card.json").is_file() else None
     words = "" if stopping.is_set() else "\n".join(said[-12:])
     return Outcome(lesson, folder, card, words)
+
+
+def _progress(line: str) -> tuple[int, int] | None:
+    """(done, total) of a line that `run.progress_line` printed; None for any other, also one that another text was printed into."""
+    found = re.fullmatch(r"@progress \[(\d+), (\d+)\]\s*", line)
+    return (int(found[1]), int(found[2])) if found else None
 
 
 def key_results(card: dict[str, Any]) -> list[tuple[str, Any]]:

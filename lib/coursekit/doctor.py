@@ -200,16 +200,23 @@ def _caches(root: Path) -> Iterator[Finding]:
         there = Path(word).is_dir()
         words = f"SCFM_CACHE: {word}" + ("" if there else " is not there")
         yield Finding(OK if there else WARN, words, "" if there else "unset SCFM_CACHE, or create the folder")
-    home = Path(os.environ.get("HF_HOME", Path.home() / ".cache" / "huggingface"))
-    numba = Path(os.environ.get("NUMBA_CACHE_DIR", root / ".cache" / "numba"))
-    for name, folder in (("Hugging Face cache", home), ("numba cache", numba), ("runs", root / "runs")):
-        at = folder
-        while not at.exists():
-            at = at.parent
-        if os.access(at, os.W_OK):
-            yield Finding(OK, f"{name}: {folder}" + ("" if folder.exists() else " (will be created)"))
-        else:
-            yield Finding(FAIL, f"{name}: {folder} cannot be written", f'chmod u+w "{at}"')
+    from scfm import cache  # of the standard library alone, like this module
+
+    yield _writable("downloads", cache.downloads(), FAIL, "export SCFM_CACHE=<a folder that you can write to>")
+    yield _writable("numba cache", Path(os.environ.get("NUMBA_CACHE_DIR", root / ".cache" / "numba")), FAIL)
+    yield _writable("runs", root / "runs", FAIL)
+    home = Path(os.environ.get("HF_HOME", Path.home() / ".cache" / "huggingface"))  # the course's files do not go there
+    yield _writable("Hugging Face cache", home, WARN)
+
+
+def _writable(name: str, folder: Path, level: str, fix: str = "") -> Finding:
+    """Whether a folder can be written, or made; ``level`` is for one that cannot."""
+    at = folder
+    while not at.exists():
+        at = at.parent
+    if os.access(at, os.W_OK):
+        return Finding(OK, f"{name}: {folder}" + ("" if folder.exists() else " (will be created)"))
+    return Finding(level, f"{name}: {folder} cannot be written", fix or f'chmod u+w "{at}"')
 
 
 def _course(root: Path) -> Iterator[Finding]:

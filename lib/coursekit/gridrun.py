@@ -11,7 +11,7 @@ from typing import Any
 from . import card as cards
 from . import workflow
 from .board import gather, write_table
-from .course import CourseError
+from .course import alone
 from .grid import FAILED, GridRun, Plan
 
 
@@ -32,15 +32,7 @@ class Report:
 
 def make(plan: Plan, jobs: int = 1, on: str | None = None, more: Sequence[str] = ()) -> Report:
     """Run what is missing of a plan and report. Raises CourseError where another process is at work on the same grid."""
-    import filelock
-
-    plan.folder.mkdir(parents=True, exist_ok=True)
-    lock = filelock.FileLock(plan.folder / "lock")  # the system gives it back however its holder ends
-    try:
-        lock.acquire(timeout=0)
-    except filelock.Timeout as error:
-        raise CourseError(f"The grid {plan.name} is being run by another process; wait for it, or stop it.") from error
-    with lock:
+    with alone(plan.folder / "lock", f"The grid {plan.name} is being run by another process; wait for it, or stop it."):
         shutil.rmtree(plan.folder / "scratch", ignore_errors=True)
         missing = plan.missing()
         for run in missing:

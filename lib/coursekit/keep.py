@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from . import checkpoint, pieces
-from .course import CourseError, Lesson, atomic_write
+from .course import CourseError, Lesson, alone, atomic_write
 from .notebook import to_json
 from .run import prepare, run
 from .runkey import digest, library_hash
@@ -23,11 +23,18 @@ _CELL = "__import__('coursekit.keep').keep.point({lesson!r}, {folder!r}, {trail!
 def make(lesson: Lesson, words: list[str] | None = None, threads: int | None = None) -> str:
     """Run the solution of a lesson and store its checkpoints; returns a line about them.
 
-    ``words``: parameters as "name=value". Raises CourseError where the lesson fails; what was stored before then stays.
+    ``words``: parameters as "name=value". Raises CourseError where the lesson fails (what was stored before then stays), and
+    where another process makes checkpoints: its pieces, which no file names yet, would be swept away.
     """
+    folder = lesson.root / checkpoint.FOLDER
+    busy = "Checkpoints are being made by another process; wait for it, or stop it."
+    with alone(folder / "lock", busy):
+        return _make(lesson, folder, words, threads)
+
+
+def _make(lesson: Lesson, folder: Path, words: list[str] | None, threads: int | None) -> str:
     import nbformat
 
-    folder = lesson.root / checkpoint.FOLDER
     notebook = prepare(lesson)
     text = digest(checkpoint.code_above(notebook))
     places = checkpoint.places(notebook)

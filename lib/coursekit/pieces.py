@@ -30,10 +30,10 @@ def digest(content: bytes | bytearray | memoryview) -> str:
 
 
 def put(folder: Path, content: bytes | memoryview) -> str:
-    """Store bytes once under their SHA-256; returns it."""
+    """Store bytes once under their SHA-256; returns it. A piece that has changed since is written anew."""
     name = digest(content)
     path = place(folder, name)
-    if not path.exists():
+    if not (path.is_file() and digest(path.read_bytes()) == name):
         with replacing(path) as temporary:
             temporary.write_bytes(content)
     return name

@@ -6,6 +6,7 @@ import json
 import math
 import os
 import re
+from collections.abc import Iterable
 from typing import Any
 
 MIME = "application/vnd.coursekit.record+json"
@@ -23,10 +24,11 @@ class Recorder:
     def __call__(self, name: str, value: Any, tolerance: float | str | None = None, key: bool = False) -> None:
         """Record one result of the lesson under a name that is unique within it.
 
-        ``value``: number, bool, string, list, dict, numpy scalar or array, pandas Series or DataFrame.
+        ``value``: number, bool, string, list, dict, numpy scalar or array, pandas Series (a dict) or DataFrame (a dict for each
+        row, with the index where it is more than the number of the row).
         ``tolerance``: a number (absolute), "5%" (relative), "any" (never compared) or None (see coursekit.compare).
         ``key``: show it in the table at the end of ``make course``.
-        Raises ValueError for a bad name or a name used twice in one run, TypeError for a value that is no result.
+        Raises ValueError for a bad name, a name used twice in one run or a key twice in a value, TypeError for a value that is no result.
         """
         if not isinstance(name, str) or not re.fullmatch(r"[A-Za-z][\w.-]*", name):
             raise ValueError(f"record: {name!r} is no name. Use letters, digits, _ . - and begin with a letter.")
@@ -74,7 +76,7 @@ class Recorder:
 def to_plain(value: Any, name: str = "value") -> Any:
     """``value`` as plain JSON: numpy and pandas unpacked, NaN and infinity as the words of ``SPECIAL``.
 
-    Raises TypeError for what is no result, ValueError for more than ``MAX_VALUES`` values.
+    Raises TypeError for what is no result, ValueError for more than ``MAX_VALUES`` values and for a key that comes twice.
     """
     plain = _plain(value, name)
     size = _count(plain)
@@ -95,14 +97,14 @@ def _plain(value: Any, name: str) -> Any:
             return "NaN"
         return float(value) if math.isfinite(value) else ("Infinity" if value > 0 else "-Infinity")
     if isinstance(value, dict):
-        return {str(_plain(k, name)): _plain(v, name) for k, v in value.items()}
+        return _keyed(value.items(), name)
     if isinstance(value, (list, tuple)):
         return [_plain(item, name) for item in value]
     kind = type(value).__module__.split(".")[0]
     if kind == "pandas" and hasattr(value, "columns"):
-        return _plain(value.to_dict("records"), name)
+        return _rows(value, name)
     if kind == "pandas" and hasattr(value, "to_dict"):
-        return _plain(value.to_dict(), name)
+        return _keyed(value.items(), name)
     if kind == "torch" and hasattr(value, "tolist"):
         return _plain(value.detach().cpu().tolist(), name)
     if hasattr(value, "tolist"):  # numpy scalars and arrays, pandas Index
@@ -113,6 +115,26 @@ def _plain(value: Any, name: str) -> Any:
         f"record: {name!r} is a {type(value).__name__}. "
         "Record a number, a string, a list, a dict, a numpy array or a pandas table."
     )
+
+
+def _keyed(pairs: Iterable[tuple[Any, Any]], name: str) -> dict[str, Any]:
+    """Pairs as a dict with keys of text. Raises ValueError where two keys become the same: one value would be lost."""
+    found: dict[str, Any] = {}
+    for key, item in pairs:
+        word = str(_plain(key, name))
+        if word in found:
+            raise ValueError(f"record: {name!r} has the key {word!r} twice. Each of its values needs a key of its own.")
+        found[word] = _plain(item, name)
+    return found
+
+
+def _rows(table: Any, name: str) -> list[dict[str, Any]]:
+    """The rows of a pandas DataFrame; an index that says more than the number of the row comes first in each."""
+    import pandas as pd
+
+    if not isinstance(table.index, pd.RangeIndex) or table.index.name is not None:
+        table = table.reset_index(allow_duplicates=True)  # a column of the same name is refused below
+    return [_keyed(zip(table.columns, row, strict=True), name) for row in table.itertuples(index=False, name=None)]
 
 
 def _count(plain: Any) -> int:

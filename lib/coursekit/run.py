@@ -60,7 +60,7 @@ def run(
     """Run a lesson and keep everything that it leaves behind, also when it fails.
 
     ``parameters`` by name and ``words`` as "name=value" override the parameters cell; ``folder`` takes the runs instead of
-    ``runs/<lesson>``; ``threads`` limits BLAS, OpenMP and numba; ``progress(done, total)`` is called after each cell.
+    ``runs/<lesson>``; ``threads`` limits BLAS, OpenMP and numba, whatever is exported; ``progress(done, total)`` is called after each cell.
     Raises CourseError for a parameter that the lesson does not have, KeyboardInterrupt when it was stopped (then the
     notebook so far is kept, and no card is written). A lesson that fails is returned with the status "failed".
     """
@@ -162,7 +162,7 @@ def _environment(root: Path, trail: Path, threads: int | None, folder: Path) -> 
     if "OMP_NUM_THREADS" in env:  # numba's threads would undo it: they share torch's OpenMP, and set its number
         env.setdefault("NUMBA_NUM_THREADS", env["OMP_NUM_THREADS"])
     if threads:
-        env.update({name: env.get(name, str(threads)) for name in THREADS})
+        env.update(dict.fromkeys(THREADS, str(threads)))  # goes before what is exported: the card will say so
     return env
 
 

@@ -11,6 +11,8 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from .course import replacing
+
 if TYPE_CHECKING:
     import pandas as pd
 
@@ -89,7 +91,6 @@ def keep(found: pd.DataFrame) -> bool:
         found = pd.concat([pd.read_parquet(path), found], ignore_index=True)
         if found.duplicated(UNIT).any():
             raise ValueError("record.scores: some of these scores were recorded before in this run.")
-    temporary = path.with_name(f".{path.name}.tmp")
-    found.to_parquet(temporary, index=False)
-    os.replace(temporary, path)
+    with replacing(path) as temporary:
+        found.to_parquet(temporary, index=False)
     return True

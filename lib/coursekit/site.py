@@ -27,6 +27,7 @@ NEEDED = {
     "sphinx_book_theme": "sphinx-book-theme",
 }
 BUILT = Path("site") / "_build"  # ignored by git
+BOOK_MARK = "searchindex.js"  # Sphinx writes it into every book
 BOARD = Path("runs") / "board"  # pages that another command has made for the book, for example the leaderboard
 
 
@@ -42,26 +43,52 @@ def build(
 
     ``known`` are the lessons to show; ``profile`` says which runs; ``output`` another place than site/_build/html; ``fresh``
     runs all lessons again (a run is taken as long as its lesson's text is the same, also where the library has changed).
-    Raises CourseError where a lesson fails, a package is missing or Sphinx finds a fault (a broken link, a figure without
-    alternative text, a formula that cannot be rendered).
+    Raises CourseError where a lesson fails, a package is missing, ``output`` holds other files than a book, or Sphinx finds a
+    fault (a broken link, a figure without alternative text, a formula that cannot be rendered).
     """
     missing = [title for name, title in NEEDED.items() if importlib.util.find_spec(name) is None]
     if missing:
         raise CourseError(
             f"The book needs {', '.join(missing)}. `make site` installs them; by hand: pip install -e '.[site]'"
         )
-    runs = gather(known, profile, jobs, fresh)
     target = output or root / BUILT / "html"
+    refuse_other_files(target)
+    runs = gather(known, profile, jobs, fresh)
     (root / BUILT).mkdir(parents=True, exist_ok=True)
     # In a folder of its own, so that two builds do not meet, and a failed one leaves the book that was there
     with tempfile.TemporaryDirectory(prefix="book-", dir=root / BUILT) as work:
         source, made = Path(work) / "source", Path(work) / "html"
         write_source(root, known, runs, source)
         _sphinx(root, source, made)
-        shutil.rmtree(target, ignore_errors=True)
-        target.parent.mkdir(parents=True, exist_ok=True)
-        shutil.move(made, target)
+        replace_book(made, target)
     return target
+
+
+def refuse_other_files(target: Path) -> None:
+    """Raise CourseError where ``target`` is neither a book, nor an empty folder, nor free: building deletes what is there."""
+    if not target.exists() and not target.is_symlink():
+        return
+    if target.is_dir() and ((target / BOOK_MARK).is_file() or not any(target.iterdir())):
+        return
+    raise CourseError(f"{target} holds other files; name a new or empty folder for the book.")
+
+
+def replace_book(made: Path, target: Path) -> None:
+    """Move a finished book to ``target``. The old one steps aside first and is deleted last; it comes back where this fails."""
+    refuse_other_files(target)  # once more: a build takes a while
+    target = target.resolve()
+    target.parent.mkdir(parents=True, exist_ok=True)
+    with tempfile.TemporaryDirectory(prefix=f".{target.name}-", dir=target.parent) as beside:
+        old, new = Path(beside) / "old", Path(beside) / "new"
+        shutil.move(made, new)  # may cross disks, and so fail half way: not yet under its name
+        if target.exists():
+            os.replace(target, old)
+        try:
+            os.replace(new, target)
+        except BaseException:
+            if old.exists():
+                os.replace(old, target)
+            raise
 
 
 def gather(known: Sequence[Lesson], profile: str, jobs: int = 1, fresh: bool = False) -> dict[str, Path]:

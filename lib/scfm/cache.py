@@ -36,13 +36,16 @@ def find(*names: str | Path) -> Path | None:
     return None
 
 
+def downloads() -> Path:
+    """Where downloads go: the first writable folder of ``SCFM_CACHE``, else the user's cache (which may not be there yet)."""
+    return next((folder for folder in folders() if os.access(folder, os.W_OK)), user_cache())
+
+
 def writable() -> Path:
-    """The folder that takes downloads: the first writable one of ``SCFM_CACHE``, else the user's cache (made if needed)."""
-    for folder in folders():
-        if os.access(folder, os.W_OK):
-            return folder
-    user_cache().mkdir(parents=True, exist_ok=True)
-    return user_cache()
+    """The folder that takes downloads, made if needed."""
+    folder = downloads()
+    folder.mkdir(parents=True, exist_ok=True)
+    return folder
 
 
 def repo_data() -> Path:

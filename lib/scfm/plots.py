@@ -82,14 +82,16 @@ def intervals(
     title: str = "",
     reference: float | None = None,
     ax: Axes | None = None,
+    hue_order: Sequence[str] | None = None,
 ) -> Axes:
     """Dots with their 95 % intervals, one row per ``label``; columns ``low`` and ``high`` give the whiskers.
 
     ``roles``: label → "model" | "twin" | "baseline" | "control" chooses the colour. ``hue``: a column whose values are
-    drawn side by side, each with its own marker. ``reference`` draws a dashed line, for chance say.
+    drawn side by side, each with its own marker; ``hue_order`` are all of them, also those not in ``table``, so that several
+    panels give each the same colour. ``reference`` draws a dashed line, for chance say.
     """
     labels = list(dict.fromkeys(table[label]))
-    kinds = list(dict.fromkeys(table[hue])) if hue else [None]
+    kinds = list(hue_order or dict.fromkeys(table[hue])) if hue else [None]
     if ax is None:  # long names must not take the room of what is drawn
         longest = max((len(line) for name in labels for line in str(name).split("\n")), default=0)
         width = max(6.4, 4.0 + 0.08 * longest + (1.4 if hue else 0.0))
@@ -98,13 +100,14 @@ def intervals(
         part = table if hue is None else table[table[hue] == kind]
         part = part.drop_duplicates(label).set_index(label)
         shift = (number - (len(kinds) - 1) / 2) * 0.7 / max(len(kinds), 1)
-        for row, name in enumerate(labels):
-            if name not in part.index:
-                continue
+        drawn = [(row, name) for row, name in enumerate(labels) if name in part.index]
+        if not drawn:  # for the legend
+            ax.plot([], [], MARKERS[number % 8], color=PALETTE[number % 7], ms=6, label=kind)
+        for place, (row, name) in enumerate(drawn):
             at, low, high = (float(part.loc[name, column]) for column in (value, "low", "high"))
             colour = ROLE[roles[name]] if roles else PALETTE[number % 7]
             ax.plot([low, high], [row + shift] * 2, color=colour, lw=2.2, solid_capstyle="butt")
-            ax.plot(at, row + shift, MARKERS[number % 8], color=colour, ms=6, label=kind if row == 0 else None)
+            ax.plot(at, row + shift, MARKERS[number % 8], color=colour, ms=6, label=kind if place == 0 else None)
     if reference is not None:
         ax.axvline(reference, color="#8C8C8C", lw=1, ls="--", zorder=0)
     ax.set_yticks(range(len(labels)), labels)

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+import os
+import shutil
 from pathlib import Path
 
 import numpy as np
@@ -85,6 +87,15 @@ def test_scores_go_into_the_runs_file_only_within_a_run(tmp_path: Path, monkeypa
     assert set(zip(told["dataset"], told["method"], told["ms_per_cell"], strict=True)) == {("blood", "pca", 2.0)}
     with pytest.raises(ValueError, match="recorded before"):
         record.scores(long_table(), ROLES, ["accuracy"])
+
+    def half(self: pd.DataFrame, path: Path, **_: object) -> None:
+        Path(path).write_text("PAR1")
+        raise OSError("no space left")
+
+    monkeypatch.setattr(pd.DataFrame, "to_parquet", half)
+    with pytest.raises(OSError, match="no space left"):
+        record.scores(long_table("skin"), ROLES, ["accuracy"])
+    assert [path.name for path in tmp_path.iterdir()] == ["scores.parquet"]
 
 
 # --- gathering --------------------------------------------------------------------------------------------
@@ -204,6 +215,36 @@ def test_the_page_says_what_was_found(tmp_path: Path) -> None:
     assert len(widths) == 3  # three tables with the lesson first, each of one width
 
 
+def test_a_page_of_twins_alone_has_no_figure(tmp_path: Path) -> None:
+    table = long_table(levels={"model": 0.8, "twin": 0.6})
+    before = boardpage.publish(tmp_path, tidy_of(tmp_path / "a", long_table()))
+    assert "leaderboard.png" in before.read_text()
+    page = boardpage.publish(tmp_path, tidy_of(tmp_path / "b", table))
+    assert "No lesson of these grids has a baseline" in page.read_text()
+    assert "twin (twin)" in page.read_text()
+    assert "leaderboard.png" not in page.read_text()
+    assert not (page.parent / "leaderboard.png").exists()
+
+
+def test_a_model_has_one_colour_on_the_whole_figure(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    from scfm import plots
+
+    first, second = (long_table().assign(model=name) for name in ("one", "two"))
+    tables = [pd.concat([first, second]), second.assign(metric="f1")]
+    formed = [scores.in_form(t, ROLES, list(set(t["metric"]))) for t in tables]
+    tidy = board.gather([run_folder(tmp_path / f"r{n}", table) for n, table in enumerate(formed)])
+    drawn, real = [], plots.intervals
+    monkeypatch.setattr(plots, "intervals", lambda *a, **k: drawn.append(real(*a, **k)) or drawn[-1])
+    boardpage.draw(board.compare(tidy), tmp_path / "figure.png")
+    assert len(drawn) == 2
+    dots = [[line.get_color() for line in ax.lines if len(line.get_xdata()) == 1] for ax in drawn]
+    assert dots == [[plots.PALETTE[0], plots.PALETTE[1]], [plots.PALETTE[1]]]
+    legends = [ax.get_legend() for ax in drawn]
+    assert legends[0] is None
+    lines = {line.get_label(): line.get_color() for line in legends[1].get_lines()}
+    assert lines == {"one, model": plots.PALETTE[0], "two, model": plots.PALETTE[1]}
+
+
 def test_no_results_no_board(tmp_path: Path) -> None:
     with pytest.raises(CourseError, match="No grid has been run yet"):
         board.results_of(tmp_path)
@@ -211,13 +252,47 @@ def test_no_results_no_board(tmp_path: Path) -> None:
         board.results_of(tmp_path, ["big"])
 
 
-def test_the_later_grid_counts(tmp_path: Path) -> None:
-    import os
+def grid_of(root: Path, name: str, when: int, *tables: pd.DataFrame, **parameters: object) -> None:
+    """A grid that has been run: its runs (a seed each) in the store, its results beside the plan."""
+    formed = [scores.in_form(table, ROLES, ["accuracy"]) for table in tables]
+    store = root / "runs" / "grid" / "store" / "03_zero"
+    folders = [run_folder(store / f"{name}{n}", table, seed=n, **parameters) for n, table in enumerate(formed)]
+    path = board.write_table(board.gather(folders), root / "runs" / "grid" / name / "results.parquet")
+    os.utime(path, (1000 + when, 1000 + when))
 
-    for when, (name, seed) in enumerate([("old", 0), ("new", 1)]):
-        tidy = tidy_of(tmp_path / name, long_table(seed=seed)).assign(run=name)
-        path = board.write_table(tidy, tmp_path / "runs" / "grid" / name / "results.parquet")
-        os.utime(path, (1000 + when, 1000 + when))
+
+def test_the_later_grid_counts_as_a_whole(tmp_path: Path) -> None:
+    grid_of(tmp_path, "new", 2, long_table(seed=1, n=6))
+    grid_of(tmp_path, "old", 1, long_table(seed=0, n=20))
     both = board.results_of(tmp_path)
-    assert len(both) == 80
-    assert set(both["run"]) == {"new"}
+    assert len(both) == 24  # no draw of the old run fills up the new one
+    assert set(both["run"]) == {"new0"}
+    assert set(board.results_of(tmp_path, ["old"])["run"]) == {"old0"}
+
+
+def test_grids_of_other_parameters_are_not_mixed(tmp_path: Path) -> None:
+    """All runs of a grid have its profile: only beside another grid does it tell them apart."""
+    won, lost = LEVELS | {"model": 0.9}, LEVELS | {"model": 0.3}
+    grid_of(tmp_path, "a", 1, long_table(levels=won), profile="cpu", n_draws=20)
+    grid_of(tmp_path, "b", 2, long_table(levels=lost, n=6), profile="quick", n_draws=6)
+    table = board.compare(board.results_of(tmp_path))
+    best = table[table["strongest"]].set_index("setting")
+    assert best["n_draws"].to_dict() == {"profile cpu, n_draws 20": 20, "profile quick, n_draws 6": 6}
+    assert best["gain"].round(1).to_dict() == {"profile cpu, n_draws 20": 0.2, "profile quick, n_draws 6": -0.4}
+    alone = board.results_of(tmp_path, ["a"])
+    assert set(alone["setting"]) == {""}
+
+
+def test_another_label_of_the_same_set_is_another_question(tmp_path: Path) -> None:
+    formed = scores.in_form(long_table(), ROLES, ["accuracy"])
+    folders = [run_folder(tmp_path / f"r{n}", formed, label=label) for n, label in enumerate(("type", "donor"))]
+    folders.append(run_folder(tmp_path / "other", formed, dataset="lung", label="class"))
+    table = board.gather(folders).drop_duplicates("run").set_index("run")
+    assert table["setting"].to_dict() == {"r0": "label type", "r1": "label donor", "other": ""}
+
+
+def test_runs_that_are_gone_are_named(tmp_path: Path) -> None:
+    grid_of(tmp_path, "a", 1, long_table(), long_table(seed=1))
+    shutil.rmtree(tmp_path / "runs" / "grid" / "store" / "03_zero" / "a1")
+    with pytest.raises(CourseError, match="1 of the grid a's 2 runs are gone"):
+        board.results_of(tmp_path)

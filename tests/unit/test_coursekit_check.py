@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import sys
 from pathlib import Path
 
 import numpy as np
@@ -56,7 +57,9 @@ def test_an_open_stub_fails_without_spending_a_hint(stub: object) -> None:
     assert check.run("01.1", lambda x: x).hint.startswith("Hint 1")
 
 
-@pytest.mark.parametrize("answer", [lambda x: 1 / 0, lambda: 1, 3, "text", np.zeros(3), lambda x: np.zeros(2)])
+@pytest.mark.parametrize(
+    "answer", [lambda x: 1 / 0, lambda: 1, 3, "text", np.zeros(3), lambda x: np.zeros(2), lambda x: sys.exit(x)]
+)
 def test_answers_that_crash_are_told_in_words(answer: object) -> None:
     result = check.run("01.1", answer)
     assert not result.passed

@@ -13,7 +13,7 @@ import torch
 from tiny_course import CHECKS, EXERCISE, make_course
 
 from coursekit import checkpoint, keep, pieces
-from coursekit.course import CourseError, choose
+from coursekit.course import CourseError, alone, choose
 from coursekit.run import prepare
 
 LESSON = (
@@ -165,6 +165,26 @@ def test_a_changed_piece_is_refused_and_nothing_is_touched(course: Path) -> None
             checkpoint.resume("01.1", namespace=names)
         assert names == {"numbers": "mine"}
         path.write_bytes(before)
+
+
+def test_a_damaged_piece_is_mended_by_storing_it_again(tmp_path: Path) -> None:
+    name = pieces.put(tmp_path, b"content")
+    path = pieces.place(tmp_path, name)
+    before = path.stat().st_ino
+    assert pieces.put(tmp_path, memoryview(b"content")) == name
+    assert path.stat().st_ino == before  # an intact one is not written again
+    path.write_bytes(b"cont")
+    assert pieces.put(tmp_path, b"content") == name
+    assert pieces.take(tmp_path, name) == b"content"
+
+
+def test_two_at_once_are_refused(course: Path) -> None:
+    """The second one's sweep would delete the pieces of the first, which no file names before its end."""
+    lesson = choose(course, ["01"])[0]
+    before = keep.fresh(course, [lesson])
+    with alone(course / checkpoint.FOLDER / "lock", ""), pytest.raises(CourseError, match="made by another process"):
+        keep.make(lesson)
+    assert keep.fresh(course, [lesson]) == before
 
 
 def test_checkpoints_of_another_text_or_library_are_refused(course: Path) -> None:

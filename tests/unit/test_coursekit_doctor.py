@@ -67,6 +67,29 @@ def test_other_versions_old_python_and_small_machines(tmp_path: Path, monkeypatc
         assert words in said
 
 
+def test_the_folder_that_takes_downloads_must_be_writable(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    given, own, hub = (tmp_path / name for name in ("given", "own", "hub"))
+    for folder in (given, own / "scfm", hub):
+        folder.mkdir(parents=True)
+    monkeypatch.setenv("SCFM_CACHE", str(given))
+    monkeypatch.setenv("XDG_CACHE_HOME", str(own))
+    monkeypatch.setenv("HF_HOME", str(hub))
+    closed = {hub}  # by name: who runs as root can write everywhere
+    monkeypatch.setattr(doctor.os, "access", lambda path, how: not any(Path(path).is_relative_to(c) for c in closed))
+    root = make_course(tmp_path / "course")
+
+    def levels() -> dict[str, tuple[str, str]]:
+        found = [finding for finding in doctor._caches(root) if not finding.words.startswith("SCFM_CACHE")]
+        return {f.words.split(":")[0]: (f.level, f.words.split(": ")[1]) for f in found}
+
+    assert levels()["downloads"] == (doctor.OK, str(given))
+    assert levels()["Hugging Face cache"] == (doctor.WARN, f"{hub} cannot be written")
+    closed.add(given)
+    assert levels()["downloads"] == (doctor.OK, str(own / "scfm"))
+    closed.add(own)
+    assert levels()["downloads"] == (doctor.FAIL, f"{own / 'scfm'} cannot be written")
+
+
 def test_a_gpu_that_torch_does_not_see(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     answers = {"nvidia-smi": "NVIDIA H200, 143771 MiB, 143000 MiB", sys.executable: "False None"}
     monkeypatch.setattr(doctor, "_output", lambda command, seconds: answers[command[0]])

@@ -11,7 +11,7 @@ from scored_course import make_scored_course
 
 from coursekit import card as cards
 from coursekit import grid, gridrun, runkey, watchdog
-from coursekit.course import CourseError, lessons
+from coursekit.course import CourseError, alone, lessons
 from coursekit.params import files_from
 
 
@@ -229,6 +229,19 @@ def test_a_failed_run_has_no_card_and_the_next_attempt_clears_it(root: Path) -> 
     (made / "card.json").write_text("{}")
     grid.publish(made, place, passed=True)
     assert [path.name for path in place.iterdir()] == ["card.json"]
+
+
+def test_a_grid_that_broke_does_not_lock_the_next_one_out(root: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    found = plan_of(root, "lessons: ['01']\n")
+    with monkeypatch.context() as broken:
+        broken.setattr(gridrun.workflow, "snakemake", lambda *_: 1 / 0)
+        with pytest.raises(ZeroDivisionError) as kept:  # as Jupyter keeps the last traceback
+            gridrun.make(found)
+    assert kept.value
+    monkeypatch.setattr(gridrun.workflow, "snakemake", lambda *_: 0)
+    assert gridrun.make(found).lost == list(found.runs)
+    with alone(found.folder / "lock", ""), pytest.raises(CourseError, match="run by another process"):
+        gridrun.make(found)
 
 
 def test_a_second_publisher_changes_nothing(tmp_path: Path) -> None:

@@ -30,6 +30,9 @@ from coursekit.recording import MIME, Recorder, collect, in_words, to_plain
         (np.array(2.5), 2.5),
         (pd.Series({"a": 1}), {"a": 1}),
         (pd.DataFrame({"m": ["x"], "v": [1.0]}), [{"m": "x", "v": 1.0}]),
+        (pd.DataFrame({"v": [1, 2]})[1:], [{"v": 2}]),  # a number of a row is no result
+        (pd.DataFrame({"v": [1.0]}, index=["x"]), [{"index": "x", "v": 1.0}]),
+        (pd.DataFrame({"m": ["x"], "k": [2], "v": [1.0]}).set_index(["m", "k"]), [{"m": "x", "k": 2, "v": 1.0}]),
         ((1, "a", None), [1, "a", None]),
         ({1: -math.inf, "b": math.inf}, {"1": "-Infinity", "b": "Infinity"}),
     ],
@@ -50,6 +53,22 @@ def test_what_is_no_result_is_refused() -> None:
     for bad in (-1, "much", True, math.nan):
         with pytest.raises(ValueError, match="A tolerance is"):
             record("x", 1, tolerance=bad)
+
+
+@pytest.mark.parametrize(
+    "value",
+    [
+        {1: "a", "1": "b"},
+        {"outer": {True: 1, "True": 2}},
+        pd.Series([1, 2], index=["1", "1"]),
+        pd.Series([1, 2], index=[1, "1"]),
+        pd.DataFrame([[1, 2]], columns=["1", "1"]),
+        pd.DataFrame({"1": [3]}, index=pd.Index(["x"], name="1")),
+    ],
+)
+def test_no_value_is_lost_to_another_of_the_same_key(value: object) -> None:
+    with pytest.raises(ValueError, match=r"record: 'x' has the key '(1|True)' twice"):
+        to_plain(value, "x")
 
 
 def test_a_name_twice_is_an_error_in_a_run_only(

@@ -19,10 +19,11 @@ from tiny_course import make_course
 from coursekit import card as cards
 from coursekit.__main__ import main
 from coursekit.course import CourseError, lessons
+from coursekit.courserun import run_all
 from coursekit.notebook import parse
 from coursekit.page import outside_references, write_page
 from coursekit.params import accept, from_words, parameters_of
-from coursekit.run import Run, run
+from coursekit.run import THREADS, Run, _environment, run
 from coursekit.verify import changes, verify
 
 
@@ -171,7 +172,7 @@ def test_a_stopped_run_leaves_no_card_and_no_kernel(root: Path, tmp_path: Path, 
     child.send_signal(number)
     _, said = child.communicate(timeout=60)
     assert child.returncode == 130
-    assert "no card was written" in said
+    assert "what was finished is kept" in said
     _, alive = psutil.wait_procs(kernels, timeout=20)
     assert alive == []
     assert list(tmp_path.rglob("card.json")) == []
@@ -235,6 +236,71 @@ def test_course_runs_all_and_fails_at_the_end(tmp_path: Path, capsys: pytest.Cap
     assert "double = 0" in said
     assert "notebook.html" in said
     assert "traceback.txt" in said
+
+
+@pytest.fixture
+def children(monkeypatch: pytest.MonkeyPatch) -> dict[str, Any]:
+    """Lessons' processes run ``code`` instead of a lesson; ``commands`` are those that would have been started."""
+    seen: dict[str, Any] = {"code": "", "commands": [], "made": []}
+    real = subprocess.Popen
+
+    def start(command: list[str], **more: Any) -> Any:
+        seen["commands"].append(command)
+        if seen["code"] is None:
+            raise OSError("no more processes")
+        seen["made"].append(real([sys.executable, "-c", seen["code"]], **more))
+        return seen["made"][-1]
+
+    monkeypatch.setattr(subprocess, "Popen", start)
+    return seen
+
+
+@pytest.mark.parametrize(
+    ("code", "words"),
+    [
+        ("import os; os.write(1, b'caf\\xff'); raise SystemExit(1)", "caf\ufffd"),
+        ("print('@progress [1, warning: 2]')", "@progress [1, warning: 2]"),
+        ("print('@progress 3')", "@progress 3"),
+        ("import sys; print('@folder', sys.prefix + '/none')", ""),
+        (None, "OSError: no more processes"),
+    ],
+)
+def test_no_lesson_is_lost_whatever_its_process_says(
+    root: Path, children: dict[str, Any], code: str | None, words: str
+) -> None:
+    children["code"] = code
+    lesson = lessons(root)[0]
+    outcomes = run_all([lesson, lesson], [], jobs=2)
+    assert [(outcome.lesson, outcome.card, outcome.words) for outcome in outcomes] == [(lesson, None, words)] * 2
+    assert all(child.returncode is not None for child in children["made"])
+    assert main(["--root", str(root), "course", "01"]) == 1
+
+
+def test_a_card_that_cannot_be_read_is_a_failure_with_words(root: Path, children: dict, tmp_path: Path) -> None:
+    (tmp_path / "card.json").write_text("{")
+    children["code"] = f"print('@folder {tmp_path}')"
+    (outcome,) = run_all(lessons(root), [])
+    assert "is no run card" in outcome.words
+
+
+def test_threads_are_those_that_were_asked_for(
+    root: Path, children: dict[str, Any], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    two = lessons(root) * 2
+    for name in THREADS:
+        monkeypatch.setenv(name, "7")
+    monkeypatch.setattr(cards, "cores", lambda: 8)
+    run_all(two, [], jobs=2)
+    run_all(two, ["--threads", "3"], jobs=2)
+    monkeypatch.delenv("OMP_NUM_THREADS")
+    run_all(two, ["--threads", "3"], jobs=2)
+    run_all(two, [], jobs=2)
+    asked = [command[command.index("--threads") + 1 :] for command in children["commands"] if "--threads" in command]
+    assert [words[0] for words in asked] == ["3"] * 4 + ["4"] * 2
+    assert all("--threads" not in words for words in asked)
+    env = _environment(root, tmp_path / "trail", 2, tmp_path)
+    assert {name: env[name] for name in THREADS} == dict.fromkeys(THREADS, "2")
+    assert _environment(root, tmp_path / "trail", None, tmp_path)["MKL_NUM_THREADS"] == "7"
 
 
 def test_learner_edition_runs_with_open_exercises(root: Path, tmp_path: Path) -> None:

@@ -59,6 +59,53 @@ def test_gathering_runs_only_what_is_missing(lesson: Lesson, monkeypatch: pytest
     assert site.gather([lesson], "quick") == {lesson.name: folder}
 
 
+# --- where the book goes -------------------------------------------------------------------------
+
+
+def book(at: Path, word: str) -> Path:
+    at.mkdir(parents=True)
+    (at / site.BOOK_MARK).write_text(word)
+    return at
+
+
+def test_a_folder_of_other_files_is_refused_before_anything_runs(
+    lesson: Lesson, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(site, "NEEDED", {})
+    monkeypatch.setattr(site, "gather", lambda *_: pytest.fail("nothing may run"))
+    mine = tmp_path / "mine" / "thesis.tex"
+    mine.parent.mkdir()
+    mine.write_text("years of work")
+    for place in (mine.parent, mine, lesson.root):
+        with pytest.raises(CourseError, match="holds other files; name a new or empty folder"):
+            site.build(lesson.root, [lesson], output=place)
+    assert mine.read_text() == "years of work"
+    assert lesson.source.is_file()
+
+
+def test_a_book_takes_the_place_of_a_book(tmp_path: Path) -> None:
+    (tmp_path / "empty").mkdir()
+    book(tmp_path / "shelf" / "book", "old")
+    for place in (tmp_path / "empty", tmp_path / "new" / "folder", tmp_path / "shelf" / "book"):
+        site.replace_book(book(tmp_path / "made", "new"), place)
+        assert (place / site.BOOK_MARK).read_text() == "new"
+        assert [path.name for path in place.parent.iterdir() if path.name.startswith(".")] == []
+
+
+def test_a_book_that_cannot_be_moved_leaves_the_old_one(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    old, made, real = book(tmp_path / "book", "old"), book(tmp_path / "made", "new"), os.replace
+
+    def full(start: Path, end: Path) -> None:
+        if Path(start).name == "new":
+            raise OSError("no space left")
+        real(start, end)
+
+    monkeypatch.setattr(os, "replace", full)
+    with pytest.raises(OSError, match="no space left"):
+        site.replace_book(made, old)
+    assert (old / site.BOOK_MARK).read_text() == "old"
+
+
 # --- a lesson as a page ----------------------------------------------------------------------------
 
 

@@ -56,6 +56,20 @@ def test_intervals_draws_each_mean_between_its_whiskers_in_the_roles_colour() ->
     assert [t.get_text() for t in ax.get_yticklabels()] == ["PCA", "model"]
 
 
+def test_intervals_name_every_hue_and_keep_its_colour_over_panels() -> None:
+    """A hue without the first label has its place in the legend; one that another panel shows has it too."""
+    rows = [("PCA", "a"), ("model", "a"), ("model", "b")]
+    table = pd.DataFrame(rows, columns=["method", "set"]).assign(mean=0.5, low=0.4, high=0.6)
+    one = plots.intervals(table, hue="set", hue_order=["a", "b", "c"])
+    other = plots.intervals(table[table["set"] == "b"], hue="set", hue_order=["a", "b", "c"])
+    colours = [{line.get_label(): line.get_color() for line in ax.get_legend().get_lines()} for ax in (one, other)]
+    assert colours == [dict(zip("abc", plots.PALETTE, strict=False))] * 2
+    dots = [line for line in other.lines if len(line.get_xdata()) == 1]
+    assert [dot.get_color() for dot in dots] == [plots.PALETTE[1]]
+    alone = plots.intervals(table, hue="set")
+    assert [text.get_text() for text in alone.get_legend().get_texts()] == ["a", "b"]
+
+
 def test_scatter_curves_and_heatmap_hold_what_they_were_given() -> None:
     ax = plots.scatter(np.random.default_rng(0).normal(size=(30, 2)), ["a"] * 20 + ["b"] * 10)
     assert [len(c.get_offsets()) for c in ax.collections] == [20, 10]
