@@ -129,12 +129,14 @@ def _parser() -> argparse.ArgumentParser:
     kinds = add.add_subparsers(dest="what", required=True)
     kind = kinds.add_parser("lesson", help="42_my_question: source, checkers and expectations that run as they are")
     kind.add_argument("name")
-    kind = kinds.add_parser("dataset", help="a file of raw counts becomes a data set with a name")
+    kind = kinds.add_parser(
+        "dataset", help="a file (or a folder of 10x or .zarr) of raw counts becomes a data set with a name"
+    )
     kind.add_argument("name")
     kind.add_argument("file", type=Path)
     kind.add_argument("--label", default="", help="column of obs that holds the cell types")
     kind.add_argument("--batch", default="", help="column of obs that holds batches or donors")
-    kind = kinds.add_parser("model", help="the Geneformer in data/models/NAME becomes a model with a name")
+    kind = kinds.add_parser("model", help="the Geneformer or scGPT in data/models/NAME becomes a model with a name")
     kind.add_argument("name")
     kind.add_argument("--random", action="store_true", help="write that folder first, with random weights, to try it")
     add.set_defaults(go=commands.new)
