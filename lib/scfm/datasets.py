@@ -18,6 +18,7 @@ import difflib
 import functools
 import importlib.util
 import logging
+import os
 import tomllib
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -53,6 +54,7 @@ __all__ = [
     "list_datasets",
     "load_dataset",
     "simulate_batch",
+    "split_names",
 ]
 
 log = logging.getLogger("scfm")
@@ -130,6 +132,24 @@ def load_dataset(
         adata = in_form(raw, name, entry, sha256, label, batch)
     cache.announce("dataset", adata.uns["scfm"]["name"], adata.uns["scfm"]["sha256"])
     return adata
+
+
+def split_names(names: str, start: Path | None = None) -> list[str]:
+    """The datasets that ``names`` joins by +, as in "pbmc68k+my_cells.h5ad": names of the list, or files seen from ``start``.
+
+    A + that belongs to the name of a file or folder that is there (CD4+_cells.h5ad) stays in it.
+    """
+    words, found = names.split("+"), []
+    while words:
+        lengths = range(len(words), 1, -1)
+        n = next((n for n in lengths if _is_there(start, "+".join(words[:n]))), 1)
+        found.append("+".join(words[:n]))
+        words = words[n:]
+    return found
+
+
+def _is_there(start: Path | None, name: str) -> bool:
+    return os.path.exists((start or Path()) / Path(name).expanduser())  # False also for a name too long for a file
 
 
 def _not_found(name: str) -> str:

@@ -98,21 +98,31 @@ def test_label_and_batch_are_left_out_where_a_lesson_has_no_use_for_them(root: P
 
 def test_own_files_are_named_in_full(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     (tmp_path / "data").mkdir()
-    for name in ("data/mine.h5ad", "plain"):
+    for name in ("data/mine.h5ad", "data/CD4+_cells.h5ad", "pbmc68k"):
         (tmp_path / name).write_text("x")
+    (tmp_path / "my10x").mkdir()
+    plus = str(tmp_path / "data" / "CD4+_cells.h5ad")
     full = str(tmp_path / "data" / "mine.h5ad")
     cases = {
         "data/mine.h5ad": full,
         full: full,
         "pbmc68k+data/mine.h5ad": f"pbmc68k+{full}",
         "kang": "kang",
-        "plain": "plain",  # a word is a name of the list, also where a file happens to be called so
+        "pbmc68k": "pbmc68k",  # a name of the list, also where a file happens to be called so
+        "my10x": str(tmp_path / "my10x"),
+        "kang+my10x": f"kang+{tmp_path / 'my10x'}",
+        "data/CD4+_cells.h5ad": plus,  # a + of its own
+        "pbmc68k+data/CD4+_cells.h5ad+data/mine.h5ad": f"pbmc68k+{plus}+{full}",
         "": "",
     }
     for given, expected in cases.items():
         assert files_from({"dataset": given, "seed": 1}, tmp_path) == {"dataset": expected, "seed": 1}
     assert files_from({"model": "hub/name"}, tmp_path) == {"model": "hub/name"}  # a model of the hub has a slash too
     assert files_from({"model": "data/mine.h5ad"}, tmp_path) == {"model": full}
+    assert files_from({"model": "my10x"}, tmp_path) == {"model": str(tmp_path / "my10x")}
+    (tmp_path / "geneformer-mini").mkdir()
+    for listed in ("geneformer-mini", "Geneformer_mini"):
+        assert files_from({"model": listed}, tmp_path) == {"model": listed}
     assert files_from({"dataset": None}, tmp_path) == {"dataset": None}
     with pytest.raises(CourseError, match=r"no file data/lost.h5ad \(seen from"):
         files_from({"dataset": "data/lost.h5ad"}, tmp_path)
@@ -171,6 +181,15 @@ def test_a_file_counts_by_its_bytes_wherever_it_lies(root: Path, tmp_path: Path)
     assert key(root, dataset=str(moved)) == first
     moved.write_bytes(b"two")
     assert key(root, dataset=str(moved)) != first
+
+
+def test_a_plus_in_a_files_name_hides_nothing_from_the_key(root: Path, tmp_path: Path) -> None:
+    file = tmp_path / "CD4+_cells.h5ad"
+    file.write_bytes(b"one")
+    for dataset in (str(file), f"tiny+{file}"):
+        first = key(root, dataset=dataset)
+        file.write_bytes(file.read_bytes() + b"more")
+        assert key(root, dataset=dataset) != first
 
 
 def test_a_listed_set_counts_by_its_entry_and_those_it_is_made_from(root: Path) -> None:

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import difflib
 import json
-import re
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -108,7 +107,7 @@ def list_models() -> pd.DataFrame:
 def _locate(name: str | Path, weights: str) -> tuple[Path | None, dict[str, Any], str | None]:
     """Folder with the files (None for a random twin of a hub model), catalogue entry ({} for a folder), official name."""
     known = hub.catalogue()["models"]
-    plain = re.sub(r"[_\s]+", "-", str(name).strip()).lower().removeprefix("ctheodoris/geneformer/")
+    plain = hub.plain_name(str(name))
     if isinstance(name, str) and plain in known:
         entry = known[plain]
         if "bundled" in entry:
