@@ -50,7 +50,6 @@ def dataset(root: Path, name: str, file: Path, label: str = "", batch: str = "")
     from scfm import cache
 
     _free(root / "data" / "datasets.toml", name, "")
-    file = file.expanduser()
     if not file.exists():
         raise CourseError(f"There is no file or folder {file} (seen from {Path.cwd()}).")
     ending = _ending(file)
