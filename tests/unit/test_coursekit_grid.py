@@ -77,11 +77,41 @@ def test_a_plan_is_read_as_it_was_written(root: Path) -> None:
         ("lessons: ['01']\ndatasets: [mine.h5ad]", "There is no file mine.h5ad"),
         ("lessons: ['01']\nseeds: [1]\nexclude: [{seed: 1}]", "leaves out all"),
         ("lessons: [", "no valid YAML"),
+        ("lessons: '01'", "lessons must be a list"),
+        ("lessons: ['01']\naxes: [1]", "axes must be name: list of values"),
+        ("lessons: ['01']\naxes: {share: 5}", "axes must be name: list of values"),
+        ("lessons: ['01']\naxes: {share: []}", "axes must be name: list of values"),
+        ("lessons: ['01']\nparameters: [a]", "parameters must be name: value"),
+        ("lessons: ['01']\nthreads: two", "threads must be a whole number"),
+        ("lessons: ['01']\nresources: 5", "resources must be name: value"),
+        ("lessons: ['01']\nexclude: ['04']", "exclude must be a list of rules"),
+        ("lessons: ['01']\nexclude: [{1: 2}]", "exclude must be a list of rules"),
+        ("lessons: ['01']\nexclude: [{sead: 1}]", "no lesson has the parameters of the rule .*sead"),
+        ("lessons: ['01']\nexclude: [{lesson: 9}]", "no lesson '9'"),
+        ("lessons: ['01']\nexclude: [{seed: one}]", "The parameter seed is int"),
     ],
 )
 def test_what_is_no_grid_is_refused_in_words(root: Path, text: str, words: str) -> None:
     with pytest.raises(CourseError, match=words):
         plan_of(root, text)
+
+
+@pytest.mark.parametrize("lesson", ["1", "01", "'01'", "01_tiny"])
+def test_a_rule_names_its_lesson_as_the_command_line_does(root: Path, lesson: str) -> None:
+    found = plan_of(root, f"lessons: [1]\nseeds: [0, 1]\nexclude: [{{lesson: {lesson}, seed: 1}}]\n")
+    assert [run.parameters["seed"] for run in found.runs] == [0]
+
+
+@pytest.mark.parametrize("rule", ["share: 1", "share: '1.0'", "dataset: mine.h5ad", "share: 1.0, lesson: 1"])
+def test_a_rule_is_read_in_the_types_of_the_lesson(root: Path, rule: str) -> None:
+    (root / "mine.h5ad").write_bytes(b"cells")
+    text = f"lessons: [1]\ndatasets: [mine.h5ad]\naxes: {{share: [1]}}\nexclude: [{{{rule}}}]\n"
+    with pytest.raises(CourseError, match="leaves out all"):
+        plan_of(root, text)
+
+
+def test_a_field_with_nothing_behind_it_is_not_there(root: Path) -> None:
+    assert len(plan_of(root, "lessons: [1]\nparameters:\naxes:\n").runs) == 1
 
 
 def test_label_and_batch_are_left_out_where_a_lesson_has_no_use_for_them(root: Path) -> None:
