@@ -33,7 +33,7 @@ def load_model(name: str | Path, device: str = "cpu", weights: str = "pretrained
     Parameters
     ----------
     name
-        ``"geneformer-mini"`` (comes with the course), ``"geneformer-v1-10m"``, ``"geneformer-v2-104m"``,
+        ``"geneformer-mini"``, ``"scgpt-mini"`` (come with the course), ``"geneformer-v1-10m"``, ``"geneformer-v2-104m"``,
         ``"geneformer-v2-104m-clcancer"``, ``"geneformer-v2-316m"`` (downloaded once, then verified at each load), or a folder
         with config.json and model.safetensors: in the hub's layout, or written by ``Geneformer.save`` or ``ScGPT.save``. For
         scGPT: ``"tdc/scgpt"``, or a folder as upstream releases it (args.json, best_model.pt, vocab.json).
