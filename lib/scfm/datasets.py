@@ -204,8 +204,9 @@ def _in_cache(name: str, entry: dict[str, Any]) -> Path:
     if path is None:
         looked = ", ".join(map(str, cache.folders())) or "no folder"
         raise DatasetError(
-            f"{name} is the file {entry['file']} of a folder named by SCFM_CACHE; it is not there (looked in: {looked}). Set "
-            "SCFM_CACHE to the folder that holds it; scfm.list_datasets() shows what is bundled or can be downloaded."
+            f"{name} ({entry['citation']}) is not downloaded: put the file of its card, data/cards/{name}.md, as {entry['file']} into "
+            f"a folder that SCFM_CACHE names (looked in: {looked}), or take a set that is bundled or downloaded "
+            "(scfm.list_datasets() shows them; kang is one), or a file of your own."
         )
     if cache.sha256(path) != entry["sha256"]:
         raise FileFormatError(
