@@ -1,6 +1,7 @@
 # The face of the course. Needs Python 3.11 to 3.13 and make; everything else goes into .venv by itself.
 #   make course PROFILE=cpu JOBS=2      other sizes, two lessons at a time
 #   make setup TORCH=cpu                PyTorch's CPU build (Linux without a GPU: 0.2 GB instead of 3)
+#   make run NB=03 P="label='cell type' seed=1"   parameters of a lesson: NAME=VALUE ..., quoted as in the shell
 #   make course PY=python               use the environment you are in (conda), set nothing up
 
 PROFILE ?= quick
@@ -41,19 +42,19 @@ help:  ## this list
 setup: $(READY)  ## make .venv with the tested versions (TORCH=cpu for a small PyTorch; FORCE=1 to repair)
 
 course: $(READY)  ## run every lesson and end with a table (PROFILE=quick|cpu|gpu, JOBS=2, NB="01 03")
-	@$(PY) -m coursekit course $(NB) --profile $(PROFILE) --jobs $(JOBS) $(foreach p,$(P),-p '$(p)')
+	@$(PY) -m coursekit course $(NB) --profile $(PROFILE) --jobs $(JOBS) $(if $(P),--with $(P))
 
 run: $(READY)  ## run one lesson: make run NB=03 P="dataset=kang seed=1" PROFILE=cpu
 	@test -n "$(NB)" || { echo 'Which lesson? For example: make run NB=03 P="dataset=kang seed=1"'; exit 2; }
-	@$(PY) -m coursekit run $(NB) --profile $(PROFILE) $(foreach p,$(P),-p '$(p)') $(ARGS)
+	@$(PY) -m coursekit run "$(NB)" --profile $(PROFILE) $(if $(P),--with $(P)) $(ARGS)
 
 rerun: $(READY)  ## run a lesson again with its last parameters, changed by P: make rerun NB=03 P="seed=2"
 	@test -n "$(NB)" || { echo 'Which lesson? For example: make rerun NB=03 P="seed=2"'; exit 2; }
-	@$(PY) -m coursekit run $(NB) --again $(foreach p,$(P),-p '$(p)') $(ARGS)
+	@$(PY) -m coursekit run "$(NB)" --again $(if $(P),--with $(P)) $(ARGS)
 
 verify: $(READY)  ## repeat a run and compare its results: make verify CARD=runs/.../card.json
 	@test -n "$(CARD)" || { echo 'Which run? For example: make verify CARD=runs/03_.../card.json'; exit 2; }
-	@$(PY) -m coursekit verify $(CARD)
+	@$(PY) -m coursekit verify "$(CARD)"
 
 table: $(READY)  ## the table of the last run of each lesson
 	@$(PY) -m coursekit table
@@ -93,20 +94,20 @@ workshop: $(READY)  ## a schedule with breaks, notes, instructor notebooks: make
 	@$(PY) -m coursekit workshop $(LESSONS) --hours $(HOURS)
 
 checkpoints: $(READY)  ## where who fell behind can go on, for all lessons or NB="03 06"
-	@$(PY) -m coursekit checkpoints $(NB) $(foreach p,$(P),-p '$(p)')
+	@$(PY) -m coursekit checkpoints $(NB) $(if $(P),--with $(P))
 
 slides: $(READY)  ## slides with speaker notes, offline, from the last runs: make slides NB=03
 	@$(PY) -m coursekit slides $(NB)
 
 grid: $(READY) $(SNAKEMAKE)  ## run lessons x datasets x models x seeds, what is missing: make grid GRID=... JOBS=4 (ON=slurm)
-	@$(PY) -m coursekit grid $(GRID) --jobs $(JOBS) $(if $(ON),--on $(ON)) $(foreach p,$(P),-p '$(p)') $(ARGS)
+	@$(PY) -m coursekit grid "$(GRID)" --jobs $(JOBS) $(if $(ON),--on "$(ON)") $(if $(P),--with $(P)) $(ARGS)
 
 board: $(READY)  ## does the foundation model beat the baseline? table, page and figure from all grids
 	@$(PY) -m coursekit board $(ARGS)
 
 atlas: $(READY) $(SNAKEMAKE)  ## tokenize and embed a large file in shards: make atlas FILE=cells.h5ad MODEL=... JOBS=4 (ON=slurm)
 	@test -n "$(FILE)" || { echo 'Which cells? For example: make atlas FILE=cells.h5ad'; exit 2; }
-	@$(PY) -m coursekit atlas $(FILE) --model $(MODEL) --jobs $(JOBS) $(if $(ON),--on $(ON)) $(ARGS)
+	@$(PY) -m coursekit atlas "$(FILE)" --model "$(MODEL)" --jobs $(JOBS) $(if $(ON),--on "$(ON)") $(ARGS)
 
 bundle: $(READY) $(SITE)  ## wheels, course, book in one archive for a room without internet (DATA="kang geneformer-v1-10m")
 	@$(PY) -m coursekit bundle $(DATA) --profile $(PROFILE) --jobs $(JOBS) $(ARGS)

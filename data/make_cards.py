@@ -13,7 +13,7 @@ HERE = Path(__file__).parent
 SOURCES = {
     "bundled": "comes with an installed package: {file}",
     "simulated": "made from `{of}` when it is loaded",
-    "cache": "`{file}` in a folder of SCFM_CACHE",
+    "cache": "not downloaded: put it as `{file}` into a folder that SCFM_CACHE names",
     "download": "downloaded on first use: {file}",
     "census": "a slice of CZ CELLxGENE Census {census_version}, drawn on first use",
 }

@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import argparse
+import os
 import signal
 import sys
 import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from typing import Any
 
 from . import commands
 from .course import PROFILES, CourseError, find_root
@@ -25,7 +27,9 @@ def _parser() -> argparse.ArgumentParser:
     add.set_defaults(go=commands.build)
 
     add = known.add_parser("run", help="run one lesson and keep notebook, page and card")
-    add.add_argument("lesson", metavar="NN", help="number, name, or the path of a notebook you changed")
+    add.add_argument(
+        "lesson", metavar="NN", type=os.path.expanduser, help="number, name, or the path of a notebook you changed"
+    )
     _run_options(add)
     add.add_argument("--again", action="store_true", help="start from the parameters of its last run")
     add.add_argument("--progress-lines", action="store_true", help=argparse.SUPPRESS)
@@ -38,7 +42,7 @@ def _parser() -> argparse.ArgumentParser:
     add.set_defaults(go=commands.course)
 
     add = known.add_parser("verify", help="run a card's lesson again and compare the results")
-    add.add_argument("card", type=Path, help="card.json or its folder")
+    add.add_argument("card", type=_file, help="card.json or its folder")
     add.set_defaults(go=commands.verify)
 
     add = known.add_parser("expect", help="draft tests/notebooks/expected/NN.toml from a lesson's last run")
@@ -70,7 +74,7 @@ def _parser() -> argparse.ArgumentParser:
 
     add = known.add_parser("checkpoints", help="store where a participant who fell behind can go on, lesson by lesson")
     add.add_argument("lessons", nargs="*", metavar="NN")
-    add.add_argument("-p", "--parameter", action="append", default=[], metavar="NAME=VALUE", dest="words")
+    _words(add)
     add.add_argument("--threads", type=int, help="limit the threads of BLAS, OpenMP and numba")
     add.set_defaults(go=commands.checkpoints)
 
@@ -84,8 +88,8 @@ def _parser() -> argparse.ArgumentParser:
     add.set_defaults(go=commands.gain)
 
     add = known.add_parser("grid", help="run lessons × datasets × models × seeds, only what is missing")
-    add.add_argument("grid", type=Path, help="a YAML file, see workflow/grids")
-    add.add_argument("-p", "--parameter", action="append", default=[], metavar="NAME=VALUE", dest="words")
+    add.add_argument("grid", type=_file, help="a YAML file, see workflow/grids")
+    _words(add)
     add.add_argument("--jobs", type=int, default=1, help="runs at a time on this machine (default 1)")
     add.add_argument("--threads", type=int, help="threads of each run (default: what the grid says)")
     add.add_argument("--on", metavar="PROFILE", help="slurm, kubernetes, or a folder with a Snakemake profile")
@@ -97,7 +101,7 @@ def _parser() -> argparse.ArgumentParser:
     add.set_defaults(go=commands.board)
 
     add = known.add_parser("atlas", help="tokenize and embed a file of any size in shards")
-    add.add_argument("file", type=Path, help=".h5ad or .zarr")
+    add.add_argument("file", type=_file, help=".h5ad or .zarr")
     add.add_argument("--model", default="geneformer-mini")
     add.add_argument("--cells-per-shard", type=int, default=10_000, help="memory goes with it (default 10000)")
     add.add_argument("--counts-in", default="X", help="where the raw counts lie: X, layers/NAME or raw/X")
@@ -129,12 +133,14 @@ def _parser() -> argparse.ArgumentParser:
     kinds = add.add_subparsers(dest="what", required=True)
     kind = kinds.add_parser("lesson", help="42_my_question: source, checkers and expectations that run as they are")
     kind.add_argument("name")
-    kind = kinds.add_parser("dataset", help="a file of raw counts becomes a data set with a name")
+    kind = kinds.add_parser(
+        "dataset", help="a file (or a folder of 10x or .zarr) of raw counts becomes a data set with a name"
+    )
     kind.add_argument("name")
-    kind.add_argument("file", type=Path)
+    kind.add_argument("file", type=_file)
     kind.add_argument("--label", default="", help="column of obs that holds the cell types")
     kind.add_argument("--batch", default="", help="column of obs that holds batches or donors")
-    kind = kinds.add_parser("model", help="the Geneformer in data/models/NAME becomes a model with a name")
+    kind = kinds.add_parser("model", help="the Geneformer or scGPT in data/models/NAME becomes a model with a name")
     kind.add_argument("name")
     kind.add_argument("--random", action="store_true", help="write that folder first, with random weights, to try it")
     add.set_defaults(go=commands.new)
@@ -163,9 +169,20 @@ def _parser() -> argparse.ArgumentParser:
     return parser
 
 
+def _file(text: str) -> Path:
+    """A path; the Makefile quotes it, so the shell has not put the home folder in the place of ~."""
+    return Path(text).expanduser()
+
+
+def _words(add: argparse.ArgumentParser) -> None:
+    words: dict[str, Any] = {"default": [], "metavar": "NAME=VALUE", "dest": "words"}
+    add.add_argument("-p", "--parameter", action="append", help="a parameter of the lesson", **words)
+    add.add_argument("--with", action="extend", nargs="+", help="several at once", **words)
+
+
 def _run_options(add: argparse.ArgumentParser) -> None:
     add.add_argument("--profile", choices=PROFILES)
-    add.add_argument("-p", "--parameter", action="append", default=[], metavar="NAME=VALUE", dest="words")
+    _words(add)
     add.add_argument("--edition", choices=("solution", "learner"), default="solution")
     add.add_argument("--threads", type=int, help="limit the threads of BLAS, OpenMP and numba")
     add.add_argument("--runs", type=Path, help="where to put the runs (default: runs/<lesson>)")

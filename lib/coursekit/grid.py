@@ -12,7 +12,7 @@ import os
 import re
 import shutil
 import sys
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
@@ -26,6 +26,27 @@ from .params import accept, files_from, from_words, parameters_of
 FAILED = "failed.json"  # a failed run's card; only a run that passed has a card.json
 AXES = {"datasets": "dataset", "models": "model", "seeds": "seed"}
 FIELDS = {"lessons", *AXES, "profile", "parameters", "axes", "exclude", "threads", "resources"}
+_Form = tuple[Callable[[Any], bool], str]
+
+
+def _named(value: Any) -> bool:
+    return isinstance(value, dict) and all(isinstance(name, str) for name in value)
+
+
+FORMS: dict[str, _Form] = {  # field → what it has to be, as a test and in words
+    **{name: (lambda value: isinstance(value, list), f"a list, as in {name}: [...]") for name in ("lessons", *AXES)},
+    "parameters": (_named, "name: value, as in parameters: {n_cells: 100}"),
+    "axes": (
+        lambda value: _named(value) and all(isinstance(values, list) and values for values in value.values()),
+        "name: list of values, as in axes: {share: [0.25, 0.5]}",
+    ),
+    "exclude": (
+        lambda value: isinstance(value, list) and all(map(_named, value)),
+        "a list of rules, as in exclude: [{lesson: '03', seed: 2}]",
+    ),
+    "threads": (lambda value: type(value) is int and value > 0, "a whole number of at least 1"),
+    "resources": (_named, "name: value, as in resources: {mem_mb: 8000}"),
+}
 OPTIONAL = ("label", "batch")  # a lesson that has no use for them may lack these
 
 
@@ -114,7 +135,8 @@ def plan(root: Path, file: Path, words: Sequence[str] = (), threads: int | None 
     """Read a grid (YAML) and work out its runs; ``words`` ("name=value") set a parameter for all of them.
 
     The file's fields: lessons, datasets, models, seeds (lists); profile; parameters (name: value, for all runs); axes
-    (name: list of values, further dimensions); exclude (list of name: value, runs that match all of one are left out);
+    (name: list of values, further dimensions); exclude (list of name: value, lesson among them; runs that match all of one
+    are left out);
     threads; resources (mem_mb, runtime in minutes, gpu). A dataset may be ``{dataset: mine.h5ad, label: …, batch: …}``; its
     path is seen from the file's folder, one in ``words`` from the current folder.
 
@@ -122,18 +144,19 @@ def plan(root: Path, file: Path, words: Sequence[str] = (), threads: int | None 
     """
     spec = _read(file)
     chosen = choose(root, [str(lesson) for lesson in spec["lessons"]])
+    excluded = _exclude(file, spec, chosen)
     runs: dict[str, GridRun] = {}
     notes: list[str] = []
     for lesson, point in itertools.product(chosen, list(_points(spec))):
         values, more = _values(lesson, point, words, file.parent)
         notes += [note for note in more if note not in notes]
-        if any(_matches(lesson, values, rule) for rule in spec.get("exclude", [])):
+        if any(rule.items() <= values.items() for rule in excluded[lesson.name]):
             continue
         key, parts = runkey.key_of(lesson, values)
         runs.setdefault(key, GridRun(key, lesson.name, values, parts))  # a lesson without seeds gives one run, not many
     if not runs:
         raise CourseError(f"{file.name}: no run is left; `exclude` leaves out all of them.")
-    own = threads or int(spec.get("threads", 1))
+    own = threads or spec.get("threads", 1)
     return Plan(file.stem, root, tuple(runs.values()), own, spec.get("resources", {}), tuple(notes))
 
 
@@ -148,12 +171,13 @@ def _read(file: Path) -> dict[str, Any]:
         raise CourseError(f"{file} is no valid YAML: {error}") from error
     if not isinstance(spec, dict) or not spec.get("lessons"):
         raise CourseError(f"{file} names no lessons; a grid begins with, for example, lessons: ['03']")
-    strange = sorted(set(spec) - FIELDS)
+    spec = {name: value for name, value in spec.items() if value is not None}  # `axes:` with nothing behind it
+    strange = sorted({str(name) for name in spec} - FIELDS)
     if strange:
         raise CourseError(f"{file}: unknown field {', '.join(strange)}. The fields are: {', '.join(sorted(FIELDS))}.")
-    for name in ("lessons", *AXES, "exclude"):
-        if not isinstance(spec.get(name, []), list):
-            raise CourseError(f"{file}: {name} must be a list, as in {name}: [{spec[name]}]")
+    for name, (fits, form) in FORMS.items():
+        if name in spec and not fits(spec[name]):
+            raise CourseError(f"{file}: {name} must be {form}, not {spec[name]!r}")
     if not re.fullmatch(r"[\w.-]+", file.stem):
         raise CourseError(f"The name of the grid {file.stem!r} becomes a folder: use letters, digits, _ . -")
     return spec
@@ -189,9 +213,23 @@ def _values(
     return {**{name: parameter.default for name, parameter in known.items()}, **given, **said}, notes
 
 
-def _matches(lesson: Lesson, values: dict[str, Any], rule: dict[str, Any]) -> bool:
-    own = {**values, "lesson": lesson.number}
-    return all(str(own.get(name)) == str(value) for name, value in rule.items())
+def _exclude(file: Path, spec: dict[str, Any], chosen: Sequence[Lesson]) -> dict[str, list[dict[str, Any]]]:
+    """Lesson → its rules, each as parameters in the lesson's own types: a run with all values of one is left out."""
+    parameters = {lesson.name: parameters_of(read_source(lesson)) for lesson in chosen}
+    found: dict[str, list[dict[str, Any]]] = {lesson.name: [] for lesson in chosen}
+    for rule in spec.get("exclude", []):
+        meant = choose(chosen[0].root, [str(rule["lesson"])]) if "lesson" in rule else chosen
+        own = {name: value for name, value in rule.items() if name != "lesson"}
+        fitting = [lesson.name for lesson in meant if own.keys() <= parameters.get(lesson.name, own).keys()]
+        if not fitting:
+            raise CourseError(
+                f"{file}: no lesson has the parameters of the rule {rule} in exclude; it leaves out nothing."
+            )
+        for name in set(fitting) & found.keys():
+            known = parameters[name]
+            words = [f"{parameter}={value}" for parameter, value in own.items()]
+            found[name].append(files_from(accept(known, from_words(known, words)), file.parent))
+    return found
 
 
 # --- one run, as a job of Snakemake calls it -----------------------------------------------------------

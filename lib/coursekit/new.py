@@ -40,21 +40,32 @@ def lesson(root: Path, name: str) -> list[Path]:
 
 
 def dataset(root: Path, name: str, file: Path, label: str = "", batch: str = "") -> list[Path]:
-    """Copy a file of raw counts into the cache folder, enter it into data/datasets.toml and write its data card.
+    """Copy raw counts (a file, or a folder of 10x or .zarr) into the cache folder, enter them into data/datasets.toml and write
+    their data card.
 
-    The file is read first: what the course could not load is not entered. Raises CourseError for a name that is taken or a
-    file that is not there; scfm's own errors say what is wrong with its content.
+    The file is read first, and then its copy: what the course could not load is not entered, and no copy of it stays. Raises
+    CourseError for a name that is taken or a file that is not there; scfm's own errors say what is wrong with its content.
     """
     import scfm
     from scfm import cache
 
     _free(root / "data" / "datasets.toml", name, "")
-    if not file.is_file():
-        raise CourseError(f"There is no file {file} (seen from {Path.cwd()}).")
-    adata = scfm.load_dataset(file, label=label or None, batch=batch or None)
-    kept = cache.writable() / "data" / f"{name}{file.suffix}"
-    with cache.atomic_write(kept) as temporary:
-        shutil.copyfile(file, temporary)
+    if not file.exists():
+        raise CourseError(f"There is no file or folder {file} (seen from {Path.cwd()}).")
+    ending = _ending(file)
+    if file.is_file() and ending in (".mtx", ".mtx.gz"):
+        raise CourseError(f"{file.name} is one of the three files of 10x; name the folder that holds them.")
+    scfm.load_dataset(file.resolve(), label=label or None, batch=batch or None)
+    kept = cache.writable() / "data" / f"{name}{ending}"
+    if kept.exists():
+        raise CourseError(f"{kept} is there already. Take another name, or move that one away.")
+    _copy(file, kept)
+    try:
+        adata = scfm.load_dataset(kept.resolve(), label=label or None, batch=batch or None)
+    except BaseException:
+        shutil.rmtree(kept) if kept.is_dir() else kept.unlink()
+        raise
+    files = [path for path in (kept.rglob("*") if kept.is_dir() else [kept]) if path.is_file()]
     columns = ", ".join(
         f"{role} = {json.dumps(value)}" for role, value in (("label", label), ("batch", batch)) if value
     )
@@ -64,7 +75,7 @@ def dataset(root: Path, name: str, file: Path, label: str = "", batch: str = "")
         'source = "cache"',
         f'file = "data/{kept.name}"',
         f'sha256 = "{cache.sha256(kept)}"',
-        f"bytes = {kept.stat().st_size}",
+        f"bytes = {sum(path.stat().st_size for path in files)}",
         f"cells = {adata.n_obs}",
         f"genes = {adata.n_vars}",
         'organism = "human"',
@@ -83,36 +94,64 @@ def dataset(root: Path, name: str, file: Path, label: str = "", batch: str = "")
     return [root / "data" / "datasets.toml", root / "data" / "cards" / f"{name}.md", kept]
 
 
+def _ending(file: Path) -> str:
+    """What the name of a copy must end in to be read as this one is: ".h5ad", ".csv.gz"; "" for a folder of 10x."""
+    if file.is_dir():
+        return ".zarr" if file.suffix == ".zarr" else ""
+    return (Path(file.stem).suffix if file.suffix == ".gz" else "") + file.suffix
+
+
+def _copy(file: Path, kept: Path) -> None:
+    """A file or a folder at another place, whole or not at all."""
+    from scfm import cache
+
+    if file.is_dir():
+        with cache.new_folder(kept) as whole:
+            shutil.copytree(file, whole, dirs_exist_ok=True)
+    else:
+        with cache.atomic_write(kept) as temporary:
+            shutil.copyfile(file, temporary)
+
+
 def model(root: Path, name: str, random: bool = False) -> list[Path]:
-    """Enter the folder data/models/NAME (a Geneformer as ``Geneformer.save`` writes it) into data/models.toml, with its hashes.
+    """Enter the folder data/models/NAME (as ``Geneformer.save`` or ``ScGPT.save`` writes it) into data/models.toml, with its hashes.
 
     ``random``: write that folder first, as geneformer-mini with random weights: something to try the steps with. Raises
     CourseError for a name that is taken or a folder that is no model.
     """
     import scfm
     from scfm import cache
+    from scfm.models.scgpt import ScGPT
 
     _free(root / "data" / "models.toml", name, "models.")
     folder = root / "data" / "models" / name
     if random:
         scfm.load_model("geneformer-mini", weights="random", seed=1).save(folder)
-    if not (folder / "config.json").is_file():
+    if not all((folder / file).is_file() for file in ("config.json", "model.safetensors")):
         raise CourseError(
             f"There is no model in {folder}. Save one there first (`model.save(folder)`), or add --random."
         )
     loaded = scfm.load_model(folder)  # a folder that cannot be read is not entered
+    kind, positions = (
+        ("scgpt", "max_seq_len") if isinstance(loaded, ScGPT) else ("geneformer", "max_position_embeddings")
+    )
     config = json.loads((folder / "config.json").read_text(encoding="utf-8"))
-    shape = ("num_hidden_layers", "hidden_size", "num_attention_heads", "intermediate_size", "max_position_embeddings")
-    wanted = (*shape, "vocab_size")
+    shape = {
+        key: config[key]
+        for key in ("num_hidden_layers", "hidden_size", "num_attention_heads", "intermediate_size", "vocab_size")
+    }
+    shape["max_position_embeddings"] = config[
+        positions
+    ]  # of scGPT, which has no positions: how many tokens it was made for
     lines = [
         f"[models.{name}]",
-        'kind = "geneformer"',
+        f'kind = "{kind}"',
         f'bundled = "models/{name}"',
         f'cells = "{TO_FILL}"',
         f'licence = "{TO_FILL}"',
         f'citation = "{TO_FILL}"',
         f"[models.{name}.architecture]",
-        *[f"{key} = {json.dumps(config[key])}" for key in wanted],
+        *[f"{key} = {json.dumps(value)}" for key, value in shape.items()],
         f"[models.{name}.files]",
     ]
     for path in sorted(path for path in folder.iterdir() if path.is_file() and path.suffix != ".md"):

@@ -5,6 +5,7 @@ from __future__ import annotations
 import ast
 import io
 import json
+import os
 import re
 import tokenize
 from collections.abc import Sequence
@@ -162,19 +163,24 @@ def from_words(known: dict[str, Parameter], words: Sequence[str]) -> dict[str, A
 def files_from(given: dict[str, Any], start: Path) -> dict[str, Any]:
     """``given`` with files of one's own named in full: a lesson runs in another folder than the one you typed in.
 
-    A dataset (several are joined by +) or a model that exists as seen from ``start`` becomes its full path; all other values
-    stay. Raises CourseError for a dataset that can only be a file and is not there.
+    A dataset (several are joined by +) or a model that exists as seen from ``start`` becomes its full path; names of the course's
+    lists stay, also where a file happens to be called so, and so do all other values. Raises CourseError for a dataset that can
+    only be a file and is not there.
     """
+    from scfm import datasets, hub
+
     found = dict(given)
     for name in ("dataset", "model"):
         if not isinstance(found.get(name), str):
             continue
-        parts = [found[name]] if (start / found[name]).exists() else found[name].split("+")
         whole = []
-        for part in parts:
+        for part in datasets.split_names(found[name], start):
             path = Path(part).expanduser()
             looks_like_file = path.name != part or path.suffix.lower() in FILES
-            if looks_like_file and (start / path).exists():
+            listed = (
+                part in datasets.entries() if name == "dataset" else hub.plain_name(part) in hub.catalogue()["models"]
+            )
+            if part and not listed and os.path.exists(start / path):  # False also for a name too long for one
                 part = str((start / path).resolve())
             elif looks_like_file and name == "dataset" and part:
                 raise CourseError(f"There is no file {part} (seen from {start}).")

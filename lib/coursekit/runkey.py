@@ -38,11 +38,13 @@ def key_of(lesson: Lesson, values: dict[str, Any]) -> tuple[str, dict[str, str]]
 
     ``values``: every parameter of the lesson; files of one's own by their full path (see params.files_from).
     """
+    from scfm.datasets import split_names
+
     text = lesson.source.read_text(encoding="utf-8")
     plain, contents = dict(values), {}
     for name in LISTS:
         found = []
-        for part in str(values.get(name) or "").split("+"):
+        for part in split_names(str(values.get(name) or "")):
             path = Path(part)
             if part and path.is_absolute() and path.exists():
                 found.append([path.name, content_hash(path)])  # moved elsewhere it is still the same file

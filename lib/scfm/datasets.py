@@ -18,6 +18,7 @@ import difflib
 import functools
 import importlib.util
 import logging
+import os
 import tomllib
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -53,6 +54,7 @@ __all__ = [
     "list_datasets",
     "load_dataset",
     "simulate_batch",
+    "split_names",
 ]
 
 log = logging.getLogger("scfm")
@@ -132,6 +134,24 @@ def load_dataset(
     return adata
 
 
+def split_names(names: str, start: Path | None = None) -> list[str]:
+    """The datasets that ``names`` joins by +, as in "pbmc68k+my_cells.h5ad": names of the list, or files seen from ``start``.
+
+    A + that belongs to the name of a file or folder that is there (CD4+_cells.h5ad) stays in it.
+    """
+    words, found = names.split("+"), []
+    while words:
+        lengths = range(len(words), 1, -1)
+        n = next((n for n in lengths if _is_there(start, "+".join(words[:n]))), 1)
+        found.append("+".join(words[:n]))
+        words = words[n:]
+    return found
+
+
+def _is_there(start: Path | None, name: str) -> bool:
+    return os.path.exists((start or Path()) / Path(name).expanduser())  # False also for a name too long for a file
+
+
 def _not_found(name: str) -> str:
     near = difflib.get_close_matches(name, entries(), n=3, cutoff=0.5)
     hint = f" Did you mean {' or '.join(near)}?" if near else ""
@@ -184,8 +204,9 @@ def _in_cache(name: str, entry: dict[str, Any]) -> Path:
     if path is None:
         looked = ", ".join(map(str, cache.folders())) or "no folder"
         raise DatasetError(
-            f"{name} is the file {entry['file']} of a folder named by SCFM_CACHE; it is not there (looked in: {looked}). Set "
-            "SCFM_CACHE to the folder that holds it; scfm.list_datasets() shows what is bundled or can be downloaded."
+            f"{name} ({entry['citation']}) is not downloaded: put the file of its card, data/cards/{name}.md, as {entry['file']} into "
+            f"a folder that SCFM_CACHE names (looked in: {looked}), or take a set that is bundled or downloaded "
+            "(scfm.list_datasets() shows them; kang is one), or a file of your own."
         )
     if cache.sha256(path) != entry["sha256"]:
         raise FileFormatError(

@@ -271,10 +271,6 @@ def _check_ability(
     from scfm.generation.confidence import CONFIDENCES, RANDOM
     from scfm.models.scgpt_config import NotAvailableError
 
-    if not hasattr(model, "network") or not hasattr(model, "require"):
-        raise TypeError(
-            f"An scGPT was expected, not {type(model).__name__}: rank-value models have no values to generate."
-        )
     model.require("generation")
     config = model.network.config
     if CLS not in model.special:

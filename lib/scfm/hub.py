@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import functools
 import os
+import re
 import tempfile
 import tomllib
 from pathlib import Path
@@ -34,6 +35,11 @@ def catalogue() -> dict[str, Any]:
 @functools.lru_cache(maxsize=4)
 def _read(path: Path, modified: int) -> dict[str, Any]:  # the time of change is part of the key
     return tomllib.loads(path.read_text())
+
+
+def plain_name(name: str) -> str:
+    """A name as ``data/models.toml`` writes it: "ctheodoris/Geneformer/Geneformer_V1 10M" is geneformer-v1-10m."""
+    return re.sub(r"[_\s]+", "-", name.strip()).lower().removeprefix("ctheodoris/geneformer/")
 
 
 def offline() -> bool:

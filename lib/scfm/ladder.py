@@ -223,9 +223,13 @@ class Contestants:
 
 
 def work_through(wanted: Sequence[Shard], out: Path, work: Path, steps: int = STEPS) -> Iterator[str]:
-    """Make the shards that are missing and that nobody else is at; yields a line about each."""
+    """Make the shards that are missing and that nobody else is at; yields a line about each.
+
+    Raises ValueError where shards are there that were trained for another number of steps.
+    """
     import filelock
 
+    refuse_other_steps(wanted, out, steps)
     for shard in wanted:
         path = shard.path(out)
         if path.exists():
@@ -244,6 +248,22 @@ def work_through(wanted: Sequence[Shard], out: Path, work: Path, steps: int = ST
                 yield f"{shard.name}: {len(table)} rows in {(time.monotonic() - began) / 60:.1f} min"
         except filelock.Timeout:
             yield f"{shard.name}: another process is at it"
+
+
+def refuse_other_steps(wanted: Sequence[Shard], out: Path, steps: int) -> None:
+    """Raise ValueError where a finished shard in ``out`` took another number of steps: its name does not tell."""
+    import pandas as pd
+
+    for path in (shard.path(out) for shard in wanted):
+        if not path.exists():
+            continue
+        table = pd.read_parquet(path, columns=["metric", "value"])
+        taken = set(table["value"][table["metric"] == "steps"].astype(int)) - {0}  # a head alone takes none
+        if taken - {steps}:
+            raise ValueError(
+                f"{path} was trained for {', '.join(map(str, sorted(taken)))} steps, and {steps} are asked for: one table "
+                "would mix the two. Give these shards a folder of their own (--out), or delete those that are there."
+            )
 
 
 def possible(wanted: Sequence[Shard]) -> tuple[list[Shard], dict[str, str]]:
@@ -313,7 +333,7 @@ def plan(wanted: Sequence[Shard], out: Path) -> str:
 def main() -> None:
     import argparse
 
-    parser = argparse.ArgumentParser(prog="python -m scfm.ladder", description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)  # fmt: skip
+    parser = argparse.ArgumentParser(prog="python -m scfm.ladder", description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter, allow_abbrev=False)  # fmt: skip
     parser.add_argument("--models", nargs="*", default=list(MODELS))
     parser.add_argument("--datasets", nargs="*", default=list(DATASETS))
     parser.add_argument("--seeds", type=int, default=SEEDS)
@@ -335,6 +355,10 @@ def main() -> None:
         return
     given.work.mkdir(parents=True, exist_ok=True)
     if not given.collect:
+        try:
+            refuse_other_steps(wanted, out, given.steps)
+        except ValueError as error:
+            raise SystemExit(str(error)) from error
         if given.jobs > 1:
             _in_parallel(given.jobs)
         else:
@@ -348,9 +372,9 @@ def main() -> None:
 
 def _in_parallel(jobs: int) -> None:
     """The same command ``jobs`` times, one core each; they share the shards by their locks."""
-    options = [a for i, a in enumerate(sys.argv[1:]) if not (a.startswith("--jobs") or sys.argv[i] == "--jobs")]
     environment = os.environ | dict.fromkeys(("OMP_NUM_THREADS", "MKL_NUM_THREADS", "NUMBA_NUM_THREADS"), "1")
-    command = [sys.executable, "-m", "scfm.ladder", *options]
+    # the last word wins: a worker that read --jobs again would start as many more
+    command = [sys.executable, "-m", "scfm.ladder", *sys.argv[1:], "--jobs", "1"]
     workers = [subprocess.Popen(command, env=environment) for _ in range(jobs)]
     failed = [worker.wait() for worker in workers]
     if any(failed):

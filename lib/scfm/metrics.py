@@ -216,12 +216,13 @@ def label_draws(
     """Draws of few labelled cells to train on, and the cells to test on. Indices (train, test), ``n_draws`` times.
 
     A class gives ``per_class`` cells but never over 60 % of those it has to train on. With ``groups`` (donors, batches)
-    each draw keeps the groups of training and test apart: one group in turn is tested, labels come from the others.
+    each draw keeps the groups of training and test apart: one group in turn is tested, labels come from the others. There a
+    class may have a single cell to learn from; one that has none is neither learned nor tested in this draw.
 
     Raises
     ------
     TooFewCells
-        If a class has fewer than 2 cells to learn from, or there is only one group.
+        Without groups, if a class has fewer than 2 cells to learn from; with them, if there is only one.
     """
     names = np.asarray(labels).astype(str)
     classes = np.unique(names)

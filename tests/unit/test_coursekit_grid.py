@@ -77,11 +77,41 @@ def test_a_plan_is_read_as_it_was_written(root: Path) -> None:
         ("lessons: ['01']\ndatasets: [mine.h5ad]", "There is no file mine.h5ad"),
         ("lessons: ['01']\nseeds: [1]\nexclude: [{seed: 1}]", "leaves out all"),
         ("lessons: [", "no valid YAML"),
+        ("lessons: '01'", "lessons must be a list"),
+        ("lessons: ['01']\naxes: [1]", "axes must be name: list of values"),
+        ("lessons: ['01']\naxes: {share: 5}", "axes must be name: list of values"),
+        ("lessons: ['01']\naxes: {share: []}", "axes must be name: list of values"),
+        ("lessons: ['01']\nparameters: [a]", "parameters must be name: value"),
+        ("lessons: ['01']\nthreads: two", "threads must be a whole number"),
+        ("lessons: ['01']\nresources: 5", "resources must be name: value"),
+        ("lessons: ['01']\nexclude: ['04']", "exclude must be a list of rules"),
+        ("lessons: ['01']\nexclude: [{1: 2}]", "exclude must be a list of rules"),
+        ("lessons: ['01']\nexclude: [{sead: 1}]", "no lesson has the parameters of the rule .*sead"),
+        ("lessons: ['01']\nexclude: [{lesson: 9}]", "no lesson '9'"),
+        ("lessons: ['01']\nexclude: [{seed: one}]", "The parameter seed is int"),
     ],
 )
 def test_what_is_no_grid_is_refused_in_words(root: Path, text: str, words: str) -> None:
     with pytest.raises(CourseError, match=words):
         plan_of(root, text)
+
+
+@pytest.mark.parametrize("lesson", ["1", "01", "'01'", "01_tiny"])
+def test_a_rule_names_its_lesson_as_the_command_line_does(root: Path, lesson: str) -> None:
+    found = plan_of(root, f"lessons: [1]\nseeds: [0, 1]\nexclude: [{{lesson: {lesson}, seed: 1}}]\n")
+    assert [run.parameters["seed"] for run in found.runs] == [0]
+
+
+@pytest.mark.parametrize("rule", ["share: 1", "share: '1.0'", "dataset: mine.h5ad", "share: 1.0, lesson: 1"])
+def test_a_rule_is_read_in_the_types_of_the_lesson(root: Path, rule: str) -> None:
+    (root / "mine.h5ad").write_bytes(b"cells")
+    text = f"lessons: [1]\ndatasets: [mine.h5ad]\naxes: {{share: [1]}}\nexclude: [{{{rule}}}]\n"
+    with pytest.raises(CourseError, match="leaves out all"):
+        plan_of(root, text)
+
+
+def test_a_field_with_nothing_behind_it_is_not_there(root: Path) -> None:
+    assert len(plan_of(root, "lessons: [1]\nparameters:\naxes:\n").runs) == 1
 
 
 def test_label_and_batch_are_left_out_where_a_lesson_has_no_use_for_them(root: Path) -> None:
@@ -98,21 +128,31 @@ def test_label_and_batch_are_left_out_where_a_lesson_has_no_use_for_them(root: P
 
 def test_own_files_are_named_in_full(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     (tmp_path / "data").mkdir()
-    for name in ("data/mine.h5ad", "plain"):
+    for name in ("data/mine.h5ad", "data/CD4+_cells.h5ad", "pbmc68k"):
         (tmp_path / name).write_text("x")
+    (tmp_path / "my10x").mkdir()
+    plus = str(tmp_path / "data" / "CD4+_cells.h5ad")
     full = str(tmp_path / "data" / "mine.h5ad")
     cases = {
         "data/mine.h5ad": full,
         full: full,
         "pbmc68k+data/mine.h5ad": f"pbmc68k+{full}",
         "kang": "kang",
-        "plain": "plain",  # a word is a name of the list, also where a file happens to be called so
+        "pbmc68k": "pbmc68k",  # a name of the list, also where a file happens to be called so
+        "my10x": str(tmp_path / "my10x"),
+        "kang+my10x": f"kang+{tmp_path / 'my10x'}",
+        "data/CD4+_cells.h5ad": plus,  # a + of its own
+        "pbmc68k+data/CD4+_cells.h5ad+data/mine.h5ad": f"pbmc68k+{plus}+{full}",
         "": "",
     }
     for given, expected in cases.items():
         assert files_from({"dataset": given, "seed": 1}, tmp_path) == {"dataset": expected, "seed": 1}
     assert files_from({"model": "hub/name"}, tmp_path) == {"model": "hub/name"}  # a model of the hub has a slash too
     assert files_from({"model": "data/mine.h5ad"}, tmp_path) == {"model": full}
+    assert files_from({"model": "my10x"}, tmp_path) == {"model": str(tmp_path / "my10x")}
+    (tmp_path / "geneformer-mini").mkdir()
+    for listed in ("geneformer-mini", "Geneformer_mini"):
+        assert files_from({"model": listed}, tmp_path) == {"model": listed}
     assert files_from({"dataset": None}, tmp_path) == {"dataset": None}
     with pytest.raises(CourseError, match=r"no file data/lost.h5ad \(seen from"):
         files_from({"dataset": "data/lost.h5ad"}, tmp_path)
@@ -171,6 +211,15 @@ def test_a_file_counts_by_its_bytes_wherever_it_lies(root: Path, tmp_path: Path)
     assert key(root, dataset=str(moved)) == first
     moved.write_bytes(b"two")
     assert key(root, dataset=str(moved)) != first
+
+
+def test_a_plus_in_a_files_name_hides_nothing_from_the_key(root: Path, tmp_path: Path) -> None:
+    file = tmp_path / "CD4+_cells.h5ad"
+    file.write_bytes(b"one")
+    for dataset in (str(file), f"tiny+{file}"):
+        first = key(root, dataset=dataset)
+        file.write_bytes(file.read_bytes() + b"more")
+        assert key(root, dataset=dataset) != first
 
 
 def test_a_listed_set_counts_by_its_entry_and_those_it_is_made_from(root: Path) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import hashlib
 import socket
 import threading
@@ -12,6 +13,7 @@ from pathlib import Path
 import pytest
 
 from scfm.errors import DownloadError
+from scfm.files import download
 from scfm.files.download import LOCK, fetch
 
 CONTENT = bytes(range(256)) * 4096  # 1 MiB: a half and a quarter are whole blocks of the downloader
@@ -29,6 +31,7 @@ class Server(ThreadingHTTPServer):
         self.requests: list[tuple[str, str | None]] = []
         self.tag = '"v1"'
         self.content = CONTENT
+        self.over = threading.Event()  # lets go of the requests that stall
 
     def url(self, path: str) -> str:
         return f"http://127.0.0.1:{self.server_port}/{path}"
@@ -65,11 +68,15 @@ class Handler(BaseHTTPRequestHandler):
         first = [path for path, _ in self.server.requests].count(self.path) == 1
         breaks = self.path == "/breaks" or (self.path in ("/breaksonce", "/norange") and first)
         body = content[start:]
+        stalls = self.path == "/stalls" or (self.path == "/stallsonce" and first)
         self.send_response(206 if start else 200)
         self.send_header("Content-Length", str(len(body)))
         self.send_header("ETag", self.server.tag)
         self.end_headers()
-        self.wfile.write(body[: len(body) // 2] if breaks else body)
+        self.wfile.write(body[: len(body) // 2] if breaks or stalls else body)
+        if stalls:  # the line stays open, and nothing comes
+            self.wfile.flush()
+            self.server.over.wait(5)
         if breaks:
             self.close_connection = True
 
@@ -91,6 +98,7 @@ def server() -> Iterator[Server]:
     running = Server()
     threading.Thread(target=running.serve_forever, args=(0.01,), daemon=True).start()
     yield running
+    running.over.set()
     running.shutdown()
     running.server_close()
 
@@ -113,6 +121,15 @@ def test_a_broken_transfer_goes_on_where_it_stopped(server: Server, tmp_path: Pa
     path = fetch("a.h5ad", [server.url("breaksonce")], tmp_path, sha256=SHA, wait=0)
     assert path.read_bytes() == CONTENT
     assert [wanted for _, wanted in server.requests] == [None, f"bytes={len(CONTENT) // 2}-"]
+
+
+def test_a_stalled_transfer_is_taken_up_again(server: Server, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(download, "Resuming", functools.partial(download.Resuming, timeout=0.3))
+    path = fetch("a.h5ad", [server.url("stallsonce")], tmp_path, sha256=SHA, wait=0)
+    assert path.read_bytes() == CONTENT
+    assert [wanted for _, wanted in server.requests] == [None, f"bytes={len(CONTENT) // 2}-"]
+    with pytest.raises(DownloadError, match="stalled"):
+        fetch("b.h5ad", [server.url("stalls")], tmp_path, sha256=SHA, attempts=1, wait=0)
 
 
 def test_a_partial_file_survives_the_process_and_is_never_taken_for_the_whole(server: Server, tmp_path: Path) -> None:

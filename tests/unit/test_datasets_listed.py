@@ -223,9 +223,39 @@ def test_the_gene_table_is_small_and_unambiguous() -> None:
     assert known["TENT5C"] == known["FAM46C"]  # a new symbol and its old one
 
 
+def test_sets_are_joined_by_a_plus_that_a_files_own_name_may_have_too(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "CD4+_cells.h5ad").touch()
+    full = str(tmp_path / "CD4+_cells.h5ad")
+    cases = {
+        "kang": ["kang"],
+        "kang+pbmc68k": ["kang", "pbmc68k"],
+        "CD4+_cells.h5ad": ["CD4+_cells.h5ad"],
+        f"{full}+kang+CD4+_cells.h5ad": [full, "kang", "CD4+_cells.h5ad"],
+        "+".join(["long"] * 100): ["long"] * 100,  # longer than any file's name may be
+    }
+    for names, split in cases.items():
+        assert datasets.split_names(names) == split
+    assert datasets.split_names("CD4+_cells.h5ad", tmp_path / "elsewhere") == ["CD4", "_cells.h5ad"]
+
+
 def test_a_set_that_needs_scfm_cache_says_so(empty_cache: Path) -> None:
-    with pytest.raises(DatasetError, match="SCFM_CACHE"):
+    with pytest.raises(DatasetError, match=r"SCFM_CACHE.*kang is one.*of your own") as caught:
         load_dataset("pbmc_3chem")
+    assert entries()["pbmc_3chem"]["citation"] in str(caught.value)
+    assert entries()["kang"]["source"] == "download"
+
+
+@pytest.mark.parametrize("page", ["README.md", "site/setup.md"])
+def test_the_pages_name_every_set_that_is_downloaded(page: str) -> None:
+    text = (cache.repo_data().parent / page).read_text()
+    for name, entry in entries().items():
+        if entry["source"] in ("download", "census"):
+            assert f"`{name}`" in text, f"{page} does not name {name}"
+    for name in re.findall(r"dataset=(\w+)[ \"`]", text):  # what the examples name works on a fresh clone
+        assert entries()[name]["source"] in ("bundled", "download"), name
 
 
 # --- downloads, end to end --------------------------------------------------------------------------

@@ -92,6 +92,8 @@ def test_damage_is_named(tmp_path: Path) -> None:
     folder = fit.save(tmp_path / "fit")
     with pytest.raises(FileExistsError, match="not empty"):
         fit.save(folder)
+    (tmp_path / "empty").mkdir()
+    assert fit.save(tmp_path / "empty").joinpath("fit.json").exists()
     with pytest.raises(FileNotFoundError, match=r"no fit\.json"):
         scfm.adapt.load(tmp_path)
     weights = folder / "adapter_model.safetensors"

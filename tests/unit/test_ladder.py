@@ -138,6 +138,51 @@ def test_work_is_shared_by_locks_and_finished_shards_are_kept(tmp_path: Path, mo
     assert list(ladder.collect(out).columns) == COLUMNS
 
 
+def test_shards_of_other_steps_are_refused_not_taken_as_done(tmp_path: Path, monkeypatch) -> None:
+    shard = Shard("geneformer-mini", "pbmc68k", 0)
+    rows = [[shard.model, method, shard.dataset, 5, 0, "steps", n] for method, n in (("head", 0.0), ("lora", 80.0))]
+    pd.DataFrame(rows, columns=COLUMNS).to_parquet(shard.path(tmp_path))
+    monkeypatch.setattr(ladder, "run", lambda *_: pytest.fail("it is there already"))
+    assert list(ladder.work_through([shard], tmp_path, tmp_path, steps=80)) == []
+    with pytest.raises(ValueError, match=r"80 steps, and 7 are asked for.*--out"):
+        list(ladder.work_through([shard], tmp_path, tmp_path, steps=7))
+    given = ["--models", "geneformer-mini", "--datasets", "pbmc68k", "--seeds", "1", "--steps", "7"]
+    monkeypatch.setattr(sys, "argv", ["ladder", *given, "--out", str(tmp_path), "--work", str(tmp_path / "work")])
+    with pytest.raises(SystemExit, match="80 steps"):
+        ladder.main()
+
+
+@pytest.mark.parametrize("words", [["--jobs", "4"], ["--jobs=4"]])
+def test_a_worker_starts_no_workers(tmp_path: Path, monkeypatch, words: list[str]) -> None:
+    started: list[list[str]] = []
+
+    class Worker:
+        def __init__(self, command: list[str], env: dict) -> None:
+            started.append(command[3:])
+
+        def wait(self) -> int:
+            return 0
+
+    monkeypatch.setattr(ladder.subprocess, "Popen", Worker)
+    monkeypatch.setattr(ladder, "write", lambda out: None)
+    own = ["--models", "--datasets", "--seeds", "1", "--out", str(tmp_path), "--work", str(tmp_path)]
+    monkeypatch.setattr(sys, "argv", ["ladder", *own, *words])
+    ladder.main()
+    assert len(started) == 4
+    monkeypatch.setattr(ladder, "_in_parallel", lambda jobs: pytest.fail("a worker started workers"))
+    for command in started:
+        monkeypatch.setattr(sys, "argv", ["ladder", *command])
+        ladder.main()
+
+
+def test_an_abbreviated_option_is_refused(monkeypatch, capsys) -> None:
+    monkeypatch.setattr(ladder, "_in_parallel", lambda jobs: pytest.fail("--job is not --jobs"))
+    monkeypatch.setattr(sys, "argv", ["ladder", "--job", "4"])
+    with pytest.raises(SystemExit):
+        ladder.main()
+    assert "--job" in capsys.readouterr().err
+
+
 def test_a_set_without_all_draws_waits_and_is_named() -> None:
     rows = [[model, "head", name, 5, seed, "accuracy", 0.5] for name in ("whole", "begun") for model in (BASELINES, "mini") for seed in range(3)]  # fmt: skip
     table = pd.DataFrame([r for r in rows if r[:3] + r[4:5] != ["mini", "head", "begun", 2]], columns=COLUMNS)

@@ -131,6 +131,16 @@ def test_label_draws_by_group_keep_the_tested_donor_out_of_training() -> None:
         next(metrics.label_draws(names, 5, 2, 0, groups=["d1"] * 120))
 
 
+def test_label_draws_by_group_take_a_class_with_one_cell_and_leave_out_one_with_none() -> None:
+    names = np.repeat(["T", "rare", "T", "rare", "own"], [40, 2, 40, 10, 10])
+    donors = np.repeat(["d1", "d2"], [42, 60])
+    (from_d2, on_d1), (from_d1, on_d2) = metrics.label_draws(names, 5, 2, 0, groups=donors)
+    assert set(names[from_d2]) == {"T", "rare", "own"}
+    assert set(names[on_d1]) == {"T", "rare"}
+    assert (names[from_d1] == "rare").sum() == 1
+    assert set(names[on_d2]) == {"T", "rare"}  # d1 has no "own": nothing to learn it from
+
+
 def test_label_draws_are_the_same_for_the_same_seed() -> None:
     names = np.tile(["T", "B"], 60)
     first, again = (list(metrics.label_draws(names, 5, 3, 7)) for _ in range(2))

@@ -12,6 +12,7 @@ import scipy.sparse as sp
 import tiny_geneformer
 import tiny_scgpt
 
+from scfm import embed
 from scfm.errors import FileFormatError, NotCountsError
 from scfm.files import shards
 from scfm.tokenized import TokenizedCells
@@ -34,13 +35,13 @@ def cells(n_cells: int = N_CELLS) -> anndata.AnnData:
     return anndata.AnnData(sp.csr_matrix(counts), obs=obs, var=var)
 
 
-def make(model, path: Path, folder: Path, per_shard: int, **how) -> list[Path]:
+def make(model, path: Path, folder: Path, per_shard: int, dtype: str = "float32", **how) -> list[Path]:
     made = []
     for number, (first, last) in enumerate(shards.windows(shards.n_cells(path), per_shard)):
         tokens = folder / f"tokens{number}.parquet"
         shards.tokenize_shard(model, path, tokens, first, last)
         made.append(folder / f"shard{number}.parquet")
-        shards.embed_shard(model, tokens, made[-1], dtype="float32", **how)
+        shards.embed_shard(model, tokens, made[-1], dtype=dtype, **how)
     return made
 
 
@@ -124,6 +125,20 @@ def test_what_does_not_belong_together_is_refused(tmp_path: Path) -> None:
         shards.tokenize_shard(tiny_geneformer.model(), tmp_path / "cells.h5ad", out, 50, 60)
     with pytest.raises(ValueError, match="at least 1"):
         shards.windows(10, 0)
+
+
+def test_shards_of_machines_that_chose_another_precision_are_refused(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    cells().write_h5ad(tmp_path / "cells.h5ad")
+    made = {}
+    for kind in ("float32", "bfloat16"):  # what two machines make of "auto"
+        monkeypatch.setattr(embed, "_has", lambda feature, kind=kind: kind == "bfloat16" and feature == "avx512_bf16")
+        (tmp_path / kind).mkdir()
+        made[kind] = make(tiny_geneformer.model(), tmp_path / "cells.h5ad", tmp_path / kind, 30, dtype="auto")
+    with pytest.raises(ValueError, match="in bfloat16, others in float32"):
+        shards.gather([made["float32"][0], made["bfloat16"][1]], tmp_path / "out.h5ad")
+    assert shards.gather(made["bfloat16"], tmp_path / "out.h5ad")["dtype"] == "bfloat16"
 
 
 def test_log_normalized_values_are_refused_in_the_shard_that_has_them(tmp_path: Path) -> None:

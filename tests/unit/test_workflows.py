@@ -3,7 +3,11 @@
 from __future__ import annotations
 
 import argparse
+import json
 import re
+import shutil
+import subprocess
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -33,6 +37,28 @@ def make_targets() -> set[str]:
 def commands() -> set[str]:
     actions = [a for a in _parser()._actions if isinstance(a, argparse._SubParsersAction)]
     return set(actions[0].choices)
+
+
+def what_make_says(*words: str) -> argparse.Namespace:
+    """What `make WORDS` hands to coursekit, as coursekit reads it."""
+    python = f"{sys.executable} -c 'import json, sys; print(json.dumps(sys.argv[3:]))'"
+    done = subprocess.run(["make", "-s", *words, f"PY={python}"], cwd=ROOT, capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
+    return _parser().parse_args(json.loads(done.stdout))
+
+
+@pytest.mark.skipif(shutil.which("make") is None, reason="no make here")
+def test_make_hands_on_values_with_spaces() -> None:
+    said = "label='cell type' seed=1"
+    for target in ("run", "rerun", "course", "checkpoints", "grid"):
+        assert what_make_says(target, "NB=03", f"P={said}").words == ["label=cell type", "seed=1"]
+        assert what_make_says(target, "NB=03").words == []
+    assert what_make_says("course", "NB=01 03", "P=seed=1").lessons == ["01", "03"]
+    assert what_make_says("verify", "CARD=my runs/card.json").card == Path("my runs/card.json")
+    found = what_make_says("atlas", "FILE=~/a b.h5ad", "MODEL=my model", "ON=my slurm")
+    assert (found.file, found.model, found.on) == (Path.home() / "a b.h5ad", "my model", "my slurm")
+    assert what_make_says("grid", "GRID=my grids/a.yaml").grid == Path("my grids/a.yaml")
+    assert what_make_says("new", "WHAT=dataset mine 'a b.h5ad' --label 'cell type'").label == "cell type"
 
 
 def test_there_are_both() -> None:

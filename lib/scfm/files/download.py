@@ -11,7 +11,7 @@ import json
 import logging
 import os
 import time
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -67,7 +67,7 @@ class Resuming:
                     self.part.open("ab" if started else "wb") as file,
                     tqdm(total=total, initial=started, unit="B", unit_scale=True, desc=name) as bar,
                 ):
-                    for block in reply.iter_content(_BLOCK):
+                    for block in _blocks(reply):
                         file.write(block)
                         bar.update(len(block))
         except (requests.exceptions.ChunkedEncodingError, requests.exceptions.ReadTimeout) as error:
@@ -79,6 +79,16 @@ class Resuming:
             raise DownloadError("the file that came is empty")
         os.replace(self.part, output_file)
         self.note.unlink(missing_ok=True)
+
+
+def _blocks(reply: Any) -> Iterator[bytes]:
+    """The body, block by block. A server that falls silent in the middle is no missing network: the next attempt goes on."""
+    import requests
+
+    try:
+        yield from reply.iter_content(_BLOCK)
+    except requests.exceptions.ConnectionError as error:  # what requests makes of a read timeout in here
+        raise Truncated("the connection stalled") from error
 
 
 def _check(reply: Any) -> None:

@@ -37,7 +37,8 @@ def read_any(path: str | Path) -> anndata.AnnData:
     path = Path(path)
     if path.is_dir():
         return _read_folder(path)
-    start = path.open("rb").read(512)
+    with path.open("rb") as file:
+        start = file.read(512)
     ending = _ending(path)
     if not start:
         raise FileFormatError(f"{path.name} is empty (0 bytes). Copy or download it again.")

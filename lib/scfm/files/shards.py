@@ -119,6 +119,8 @@ def embed_shard(
     A cell without any gene of the vocabulary has no embedding: its row is NaN, and it is counted in the report. ``how`` goes to
     ``model.embed`` (pooling, layer). Returns the shard's report; raises as ``model.embed``.
     """
+    from scfm.embed import choose_dtype
+
     start = time.monotonic()
     cells = TokenizedCells.load(tokens)
     genes = ~np.isin(cells.tokens, list(model.special.values()))
@@ -139,6 +141,8 @@ def embed_shard(
         "model": model.name,
         "model_sha256": model.sha256,
         "how": {name: value for name, value in how.items() if value is not None},
+        # what "auto" came to on this machine: on another one it may come to something else
+        "dtype": str(choose_dtype(dtype, model.network.device)).removeprefix("torch."),
         "tokenize_seconds": cells.report.get("seconds"),
         "tokenize_peak_memory": cells.report.get("peak_memory"),
     }
@@ -178,7 +182,7 @@ def gather(shards: Sequence[str | Path], out: str | Path, source: str | Path | N
     Raises
     ------
     ValueError
-        Shards overlap, leave gaps, or were made by different models or in different ways.
+        Shards overlap, leave gaps, or were made by different models, in different ways or in different precisions.
     FileFormatError
         ``source`` does not have as many cells.
     """
@@ -196,10 +200,17 @@ def gather(shards: Sequence[str | Path], out: str | Path, source: str | Path | N
     made = {json.dumps([report[name] for name in ("model", "model_sha256", "how")]) for report in reports}
     if len(made) != 1:
         raise ValueError("The shards were made by different models or in different ways; they are not one embedding.")
+    dtypes = sorted({str(report.get("dtype")) for report in reports})
+    if len(dtypes) != 1:
+        raise ValueError(
+            f'Some shards were computed in {", others in ".join(dtypes)}: dtype "auto" came to something else on another machine. '
+            "Delete these shards, or begin again with a stated dtype (float32 or bfloat16)."
+        )
     summary = {
         "model": reports[0]["model"],
         "model_sha256": reports[0]["model_sha256"] or "",
         "how": json.dumps(reports[0]["how"]),
+        "dtype": dtypes[0],
         "n_cells": total,
         "n_shards": len(reports),
         "n_tokens": int(sum(report["n_tokens"] for report in reports)),

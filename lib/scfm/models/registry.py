@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import difflib
 import json
-import re
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -34,7 +33,7 @@ def load_model(name: str | Path, device: str = "cpu", weights: str = "pretrained
     Parameters
     ----------
     name
-        ``"geneformer-mini"`` (comes with the course), ``"geneformer-v1-10m"``, ``"geneformer-v2-104m"``,
+        ``"geneformer-mini"``, ``"scgpt-mini"`` (come with the course), ``"geneformer-v1-10m"``, ``"geneformer-v2-104m"``,
         ``"geneformer-v2-104m-clcancer"``, ``"geneformer-v2-316m"`` (downloaded once, then verified at each load), or a folder
         with config.json and model.safetensors: in the hub's layout, or written by ``Geneformer.save`` or ``ScGPT.save``. For
         scGPT: ``"tdc/scgpt"``, or a folder as upstream releases it (args.json, best_model.pt, vocab.json).
@@ -108,7 +107,7 @@ def list_models() -> pd.DataFrame:
 def _locate(name: str | Path, weights: str) -> tuple[Path | None, dict[str, Any], str | None]:
     """Folder with the files (None for a random twin of a hub model), catalogue entry ({} for a folder), official name."""
     known = hub.catalogue()["models"]
-    plain = re.sub(r"[_\s]+", "-", str(name).strip()).lower().removeprefix("ctheodoris/geneformer/")
+    plain = hub.plain_name(str(name))
     if isinstance(name, str) and plain in known:
         entry = known[plain]
         if "bundled" in entry:

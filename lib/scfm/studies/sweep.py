@@ -94,6 +94,10 @@ def main() -> None:
 
         torch.set_num_threads(1)  # a shard is one core's work, so its seconds mean the same everywhere
         given.work.mkdir(parents=True, exist_ok=True)
+        try:
+            ladder.refuse_other_steps(wanted, out, given.steps)
+        except ValueError as error:
+            raise SystemExit(str(error)) from error
         for line in ladder.work_through(wanted, out, given.work, given.steps):
             print(line, flush=True)
     table = ladder.collect(out)

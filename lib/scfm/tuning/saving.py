@@ -12,10 +12,7 @@ from __future__ import annotations
 import contextlib
 import dataclasses
 import json
-import os
 import re
-import shutil
-import tempfile
 import warnings
 from collections.abc import Iterator
 from pathlib import Path
@@ -47,17 +44,12 @@ def save(fit: Fit, folder: Path) -> Path:
     """
     from safetensors.torch import save_file
 
-    if folder.exists() and (not folder.is_dir() or any(folder.iterdir())):
-        raise FileExistsError(f"{folder} exists and is not empty; choose a new name.")
-    folder.parent.mkdir(parents=True, exist_ok=True)
-    with tempfile.TemporaryDirectory(prefix=f".{folder.name}.", dir=folder.parent) as staging:
-        whole = Path(staging) / folder.name
+    with cache.new_folder(folder) as whole:
         if fit.choices.method in WHOLE:
             with _no_bars():
                 fit.adapted.save(whole)
         elif fit.peft_model is not None:
             _save_adapter(fit, whole)
-        whole.mkdir(exist_ok=True)
         state = {name: value.detach().cpu().contiguous() for name, value in fit.head.state_dict().items()}
         save_file(state, whole / "head.safetensors", metadata={"format": "pt"})
         (whole / "README.md").write_text(fit.card())
@@ -72,9 +64,6 @@ def save(fit: Fit, folder: Path) -> Path:
             "files": {file.name: cache.sha256(file) for file in sorted(whole.iterdir()) if file.name != "README.md"},
         }
         (whole / "fit.json").write_text(json.dumps(content, indent=1) + "\n")
-        if folder.exists():
-            shutil.rmtree(folder)
-        os.replace(whole, folder)
     return folder
 
 
