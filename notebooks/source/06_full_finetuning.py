@@ -1,7 +1,7 @@
 # %% [markdown]
 # # 06 · When is full fine-tuning worth it?
 #
-# The top of the ladder: every weight may move. It costs the most, it can destroy what pretraining built, and sometimes it wins. Here you take one step
+# The top of the ladder: every weight may move. It trains the most numbers, it can destroy what pretraining built, and sometimes it wins. Here you take one step
 # by hand, break a model on purpose, measure what it forgot, and read the figure this course was built around: what a label buys on each rung.
 #
 # | You will be able to | Time | Needs |
@@ -96,9 +96,8 @@ calm.network = copy.deepcopy(fm.network)
 for part in calm.network.modules():
     if isinstance(part, torch.nn.Dropout):
         part.p = 0.0
-some = train[np.random.default_rng(seed).permutation(len(train))[:60]]
-some = some[np.isin(types[some], [t for t in np.unique(types[some]) if (types[some] == t).sum() >= 2])][:16]
-some = some[np.isin(types[some], [t for t in np.unique(types[some]) if (types[some] == t).sum() >= 2])]
+most = pd.Series(types[train]).value_counts().index[:4]
+some = np.concatenate([train[types[train] == t][:4] for t in most])  # sixteen cells: four of each of four types
 first = scfm.adapt(calm, cells[some], types[some], "head", layer=0, validation=0, seed=seed, dtype="float32")
 
 network, head = copy.deepcopy(calm.network), copy.deepcopy(first.head)
@@ -106,6 +105,7 @@ layers = [*features.layers_of(network), *features.input_modules(network)]
 weights = list({id(p): p for part in layers for p in part.parameters()}.values())
 for p in [*weights, *head.parameters()]:
     p.requires_grad = True
+# the library's forward pass up to the vector of a cell (lesson 03); layers count from the top: 0 the last, -1 the one before
 reads = features.Reader(network, fm.special, first.choices.pooling, layer=0)
 targets = torch.tensor([first.classes.index(t) for t in types[some]])
 
@@ -116,7 +116,9 @@ optimizer = torch.optim.AdamW(
 logits = head(reads(cells[some]))[0]  # forward: (cell, class)
 loss = F.cross_entropy(logits, targets)
 loss.backward()  # every weight learns in which direction the loss falls
-torch.nn.utils.clip_grad_norm_([*weights, *head.parameters()], 1.0)  # a wild minibatch must not throw the network
+torch.nn.utils.clip_grad_norm_(
+    [*weights, *head.parameters()], 1.0
+)  # a wild minibatch must not throw the network (matters from the second step on)
 optimizer.step()
 
 # %% [markdown]
@@ -138,8 +140,9 @@ record("step_agrees", agree, tolerance=0.02)
 record("share_moved", moved, tolerance=0.2)
 
 # %% [markdown]
-# The weights that did not move are the embeddings of genes that none of these cells has. And look at the size of a step: Adam divides each gradient by
-# its own size, so *every* weight moves by about the learning rate. That is why the rate is the most important number on this page.
+# The weights that did not move have no gradient: mostly the embeddings of genes that none of these cells has, and of positions that no sentence reached. And look at the
+# size of a step: Adam divides each gradient by its own size, so on this first step *every weight with a gradient* moves by about the learning rate, however small its
+# gradient is. That is why the rate is the most important number on this page.
 #
 # ## A rate too high destroys
 #
@@ -168,10 +171,12 @@ for ax, column in zip(panels.flat, ("train_loss", "validation_loss")):
         ax=ax,
     )
     ax.set_yscale("log")
+uniform = float(np.log(len(np.unique(types))))
+panels.flat[1].axhline(uniform, ls=":", color="#8C8C8C", zorder=0)
 panels.flat[0].get_legend().remove()
 plots.show(
     panels,
-    alt="Training and validation loss over the steps for three learning rates; at the last step the validation loss is "
+    alt=f"A dotted line marks a uniform guess, {uniform:.2f}. Training and validation loss over the steps for three learning rates; at the last step the validation loss is "
     + ", ".join(f"{v:.2f} for {k}" for k, v in final.items())
     + ".",
 )
@@ -179,14 +184,14 @@ print("Validation loss at the end:", "; ".join(f"{k} {v:.2f}" for k, v in final.
 record("loss_by_rate", final, tolerance="any")
 
 # %% [markdown]
-# Mind the logarithmic axis. The head started as a good classifier; at the high rate the network under it changes so much in the first steps that the head is
-# worse than a coin, and the rest of the run is spent on repair. The low rates differ less, and with so few steps the smallest may look best. `adapt` keeps the
-# weights of the best validation step, which hides such a crash from you unless you look at the curve.
+# Mind the logarithmic axis. The head started as a good classifier (a logistic regression); at the high rate the network under it changes so much in the first steps that the head is
+# worse than a uniform guess (dotted), and the run ends before that is repaired. The default rate may hurt at first, too; in so few steps it need not make up for it, and the tenth
+# can stay lowest. `adapt` keeps the weights of the best validation step, which hides such a crash from you unless you look at the curve.
 #
 # ## Schedules: who moves, when, and how fast
 #
-# Three habits protect the lower layers. **Warm-up**: Adam's first steps know each gradient from one minibatch, so they are kept small. **Layer-wise decay**: lower layers,
-# which hold what is general, get lower rates. **Gradual unfreezing**: the top layer begins, the others join later (Howard and Ruder 2018).
+# Three habits make the start gentle. **Warm-up** spares all layers: Adam's first steps know each gradient from one minibatch, so they are kept small. The other two spare the lower
+# ones. **Layer-wise decay**: lower layers, which hold what is general, get lower rates. **Gradual unfreezing**: the top layer begins, the others join later (Howard and Ruder 2018).
 
 # %%
 plans = {
@@ -283,7 +288,7 @@ live[["balanced_accuracy", "error_before", "error", "lost", "trained_parameters"
 # %%
 forgotten = pd.read_parquet(results / "forgetting.parquet")
 lost = comparisons.summary(forgotten[forgotten["metric"] == "lost"])
-panels = plots.axes(11.0, 3.9, columns=lost["model"].nunique(), sharey=True)
+panels = plots.axes(11.0, 3.9, columns=lost["model"].nunique(), sharey=True, sharex=True)
 for ax, (name, part) in zip(panels.flat, lost.groupby("model", sort=False)):
     plots.intervals(part, reference=0, title=name, xlabel="share of the pretraining that is lost", ax=ax)
 plots.show(
@@ -303,14 +308,18 @@ gaps = pd.concat(
     [comparisons.paired(forgotten, pairs, metric).assign(metric=metric) for metric in words], ignore_index=True
 )
 gaps["difference"] = [f"{r['mean']:+.3f} [{r.low:+.3f}, {r.high:+.3f}]" for _, r in gaps.iterrows()]
+spent = forgotten[forgotten["metric"] == "cpu_seconds"].groupby("method")["value"].median()
+print("Seconds of learning:", "; ".join(f"{m} {spent[m]:.0f}" for m in ("lora", "full", "full + replay")))
 record("forgetting_gaps", {f"{r.model}|{r.metric}|{r.ours} - {r.rival}": round(r.mean, 4) for r in gaps.itertuples()}, tolerance=1e-3)  # fmt: skip
 gaps.assign(metric=gaps["metric"].map(words)).pivot(
     index=["ours", "rival"], columns=["metric", "model"], values="difference"
-)
+).reindex(pairs)
 
 # %% [markdown]
-# Read it slowly. What decides about forgetting is not the *rung* but the *rate*: at the default rate hardly anything is lost, at ten times that a good part of the pretraining is gone, and
-# the accuracy that was bought with it is no better. Replay brings some of it back, at twice the price per step, and the last rows say what it does to the accuracy.
+# Read it slowly. At the default rates no rung loses more than about a hundredth, full fine-tuning included. What destroys is full fine-tuning at ten times its rate, and the accuracy is lower for
+# it, in both models. Only `full` was tried that fast. LoRA's own default rate is as high as that one, but it moves small added matrices, and loses nothing here: rate and rung act together.
+# Replay doubles the price of a step. In Geneformer it brings a good part back; in scGPT the interval still holds zero. The rows with replay show, on the right, that it changes the
+# accuracy by nothing we can see.
 #
 # ### Exercise 06.2
 # Write `share_lost(before, after, guess)`: the three are errors (smaller is better). 0 if nothing changed, 1 if the network is no better than the guesser, negative if it got better.
@@ -390,6 +399,10 @@ print("Every rung at every budget:", ", ".join(everywhere))
 record("above_twin_everywhere", everywhere)
 
 # %% [markdown]
+# Two warnings. On the pancreas Geneformer's pretraining shows no gain: the twin that trains every weight is at least as high. And a dashed line is not "trained from scratch": the twin gets the
+# same 80 steps at the same low rate. Where it falls below its own head, or near chance, the short training failed, and the gap to it flatters the pretraining.
+
+# %% [markdown]
 # ### Do the rungs differ, and was the model needed?
 #
 # The figure's whiskers are too wide for this question: a lucky draw is lucky for everybody. So compare draw by draw.
@@ -455,6 +468,9 @@ bill.style.format(
 #
 # On the pancreas nothing comes near it. The usual story: *its types are told apart by a few hormone genes, and the model has no token for them.* A story is not a measurement. So the same logistic
 # regression reads the cells at every station on their way into the network: all variable genes; those with a token; the tokens of the sentence; the embedding. Where does the answer get lost?
+#
+# Two controls stand beside the way: fifty principal components of the tokens (is it only the number of dimensions?), and the ten genes that best separate the labelled cells (is it only a few genes?).
+# "Strongest markers", printed below, are the ten genes of each type that stand out most, by all cells and labels: to look at, not to learn from.
 
 # %%
 if profile == "cpu" and model in ladder.MODELS and not dataset:
@@ -463,7 +479,9 @@ stations = pd.read_parquet(results / "seen.parquet")
 read = stations[stations["metric"] == "balanced_accuracy"]
 station_lines = metrics.summary(read, by=("model", "dataset", "method"))
 order = [*seen.STEPS, seen.FEW]
-names = list(station_lines["dataset"].unique())
+names = sorted(
+    station_lines["dataset"].unique(), key=[*table["dataset"].unique()].index
+)  # as in the figure of the course
 panels = plots.axes(12.0, 3.2, columns=len(names), sharey=True)
 for ax, name in zip(panels.flat, names):
     part = station_lines[station_lines["dataset"] == name].copy()
@@ -501,7 +519,7 @@ print("Where the pancreas is lost:", {k.split("|")[0]: v for k, v in culprits.it
 # The story survives in part only. Some of the strongest hormone genes do lack a token, but without them the rest still tells the types apart: the vocabulary costs little. And the ten
 # best genes alone fall well short of all genes, so it is not "a few markers" either. The two models lose the answer in different places. **Geneformer**'s sentence still holds most of it, and
 # so do fifty numbers that PCA takes from the tokens of these very cells; the embedding, whose directions were learned on other tissues, does not. **scGPT**'s mini draws its tokens *at random* among a deep cell's thousands
-# of expressed genes, so most markers are not in the sentence, and no later layer can bring them back. On blood the last arrow goes up: there the pretraining adds what the sentence alone does not say.
+# of expressed genes, so most markers are not in the sentence, and no later layer can bring them back. On the blood sets of whole transcriptomes the arrow from the tokens to the embedding goes up: there the pretraining adds what the sentence alone does not say.
 #
 # ### Exercise 06.3
 # Your model loses to logistic regression. Write `culprit(scores)`: a list of (station, score) in the order of the way into the network; return the name of the station *at which* the score falls most, compared with the station before it.
@@ -555,6 +573,9 @@ ask = comparisons.cheapest(table, "geneformer-mini", 100, tissue_in_corpus=True)
 print(f"100 labels, a tissue of the corpus: {ask['method']}, {100 * ask['behind']:.1f} points behind the best; from {ask['draws']} draws on {', '.join(ask['sets'])}.")  # fmt: skip
 
 # %% [markdown]
+# LoRA is hardly ever chosen: on these small models it takes more seconds than full fine-tuning, so where both are good enough, full is "cheaper". On a network of billions of weights memory
+# would decide, not seconds, and the order would change.
+#
 # **Its limits.** Small models, four sets (one of them alone stands for "not in the corpus"), five draws: with so few, "not significantly worse" also means "we could not tell", so the chart leans to the cheap side; the number below each
 # name says how many points that costs on average. The best one was chosen on the same draws, which flatters it. One fixed setting per rung, nothing tuned. It is a way to decide; the numbers are of these models.
 #
@@ -603,7 +624,9 @@ except ValueError as error:
 if gene_table is not None:
     print("Genes:", gene_table.attrs["n_genes"], "of which 20 of each class are learned from.")
     gene_lines = metrics.summary(gene_table[gene_table["metric"] == "balanced_accuracy"].assign(dataset="genes"))
-    ax = plots.intervals(gene_lines, reference=0.5, title="Classes of genes", xlabel="balanced accuracy, other genes")
+    roles = {"pretrained": "model", "random twin": "twin", "shuffled labels": "control"}
+    roles |= dict.fromkeys(set(gene_lines["method"]) - roles.keys(), "baseline")
+    ax = plots.intervals(gene_lines, roles=roles, reference=0.5, title="Classes of genes", xlabel="balanced accuracy, other genes")  # fmt: skip
     said = "; ".join(f"{r.method} {r.mean:.3f} [{r.low:.3f}, {r.high:.3f}]" for r in gene_lines.itertuples())
     plots.show(ax, alt=f"Balanced accuracy on genes that were kept aside: {said}.")
     print(said)
@@ -649,9 +672,9 @@ else:
 
 # %% [markdown]
 # ## Key points
-# - One step: forward, cross-entropy, backward, clip, Adam. Each weight moves by about the learning rate, so the rate decides.
-# - Warm-up, layer-wise decay and gradual unfreezing keep the lower layers near what they were.
-# - Forgetting is measured by the pretraining's own questions. Here the rate made it, not the rung; replay repairs a part.
+# - One step: forward, cross-entropy, backward, clip, Adam. At first each weight with a gradient moves by about the learning rate, so the rate decides.
+# - Warm-up keeps the first steps small; layer-wise decay and gradual unfreezing let the lower layers move less, or later.
+# - Forgetting is measured by the pretraining's own questions. Here full fine-tuning forgot at a high rate and hardly at the default one; replay repairs a part.
 # - A rung has to beat the rung below it, its random twin and logistic regression, draw by draw, with an interval that suits the number of draws.
 # - Where a baseline wins, follow the cells into the network and look where the answer gets lost, before you tell a story.
 # - The cheapest method that is not significantly worse is a rule; say how little your draws could tell.

@@ -63,4 +63,4 @@ def balanced_weights(weights):
     total = {c: found[c] * np.sum(names == c) for c in found}
     need(max(total.values()) - min(total.values()) < 1e-6, "Weight times count should be the same for all types.")
     need(abs(sum(total.values()) / len(names) - 1) < 1e-6, "The mean weight over the cells should be 1.")
-    return "One dendritic cell now counts as much as ninety T cells."
+    return "In the check's sample, the one DC now counts as much as ninety T cells."
