@@ -519,7 +519,8 @@ print("Where the pancreas is lost:", {k.split("|")[0]: v for k, v in culprits.it
 # The story survives in part only. Some of the strongest hormone genes do lack a token, but without them the rest still tells the types apart: the vocabulary costs little. And the ten
 # best genes alone fall well short of all genes, so it is not "a few markers" either. The two models lose the answer in different places. **Geneformer**'s sentence still holds most of it, and
 # so do fifty numbers that PCA takes from the tokens of these very cells; the embedding, whose directions were learned on other tissues, does not. **scGPT**'s mini draws its tokens *at random* among a deep cell's thousands
-# of expressed genes, so most markers are not in the sentence, and no later layer can bring them back. On the blood sets of whole transcriptomes the arrow from the tokens to the embedding goes up: there the pretraining adds what the sentence alone does not say.
+# of expressed genes, so most markers are not in the sentence, and no later layer can bring them back. On the two blood sets with many genes the arrow from the tokens to the embedding goes up: there the pretraining adds what the sentence alone does
+# not say. On `pbmc68k`, whose few genes were picked for how much they vary, it goes down: the tokens say nearly all that the genes do, and the embedding loses a part of it.
 #
 # ### Exercise 06.3
 # Your model loses to logistic regression. Write `culprit(scores)`: a list of (station, score) in the order of the way into the network; return the name of the station *at which* the score falls most, compared with the station before it.
