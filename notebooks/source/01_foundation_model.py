@@ -112,7 +112,7 @@ by_problem.pivot_table(
         "outline": "where are its edges?",
         "transcribe": "write it down",
         "forecast": "what comes next?",
-        "structure": "what shape has it?",
+        "structure": "what shape does it have?",
         "what if": "what if we change it?",
     }
 ).style.set_properties(**LEFT).set_table_styles(LEFT_TOO)
@@ -139,9 +139,9 @@ def hidden_guessers(fields):
 check.exercise("01.1", hidden_guessers, fields=fields)
 
 # %% [markdown] tags=["quiz"]
-# **Quiz.** In every row of the table, what does the self-made task spare you?
+# **Quiz.** In nearly every row of the table, what does the self-made task spare you?
 # - [ ] the training -> On the contrary: pretraining is where nearly all the computing goes.
-# - [x] the labels -> Yes. The data itself holds the answers, so all of it can be used.
+# - [x] the labels -> Yes. The data itself holds the answers, so all of it can be used. (CLIP needs captions, but people had written those anyway.)
 # - [ ] the test -> No task, self-made or not, replaces a test on data the model never saw.
 
 # %% [markdown]
@@ -209,7 +209,7 @@ print(
 empty = empty_geneformer("geneformer-mini")
 words = empty.bert.embeddings.word_embeddings.weight.numel() / empty.num_parameters()
 print(
-    f"{words:.0%} of the mini's parameters are its gene embeddings, one vector per gene. Its layers are only the rest."
+    f"{words:.0%} of the mini's parameters are its gene embeddings, one vector per gene. Its layers, the places and the output head share the rest."
 )
 
 # %% [markdown] tags=["instructor"]
@@ -247,8 +247,8 @@ plots.show(
 )
 
 # %% [markdown]
-# **Transfer learning** is the whole idea: knowledge from one task used in another. **Fine-tuning** means that weights of the pretrained network change on the
-# way; with *zero-shot* and *head only* they do not.
+# **Transfer learning** is the whole idea: knowledge from one task used in another. **Fine-tuning** means that what the network computes changes on the
+# way: its weights are trained, or, in LoRA, small matrices are added beside frozen ones. With *zero-shot* and *head only* the network stays as it is.
 #
 # | | what is trained | use it when |
 # |---|---|---|
@@ -259,7 +259,7 @@ plots.show(
 # | **full** | everything | many labels, or data unlike the corpus; watch the validation loss, it can forget what it knew |
 #
 # LoRA deserves a second look. A linear layer has a matrix W of size d_out × d_in. Instead of changing W, add to its output the output of B·A,
-# where A maps to only r numbers and B maps back. B starts at zero, so at the first step nothing has changed.
+# where A maps to only r numbers and B maps back. B starts at zero, so at the first step nothing has changed. (We leave out the constant alpha / r by which the paper multiplies the added output.)
 
 
 # %%
@@ -297,7 +297,7 @@ def lora_parameters(d_in, d_out, rank):
 check.exercise("01.2", lora_parameters)
 
 # %% [markdown]
-# Now count, for networks of every size, what each way trains for a task with ten cell types. Memory is more than the weights: whatever is trained also needs
+# Now count, for networks of every size, what each way trains for a task with ten cell types. (LoRA is added to the query and value matrices only, as the paper does.) Memory is more than the weights: whatever is trained also needs
 # its gradient and the two running means of the Adam optimizer, four bytes each. (The activations come on top; they grow with the minibatch.)
 
 # %%
@@ -382,13 +382,13 @@ print(
 # **Quiz.** You have 40 labelled cells, a laptop and an afternoon. What do you try first?
 # - [x] a head on frozen embeddings, beside a logistic regression on PCA -> Yes: minutes, little to overfit, and you learn whether the model brings anything.
 # - [ ] full fine-tuning, since it can only be better -> With 40 cells it can memorize them all. More freedom is better only with more data.
-# - [ ] pretraining your own model on the 40 cells -> Pretraining lives from many cells; that is what somebody else has already done.
+# - [ ] pretraining your own model on the 40 cells -> Pretraining lives on many cells; that is what somebody else has already done.
 
 # %% [markdown]
 # ## A first look: one cell in
 #
-# Enough about; now *with*. A Geneformer reads a cell as a sentence of gene names, in order of how much each gene exceeds its own usual level. How that order comes
-# about is lesson 02; today we just read. The coloured genes are textbook markers.
+# So much for theory; now let us use one. A Geneformer reads a cell as a sentence of gene names, in order of how much each gene exceeds its own usual level. How that order comes
+# about is lesson 02; today we just read. The coloured genes are well-known markers; some, such as CD74 and the HLA-DQ genes, are shared by several kinds of cell. We picked the cells with the most markers.
 
 # %%
 adata = scfm.load_dataset(dataset or SIZES["dataset"], label=label, seed=seed)
@@ -588,11 +588,11 @@ check.exercise("01.3", choices)
 # %% [markdown]
 # ## Against whom?
 #
-# A score alone says nothing. The model has to beat those who know less:
+# A score alone says nothing. The model has to beat simpler guessers:
 #
 # - **gene frequency**: always the same answer, the genes that were most common in the corpus. It never looks at the cell.
 # - **random twin**: the same network, never trained. What it can do needs no pretraining.
-# - **warm start** (our mini only): its state before the first training step, when it had gene frequencies and a simple statistic of which genes occur together.
+# - **warm start** (our mini only): its state before the first training step, when it had gene frequencies and a simple statistic of which genes occur together. Its layers are still random and blur what the embeddings know, so it may even lose to the bare frequencies.
 #
 # Now the dull reasons for good guesses that we promised. **No gene stands twice** in such a sentence: whoever just crosses out the genes that can be seen, improves. And the file
 # may hold only a **panel** of genes: the rest can never be right. Neither is biology. So we *tell* these rules to everybody, by setting the impossible genes to zero, and see what is left.
@@ -600,7 +600,7 @@ check.exercise("01.3", choices)
 # The third dull reason is more cunning, and three more contestants are built to catch it:
 #
 # - **place in line**: most genes of a cell were counted just once or twice. A gene counted *once* has the value one divided by its own median, so its place in the sentence follows from
-#   that median, which is the same in every cell. Read it backwards: *the place of the hidden gene tells its median*, and the medians stand in the vocabulary. This guesser knows nothing else, plus how frequent a gene is.
+#   that median, which is the same in every cell. Read it backwards: *the place of the hidden gene tells its median*, and the medians stand in the vocabulary. Besides the medians, this guesser knows how frequent each gene is and, from your other cells, how far above the smallest possible value genes usually lie.
 # - **similar cells**: no network, no corpus. Find the 25 most similar cells in the rest of *your* data, by the visible genes, and guess the genes they have. It did not have to travel from one study to
 #   another, which is a real advantage, and one that you have in practice too. Then both together: **similar cells + place**.
 #
@@ -742,13 +742,14 @@ KIND = {  # which colour
     "similar cells + place": "baseline",
 }
 GUESSERS = [g for g in KIND if g in set(summary["guesser"])]
+nats_seen = summary[summary["metric"] == "loss"]["mean"]
 panels = plots.axes(11.5, 2.7, columns=3)
 for ax, rule in zip(panels.flat, RULES):
     rows = summary[(summary["told"] == rule) & (summary["metric"] == "loss")].set_index("guesser")
     rows = rows.loc[[g for g in GUESSERS if g in rows.index]].reset_index()
-    plots.intervals(
-        rows, label="guesser", roles=KIND, xlabel="loss in nats (left is better)", title=f"told: {rule}", ax=ax
-    )
+    title = f"told: {rule}".replace(", and", "\nand")
+    plots.intervals(rows, label="guesser", roles=KIND, xlabel="loss in nats (left is better)", title=title, ax=ax)
+    ax.set_xlim(nats_seen.min() - 0.4, nats_seen.max() + 0.4)  # one scale, so that a gap looks the same in all three
 plots.show(
     panels,
     alt="Loss on hidden genes with 95 % intervals, three panels for three amounts of told rules. With all rules told: "
@@ -772,8 +773,8 @@ wide.loc[[(rule, g) for rule in RULES for g in GUESSERS if (rule, g) in wide.ind
 
 # %% [markdown]
 # ### Exercise 01.4
-# The same draws, hence the same hidden genes, for all guessers: so we may compare draw by draw. Write `lead(results, one, other, rule)`: by how many nats is the loss of `one` *lower*
-# than that of `other` when both are told `rule`? Return the array of differences, one per draw in the order of the draws. (`results` is a long table; look at `results.head()`.)
+# (The intervals in the figure are narrower than the dots; the table has them.) The same draws, hence the same hidden genes, for all guessers: so we may compare draw by draw. Write `lead(results, one, other, rule)`: by how many nats is the loss of `one` *lower*
+# than that of `other` when both are told `rule`? Return the array of differences, one per draw in the order of the draws (the column `seed` numbers them). (`results` is a long table; look at `results.head()`.)
 
 
 # %% tags=["exercise"]
@@ -827,6 +828,7 @@ print(
     f"Told nothing, the model is as unsure as among {as_genes['pretrained', 'nothing']:,.0f} equally likely genes, "
     f"the frequencies as among {as_genes['gene frequency', 'nothing']:,.0f}."
 )
+print(f"All {N_TOKENS:,} tokens equally likely would cost {np.log(N_TOKENS):.2f} nats: near that the random twin stands, at {nats['random twin', 'nothing']:.2f}.")  # fmt: skip
 print(f"Its lead over the frequencies is {raw:.2f} nats; when all are told the rules, {fair:.2f}.")
 if by_place > 0 and fair > 0:
     print(
@@ -835,7 +837,7 @@ if by_place > 0 and fair > 0:
 print(
     f"With the words shuffled the model's loss goes from {nats['pretrained', RULES[2]]:.2f} to {mixed_up:.2f}, "
     f"where frequencies reach {nats['gene frequency', RULES[2]]:.2f}:",
-    "without the order, it has nothing over them."
+    f"by the loss, without the order it has nothing over them (right gene among its first ten: {top10['pretrained, words shuffled', RULES[2]]:.1%}, theirs {top10['gene frequency', RULES[2]]:.1%})."
     if mixed_up >= nats["gene frequency", RULES[2]]
     else f"{1 - (mixed_up - nats['pretrained', RULES[2]]) / fair:.0%} of its lead does without the order.",
 )
@@ -883,7 +885,7 @@ record("markers_in_top10", close / len(table), tolerance=0.5)
 # same notebook takes a published one (`model="geneformer-v1-10m"`, profile cpu).
 #
 # It shows nothing about **how good** those are. They have read far more cells and have far more parameters, as the table above counts. If
-# the mini loses, a larger one might win; if the mini wins on blood, which its corpus is full of, it may fail on tissue it never met. Two conclusions carry over in both directions: an untrained twin and a
+# the mini loses, a larger one might win; if the mini wins on blood, which its corpus is full of, it may fail on tissue it never met. Whatever the outcome, two conclusions carry over: an untrained twin and a
 # frequency table belong beside every such model, whatever its size; and a rule that everybody could be told is not understanding.
 #
 # Nor does guessing well mean *being useful*. Nobody needs guessed genes. Whether the vectors inside the network are of use is the question of lesson 03.
@@ -905,7 +907,7 @@ record("markers_in_top10", close / len(table), tolerance=0.5)
 # - Pretrain once on many cells without labels, with a task the data makes itself; reuse for many things. Zero-shot, head, LoRA, last layer, full: more freedom, more cost, more labels needed.
 # - Few trained parameters save memory and files. They save time only where the gradient need not travel.
 # - Parameters can be counted from a configuration. Claims about models without weights can only be read.
-# - A guess is worth what it has over those who know less: frequencies, an untrained twin, the start of training, and a simple method that looks at your own cells.
+# - A guess is worth what it has over simpler guessers: frequencies, an untrained twin, the start of training, and a method that merely looks at your own cells.
 # - Tell everybody the same rules before you call a lead "learned". In a sentence of ranks, even the place of a gap gives away part of the answer.
 #
 # ## Further reading

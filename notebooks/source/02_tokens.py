@@ -124,8 +124,8 @@ table = pd.DataFrame(
 table.iloc[by_surprise[:8]].style.hide(axis="index").format(precision=1)
 
 # %% [markdown]
-# To see what that did, mark the genes that say little about who the cell is. Let the data name them: an *everyday gene* here is
-# one that is seen in at least 80 % of the cells of every type.
+# To see what that did, mark the genes whose mere presence says little about who the cell is. Let the data name them: an *everyday gene* here is
+# one that is seen in at least 80 % of the cells of every type. (Its amount can still tell: a gene can be everyday, and far more abundant in one type.)
 
 # %%
 seen = adata.X > 0  # (cell, gene)
@@ -230,6 +230,7 @@ shown = (
 shown.insert(0, "genes", [len(groups[name]) for name in shown.index])
 print(f"Mean place in the sentence of a {chosen_type}, % (95 % interval over {len(of_type)} cells):")
 print("telling genes:", ", ".join(symbols[groups["telling"]]))
+print("Both everyday and telling:", ", ".join(symbols[np.intersect1d(everyday, groups["telling"])]) or "none")
 shown.style.set_properties(**{"text-align": "right"})
 
 # %%
@@ -290,7 +291,7 @@ print("Counts times three, without dividing by depth: the same sentence, word fo
 # *binomial thinning*. Then ask three questions that the recipe does not advertise:
 #
 # 1. How many of a cell's genes have a count of one?
-# 2. What decides the order, the cell's counts or the vocabulary's medians? (Spearman's correlation of the sentence with each.)
+# 2. What decides the order, the cell's counts or the vocabulary's medians? (Spearman's correlation of the sentence with the counts, and with 1 / median.)
 # 3. How many of the first 20 words rest on a single molecule?
 
 
@@ -369,14 +370,14 @@ for share in (1.0, 0.1):
     )
 
 # %% [markdown]
-# Where nearly all counts are one, the sentence is nearly the list of the genes that were seen, sorted by how rare they usually are.
+# Where nearly all counts are one, the sentence is nearly the list of the genes that were seen, sorted by their medians, the smallest first: by how weak they usually are where they are seen.
 # Then it is *which* genes are there that carries the cell, more than their order. Remember it: it decides the experiment at the end.
 #
 # ## Ties, and the rule that settles them
 #
 # Counts are whole numbers, so most genes of a cell share theirs with another gene. Dividing by medians breaks most of these ties,
 # not all: medians coincide too. Sorting routines are free to put equal values in any order, and the default one of numpy does:
-# the original Geneformer code can give two sentences for one cell. Here equal values are ordered by **token id**.
+# the original Geneformer code can give another sentence for the same cell when the file's columns are in another order, or on another machine. Here equal values are ordered by **token id**.
 
 
 # %%
@@ -483,7 +484,7 @@ facts.style.format(thousands=",", escape="html").set_properties(**{"text-align":
 # %% [markdown]
 # ## What falls off the end
 #
-# A network has a fixed number of positions. The last words are cut: the genes that are *less* than usual. That is a choice about
+# A network has a fixed number of positions. The last words are cut: the genes that are lowest compared with their own usual amount. That is a choice about
 # biology. What would be lost at each length?
 
 # %%
@@ -550,8 +551,8 @@ print(
 
 # %% [markdown] tags=["quiz"]
 # **Quiz 2.** A sentence is cut at the network's last position. Which genes are lost?
-# - [ ] the genes with the lowest counts -> Often not: a rare gene seen once can stand near the front.
-# - [x] the genes that are lowest compared with their own median -> Yes, however many counts they have. The curve of the everyday genes shows it.
+# - [ ] the genes with the lowest counts -> Often not: a gene with a small median, seen once, can stand near the front.
+# - [x] the genes that are lowest compared with their own median -> Yes, however many counts they have: in the figure the everyday genes, which stand far in front by count, fall off about as early as any gene.
 # - [ ] a random sample of genes -> That is what scGPT does with a cell that is too long, anew in each pass of training.
 
 # %% [markdown]
@@ -625,7 +626,7 @@ for x, (low, high, n) in enumerate(levels.to_numpy()):
     ax.annotate(f"{n:.0f}", (x, high + 2.5), ha="center", fontsize=8)
 ax.set_xticks(range(len(levels)), levels.index.astype(str))
 ax.set(
-    xlabel="count (number of genes that have it above the bar)",
+    xlabel="count (above each bar: how many genes have it)",
     ylabel="bin",
     ylim=(0, n_bins + 5),
     title="The bins of one cell",
@@ -646,7 +647,7 @@ print(
 # ### The company a gene keeps
 #
 # A bin is relative to the *other genes in the file*. Take half of the genes away (another panel, another filter), and the
-# quantiles are those of the other half. A rank loses words, but the order of those that stay is the same.
+# quantiles are those of the other half. The order of the words that stay is the same, though each moves up.
 
 # %%
 half = np.sort(rng.permutation(adata.n_vars)[: adata.n_vars // 2])
@@ -661,10 +662,15 @@ shift = [
     for i in range(adata.n_obs)
     if few_binned.lengths[i] > 1
 ]
+places_moved = []  # how far the words that stay move up
+for i in range(adata.n_obs):
+    place = np.flatnonzero(np.isin(long[i][1:-1] if framed else long[i], list(in_half)))
+    if len(place):
+        places_moved.append(np.mean(place - np.arange(len(place))))
 found = metrics.interval(shift, n_boot=500)
 record("bin_shift_half_the_genes", found.mean, tolerance=0.2)
 print(
-    f"Half of the genes taken away: bins of the others move by {found.mean:.1f} [{found.low:.1f}, {found.high:.1f}] of {n_bins - 1} on average, their order in the rank encoding by none."
+    f"Half of the genes taken away: bins of the others move by {found.mean:.1f} [{found.low:.1f}, {found.high:.1f}] of {n_bins - 1} on average. In the rank encoding their order stays, but they move up by {np.mean(places_moved):.0f} places on average, and it is the place that the network reads."
 )
 
 # %% [markdown]
@@ -724,7 +730,7 @@ thinned = {share: itself if share == 1 else encodings(thin(adata[some], share, r
 #
 # A number needs something to compare it with. Ours is *a stranger*: another cell of the same type at full depth, in the place of
 # the cell itself (dashed). Bins and log-normalized values both follow the order of the counts, so in the second panel their lines
-# all but coincide. If the solid line meets the dashed one, the thinned cell is no more like itself than like its neighbour, and what is
+# all but coincide. If the solid line meets the dashed one, the thinned cell is no more like itself than like the stranger, and what is
 # left describes the type at best.
 
 # %%
@@ -833,7 +839,8 @@ for name, found in own.items():
     )
     print(f"{name}: {verdict} ({found.mean:+.2f} [{found.low:+.2f}, {found.high:+.2f}])")
 most = max(own, key=lambda name: own[name].mean)
-print(f"Most of the cell itself is left in: {most}.")
+level = [name for name in own if own[name].mean >= own[most].low]
+print("Most of the cell itself is left in:", " and ".join(level) + (" (level)." if len(level) > 1 else "."))
 relative = []
 for full, less in zip(itself["log-normalized"], thinned[0.10]["log-normalized"], strict=True):
     shared = (full > 0) & (less > 0)
@@ -950,7 +957,7 @@ if batches.nunique() > 1 and pd.crosstab(batches, types).gt(0).sum(axis=0).max()
 
 # %% [markdown]
 # What does an encoding give over the simple baseline? The same cells and labels in each draw, so compare draw by draw. A difference of
-# under one point of accuracy is not worth a sentence, so we only speak of larger ones.
+# under one point of accuracy is not worth a sentence: "better" and "worse" mean that the whole interval lies beyond one point.
 
 
 # %%
@@ -962,7 +969,15 @@ def against_log(scores, settings):
             d = difference[setting, method] = metrics.paired_difference(
                 part, method, "log-normalized", "balanced_accuracy"
             )
-            verdict = "better than" if d.low > 0.01 else "worse than" if d.high < -0.01 else "about the same as"
+            verdict = (
+                "better than"
+                if d.low > 0.01
+                else "worse than"
+                if d.high < -0.01
+                else "within a point of"
+                if -0.01 <= d.low and d.high <= 0.01
+                else "not clearly a point away from"
+            )
             print(f"{setting}: {method} {verdict} log-normalized, {d.mean:+.3f} [{d.low:+.3f}, {d.high:+.3f}]")
     return difference
 
@@ -1116,7 +1131,7 @@ print(f"NO n_counts\n  Warning: {caught[-1].message}")
 
 # %% [markdown] tags=["quiz"]
 # **Quiz 4.** A file holds log-normalized values only. Their order within a cell is that of the counts. May you rank-encode them?
-# - [ ] Yes, ranks need only the order. -> Of one gene among cells, and of values before the division. But log(1 + x) divided by a median is in another order than x divided by it.
+# - [ ] Yes, ranks need only the order. -> The order that counts is the one after the division, and log(1 + x) / median sorts differently from x / median.
 # - [x] No: division by the median does not commute with the logarithm. -> Right. Undo the logarithm if you can (and `n_counts` is known), else find the raw counts.
 # - [ ] No, because the values are not sparse. -> They are: log1p of zero is zero.
 
