@@ -975,7 +975,7 @@ def against_log(scores, settings):
                 else "worse than"
                 if d.high < -0.01
                 else "within a point of"
-                if -0.01 <= d.low and d.high <= 0.01
+                if d.low >= -0.01 and d.high <= 0.01
                 else "not clearly a point away from"
             )
             print(f"{setting}: {method} {verdict} log-normalized, {d.mean:+.3f} [{d.low:+.3f}, {d.high:+.3f}]")
