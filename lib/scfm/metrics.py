@@ -19,6 +19,7 @@ if TYPE_CHECKING:
     import pandas as pd
 
 SMALLEST_CLASS = 20
+NO_LABEL = ("", "nan", "NaN", "None", "<NA>")  # what a missing label is as text
 
 
 class TooFewCells(ValueError):
@@ -184,7 +185,8 @@ def usable_cells(
     """Indices of the cells with a known label in a class of at least ``smallest`` cells; and the classes left out."""
     names = np.asarray(labels).astype(str)
     classes, counts = np.unique(names, return_counts=True)
-    left_out = {str(c): int(n) for c, n in zip(classes, counts, strict=True) if n < smallest or c in ("unknown", "nan")}
+    no_type = ("unknown", *NO_LABEL)
+    left_out = {str(c): int(n) for c, n in zip(classes, counts, strict=True) if n < smallest or c in no_type}
     return np.flatnonzero(~np.isin(names, list(left_out))), left_out
 
 

@@ -106,6 +106,13 @@ def test_usable_cells_names_what_it_leaves_out() -> None:
     assert left_out == {"rare": 3, "unknown": 40}
 
 
+def test_a_missing_label_is_no_type_however_it_is_written() -> None:
+    missing = [None, "", np.nan, pd.NA, "NaN", "unknown"]
+    kept, left_out = metrics.usable_cells(pd.Series([x for x in ["T", *missing] for _ in range(25)], dtype=object))
+    assert kept.tolist() == list(range(25))
+    assert left_out == dict.fromkeys(["None", "", "nan", "<NA>", "NaN", "unknown"], 25)
+
+
 @settings(max_examples=40, deadline=None)
 @given(
     sizes=st.lists(st.integers(20, 60), min_size=2, max_size=5), per_class=st.integers(2, 80), seed=st.integers(0, 99)
