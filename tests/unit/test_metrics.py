@@ -148,6 +148,20 @@ def test_label_draws_by_group_take_a_class_with_one_cell_and_leave_out_one_with_
     assert set(names[on_d2]) == {"T", "rare"}  # d1 has no "own": nothing to learn it from
 
 
+def test_label_draws_say_what_is_too_few() -> None:
+    names, donors = np.repeat(["T", "rare"], [500, 3]), np.tile(["d1", "d2", "d3"], 168)[:503]
+    with pytest.raises(metrics.TooFewCells, match=r"^'rare' has 3 cell.* at least 4 "):
+        next(metrics.label_draws(names, 5, 1))
+    train, _ = next(metrics.label_draws(np.append(names, "rare"), 5, 1))
+    assert np.sum(train >= 500) == 2  # 4 do
+    with pytest.raises(ValueError, match=r"per_class is 1.* at least 2 "):
+        next(metrics.label_draws(names[:500], 1, 1))
+    with pytest.raises(ValueError, match=r"per_class is 0.* at least 1 "):
+        next(metrics.label_draws(names, 0, 1, groups=donors))
+    train, _ = next(metrics.label_draws(names, 1, 1, groups=donors))
+    assert names[train].tolist() == ["T", "rare"]
+
+
 def test_label_draws_are_the_same_for_the_same_seed() -> None:
     names = np.tile(["T", "B"], 60)
     first, again = (list(metrics.label_draws(names, 5, 3, 7)) for _ in range(2))
