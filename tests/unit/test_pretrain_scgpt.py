@@ -13,6 +13,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import scipy.sparse as sp
 import torch
 
 import scfm
@@ -85,6 +86,27 @@ def test_zeros_are_genes_that_the_cells_own_dataset_measured(blood: corpus.Corpu
     asked = [b.genes for b in cells.minibatches(chosen, two.counts[chosen], np.random.default_rng(0))]
     assert asked
     assert not np.isin(np.concatenate([a.ravel() for a in asked]), outside).any()
+
+
+def test_no_gene_is_asked_for_as_off_that_the_cell_expresses(blood: corpus.Corpus) -> None:
+    """A panel of 60 genes, each cell lacking five of them: fewer are off than half of the questions would be."""
+    counts = np.zeros((40, len(blood.ensembl_ids)), np.float32)
+    counts[:, :60] = np.random.default_rng(0).integers(1, 9, (40, 60))
+    for cell in range(40):
+        counts[cell, (cell + np.arange(0, 60, 12)) % 60] = 0
+    panel = dataclasses.replace(blood, counts=sp.csr_matrix(counts), dataset=np.repeat("panel", 40))
+    settings = dataclasses.replace(SMALL, min_cells=1, max_len=61)
+    vocabulary, column_token = value_minibatches.symbol_vocabulary(panel, np.arange(40), settings)
+    cells = value_minibatches.ValueCells(panel, vocabulary, settings, column_token)
+    made = cells.minibatches(np.arange(40), panel.counts, np.random.default_rng(0), (0.25,), (0.0,))
+    assert made
+    for batch in made:
+        assert (batch.values == 0).sum(1).max() <= 5
+        assert all(
+            len(set(row)) == len(row) for row in batch.genes
+        )  # an expressed gene would be there twice, on and off
+    with pytest.raises(ValueError, match="6 genes that are off"):
+        cells._zeros(0, column_token[counts[0] > 0], 6, np.random.default_rng(0))
 
 
 def test_the_scale_goes_into_the_weights(cells, blood: corpus.Corpus) -> None:
