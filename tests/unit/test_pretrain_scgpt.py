@@ -139,6 +139,14 @@ def test_a_prompt_alone_carries_the_cell(cells, blood: corpus.Corpus) -> None:
     assert alone[0] != alone[1]  # by way of the embedding, which was made with the perceived genes
 
 
+@pytest.mark.parametrize("share", [0.0, 0.005])
+def test_too_few_held_out_cells_are_refused_before_anything_is_learned(blood, tmp_path: Path, share: float) -> None:
+    settings = dataclasses.replace(SMALL, held_out_cells=share)
+    with pytest.raises(ValueError, match="held-out cells give no minibatch of 8"):
+        pretrain_scgpt.pretrain(blood, settings, tmp_path / "work", tmp_path / "out")
+    assert not (tmp_path / "out").exists()
+
+
 def test_pretraining_learns_keeps_its_means_and_loads(blood: corpus.Corpus, tmp_path: Path) -> None:
     faster = dataclasses.replace(SMALL, learning_rate=3e-3)
     report = pretrain_scgpt.pretrain(blood, faster, tmp_path / "work", tmp_path / "out", checkpoint_every=20)
