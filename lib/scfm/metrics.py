@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import contextlib
 import io
+import math
 import warnings
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
@@ -19,6 +20,8 @@ if TYPE_CHECKING:
     import pandas as pd
 
 SMALLEST_CLASS = 20
+LEARNED_SHARE = 0.6  # of a class at most: the others are there to be tested
+NO_LABEL = ("", "nan", "NaN", "None", "<NA>")  # what a missing label is as text
 
 
 class TooFewCells(ValueError):
@@ -184,7 +187,8 @@ def usable_cells(
     """Indices of the cells with a known label in a class of at least ``smallest`` cells; and the classes left out."""
     names = np.asarray(labels).astype(str)
     classes, counts = np.unique(names, return_counts=True)
-    left_out = {str(c): int(n) for c, n in zip(classes, counts, strict=True) if n < smallest or c in ("unknown", "nan")}
+    no_type = ("unknown", *NO_LABEL)
+    left_out = {str(c): int(n) for c, n in zip(classes, counts, strict=True) if n < smallest or c in no_type}
     return np.flatnonzero(~np.isin(names, list(left_out))), left_out
 
 
@@ -215,15 +219,20 @@ def label_draws(
 ) -> Iterator[tuple[np.ndarray, np.ndarray]]:
     """Draws of few labelled cells to train on, and the cells to test on. Indices (train, test), ``n_draws`` times.
 
-    A class gives ``per_class`` cells but never over 60 % of those it has to train on. With ``groups`` (donors, batches)
+    A class gives ``per_class`` cells but never over 60 % of those it has to train on, and without groups 2 at least. With ``groups`` (donors, batches)
     each draw keeps the groups of training and test apart: one group in turn is tested, labels come from the others. There a
     class may have a single cell to learn from; one that has none is neither learned nor tested in this draw.
 
     Raises
     ------
+    ValueError
+        ``per_class`` is less than 2 without groups, less than 1 with them.
     TooFewCells
         Without groups, if a class has fewer than 2 cells to learn from; with them, if there is only one.
     """
+    fewest = 2 if groups is None else 1
+    if per_class < fewest:
+        raise ValueError(f"per_class is {per_class}; a class needs at least {fewest} labelled cell(s) to be learned.")
     names = np.asarray(labels).astype(str)
     classes = np.unique(names)
     group_of = None if groups is None else np.asarray(groups).astype(str)
@@ -239,10 +248,11 @@ def label_draws(
         train = []
         for c in classes:
             own = pool[names[pool] == c]
-            n = min(per_class, int(0.6 * len(own)))
-            if n < 2 and group_of is None:
+            n = min(per_class, int(LEARNED_SHARE * len(own)))
+            if n < fewest and group_of is None:
                 raise TooFewCells(
-                    f"{c!r} has {len(own)} cells; at least {SMALLEST_CLASS} are needed (see usable_cells)."
+                    f"{str(c)!r} has {len(own)} cell(s); at least {math.ceil(fewest / LEARNED_SHARE)} are needed to learn from "
+                    f"{fewest} and test on others. usable_cells leaves such classes out."
                 )
             train.append(rng.choice(own, n, replace=False))
         chosen = np.concatenate(train)

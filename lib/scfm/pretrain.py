@@ -20,11 +20,13 @@ import numpy as np
 from scfm import cache, genes
 from scfm.pretraining.corpus import SPECIAL, Corpus, gene_directions, make_vocabulary, read_corpus
 from scfm.pretraining.minibatches import length_grouped, mask_tokens, ranked, stream
-from scfm.pretraining.training import Schedule, on_device, run, split
+from scfm.pretraining.training import Schedule, check_held_out, on_device, run, split
 
 if TYPE_CHECKING:
     import torch
     from transformers import BertForMaskedLM
+
+EVALUATED = 16  # held-out cells in a minibatch
 
 
 @dataclass(frozen=True)
@@ -101,16 +103,17 @@ def pretrain(corpus: Corpus, settings: Settings, work: Path, out: Path, checkpoi
     Raises
     ------
     ValueError
-        If the checkpoint in ``work`` was made with other settings or another corpus.
+        If the checkpoint in ``work`` was made with other settings or another corpus, or if there are too few cells.
     """
     train, held_out = split(corpus, settings)
     vocabulary = make_vocabulary(corpus, train, settings.name, settings.min_cells, settings.max_len)
     columns = vocabulary.columns(corpus.ensembl_ids)
+    sample = ranked(corpus.counts[held_out], corpus.n_counts[held_out], columns, settings.max_len)
+    check_held_out(length_grouped(sample, EVALUATED, np.random.default_rng(0)), held_out, EVALUATED, settings)
     network: Any = new_network(settings, len(vocabulary))
     if settings.warm_start:
         warm_start(network, corpus, train, columns, settings.seed)
     start = {name: value.clone() for name, value in network.state_dict().items()}
-    sample = ranked(corpus.counts[held_out], corpus.n_counts[held_out], columns, settings.max_len)
 
     def loss_of(tokens: np.ndarray, rng: np.random.Generator) -> torch.Tensor:
         masked, positions = mask_tokens(tokens, len(vocabulary), settings.mask_fraction, rng)
@@ -147,7 +150,7 @@ def evaluate(network: BertForMaskedLM, cells: list[np.ndarray], seed: int) -> di
     was_training = network.training
     network.eval()
     with torch.inference_mode():
-        for tokens in length_grouped(cells, 16, rng):
+        for tokens in length_grouped(cells, EVALUATED, rng):
             masked, positions = mask_tokens(tokens, network.config.vocab_size, 0.15, rng, bert=False)
             loss, logits, target = masked_loss(network, *on_device(network, tokens, masked, positions))
             losses.append(loss.cpu().numpy())
@@ -173,7 +176,7 @@ def frequency_baseline(vocabulary: genes.RankVocabulary, cells: list[np.ndarray]
     share = vocabulary.frequency_of_tokens()
     rng = np.random.default_rng(seed)
     found: dict[str, list[np.ndarray]] = {"loss": [], "accuracy": [], "loss_unseen": [], "accuracy_unseen": []}
-    for tokens in length_grouped(cells, 16, rng):
+    for tokens in length_grouped(cells, EVALUATED, rng):
         masked, positions = mask_tokens(tokens, len(share), 0.15, rng, bert=False)
         for cell, shown, at in zip(tokens, masked, positions, strict=True):
             target, left = cell[at], share.copy()

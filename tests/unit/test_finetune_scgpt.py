@@ -110,7 +110,8 @@ def test_parts_of_an_earlier_study_are_not_taken_over():
 
 def test_a_study_holds_zeros_bins_of_the_chosen_genes_and_numbers(model, adata):
     few = adata[:, 5:25].copy()
-    labels = np.where(np.arange(few.n_obs) < 10, "unknown", few.obs["cell_type"])
+    labels = np.where(np.arange(few.n_obs) < 10, "unknown", few.obs["cell_type"]).astype(object)
+    labels[:5] = [None, "", np.nan, pd.NA, "NaN"]
     study = prepare(model, few, 40, labels)
     assert study.genes == few.var["gene_symbol"].tolist()
     assert study.gene_ids.tolist() == [tiny.CLS, *range(5, 25)]

@@ -106,6 +106,13 @@ def test_usable_cells_names_what_it_leaves_out() -> None:
     assert left_out == {"rare": 3, "unknown": 40}
 
 
+def test_a_missing_label_is_no_type_however_it_is_written() -> None:
+    missing = [None, "", np.nan, pd.NA, "NaN", "unknown"]
+    kept, left_out = metrics.usable_cells(pd.Series([x for x in ["T", *missing] for _ in range(25)], dtype=object))
+    assert kept.tolist() == list(range(25))
+    assert left_out == dict.fromkeys(["None", "", "nan", "<NA>", "NaN", "unknown"], 25)
+
+
 @settings(max_examples=40, deadline=None)
 @given(
     sizes=st.lists(st.integers(20, 60), min_size=2, max_size=5), per_class=st.integers(2, 80), seed=st.integers(0, 99)
@@ -139,6 +146,20 @@ def test_label_draws_by_group_take_a_class_with_one_cell_and_leave_out_one_with_
     assert set(names[on_d1]) == {"T", "rare"}
     assert (names[from_d1] == "rare").sum() == 1
     assert set(names[on_d2]) == {"T", "rare"}  # d1 has no "own": nothing to learn it from
+
+
+def test_label_draws_say_what_is_too_few() -> None:
+    names, donors = np.repeat(["T", "rare"], [500, 3]), np.tile(["d1", "d2", "d3"], 168)[:503]
+    with pytest.raises(metrics.TooFewCells, match=r"^'rare' has 3 cell.* at least 4 "):
+        next(metrics.label_draws(names, 5, 1))
+    train, _ = next(metrics.label_draws(np.append(names, "rare"), 5, 1))
+    assert np.sum(train >= 500) == 2  # 4 do
+    with pytest.raises(ValueError, match=r"per_class is 1.* at least 2 "):
+        next(metrics.label_draws(names[:500], 1, 1))
+    with pytest.raises(ValueError, match=r"per_class is 0.* at least 1 "):
+        next(metrics.label_draws(names, 0, 1, groups=donors))
+    train, _ = next(metrics.label_draws(names, 1, 1, groups=donors))
+    assert names[train].tolist() == ["T", "rare"]
 
 
 def test_label_draws_are_the_same_for_the_same_seed() -> None:

@@ -137,6 +137,28 @@ def test_no_cell_of_an_evaluation_set_is_in_the_corpus(shared) -> None:
         assert not signatures(name) & held_out, name
 
 
+def test_cells_left_over_after_the_last_whole_minibatch_are_the_longest() -> None:
+    cells = [np.arange(100, 100 + n) for n in (40, 9, 30, 12, 41)]
+    made = minibatches.length_grouped(cells, 2, np.random.default_rng(0))
+    assert sorted(tokens.shape for tokens in made) == [(2, 11), (2, 32)]
+    assert minibatches.length_grouped(cells, 6, np.random.default_rng(0)) == []
+
+
+@pytest.mark.parametrize(
+    ("given", "said"),
+    [
+        ({"held_out_cells": 0.0}, "The 0 held-out cells give no minibatch of 16"),
+        ({"held_out_cells": 0.01}, "held-out cells give no minibatch of 16"),
+        ({"minibatch": 690}, "20 pools of cells in a row gave no minibatch"),
+    ],
+)
+def test_too_few_cells_are_refused_before_anything_is_learned(blood, tmp_path: Path, given: dict, said: str) -> None:
+    settings = dataclasses.replace(SMALL, warm_start=False, **given)
+    with pytest.raises(ValueError, match=said):
+        pretrain.pretrain(blood, settings, tmp_path / "work", tmp_path / "out")
+    assert not (tmp_path / "out").exists()
+
+
 def test_pretraining_learns_and_says_so_in_its_log(blood: corpus.Corpus, tmp_path: Path) -> None:
     cold = dataclasses.replace(SMALL, warm_start=False, learning_rate=3e-3)
     report = pretrain.pretrain(blood, cold, tmp_path / "work", tmp_path / "out", checkpoint_every=20)

@@ -13,6 +13,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import scipy.sparse as sp
 import torch
 
 import scfm
@@ -87,6 +88,27 @@ def test_zeros_are_genes_that_the_cells_own_dataset_measured(blood: corpus.Corpu
     assert not np.isin(np.concatenate([a.ravel() for a in asked]), outside).any()
 
 
+def test_no_gene_is_asked_for_as_off_that_the_cell_expresses(blood: corpus.Corpus) -> None:
+    """A panel of 60 genes, each cell lacking five of them: fewer are off than half of the questions would be."""
+    counts = np.zeros((40, len(blood.ensembl_ids)), np.float32)
+    counts[:, :60] = np.random.default_rng(0).integers(1, 9, (40, 60))
+    for cell in range(40):
+        counts[cell, (cell + np.arange(0, 60, 12)) % 60] = 0
+    panel = dataclasses.replace(blood, counts=sp.csr_matrix(counts), dataset=np.repeat("panel", 40))
+    settings = dataclasses.replace(SMALL, min_cells=1, max_len=61)
+    vocabulary, column_token = value_minibatches.symbol_vocabulary(panel, np.arange(40), settings)
+    cells = value_minibatches.ValueCells(panel, vocabulary, settings, column_token)
+    made = cells.minibatches(np.arange(40), panel.counts, np.random.default_rng(0), (0.25,), (0.0,))
+    assert made
+    for batch in made:
+        assert (batch.values == 0).sum(1).max() <= 5
+        assert all(
+            len(set(row)) == len(row) for row in batch.genes
+        )  # an expressed gene would be there twice, on and off
+    with pytest.raises(ValueError, match="6 genes that are off"):
+        cells._zeros(0, column_token[counts[0] > 0], 6, np.random.default_rng(0))
+
+
 def test_the_scale_goes_into_the_weights(cells, blood: corpus.Corpus) -> None:
     """Trained on a part of the bins, released in bins: the same answers, larger."""
     network = pretrain_scgpt.new_network(SMALL, cells.vocabulary).eval()
@@ -115,6 +137,14 @@ def test_a_prompt_alone_carries_the_cell(cells, blood: corpus.Corpus) -> None:
         assert torch.equal(one, two)  # the token under the prompt is gone
         alone = [pretrain_scgpt.losses(network, b, 25.0, prompt_alone=True)["prompted"] for b in (batch, other)]
     assert alone[0] != alone[1]  # by way of the embedding, which was made with the perceived genes
+
+
+@pytest.mark.parametrize("share", [0.0, 0.005])
+def test_too_few_held_out_cells_are_refused_before_anything_is_learned(blood, tmp_path: Path, share: float) -> None:
+    settings = dataclasses.replace(SMALL, held_out_cells=share)
+    with pytest.raises(ValueError, match="held-out cells give no minibatch of 8"):
+        pretrain_scgpt.pretrain(blood, settings, tmp_path / "work", tmp_path / "out")
+    assert not (tmp_path / "out").exists()
 
 
 def test_pretraining_learns_keeps_its_means_and_loads(blood: corpus.Corpus, tmp_path: Path) -> None:

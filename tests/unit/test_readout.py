@@ -8,6 +8,7 @@ import pandas as pd
 import pytest
 import torch
 
+import scfm
 from scfm.studies import headstudy
 from scfm.tuning import calibration, openset
 from scfm.tuning.heads import Head
@@ -44,6 +45,17 @@ def test_tested_cells_do_not_choose_genes_or_components() -> None:
     after = gene_features(other, learned, n_components=5)
     for kind in ("HVG", "PCA"):
         np.testing.assert_allclose(before[kind][:40], after[kind][:40], atol=1e-4)
+
+
+@pytest.mark.parametrize("name", ["geneformer-mini", "scgpt-mini"])
+def test_a_model_in_a_folder_has_its_random_twin_whatever_the_folder_is_called(name: str, tmp_path) -> None:
+    adata = scfm.load_dataset("pbmc68k")[:20].copy()
+    listed = scfm.load_model(name)
+    expected = headstudy.frozen(listed, adata, seed=1)
+    for called in ("mine", "geneformer-v1-10m"):
+        found = headstudy.frozen(scfm.load_model(listed.save(tmp_path / called)), adata, seed=1)
+        for method in headstudy.HEADS:
+            np.testing.assert_allclose(found[method], expected[method], atol=1e-5)
 
 
 def test_temperature_undoes_a_factor_and_lowers_the_calibration_error() -> None:

@@ -46,6 +46,21 @@ def test_a_gene_without_a_token_is_no_marker_that_is_seen(adata) -> None:
     assert found.loc[found["known"], "share"].max() > 0.5
 
 
+@pytest.mark.parametrize("name", ["geneformer-mini", "scgpt-mini"])
+def test_a_gene_has_the_token_that_the_tokenizer_gives_it(adata, name: str) -> None:
+    model = scfm.load_model(name)
+    renamed = adata.copy()  # ids without the symbols that the course's table gives them
+    renamed.var["ensembl_id"] = list(reversed(adata.var["ensembl_id"].tolist()))
+    cells, tokens = model.tokenize(renamed), seen.column_tokens(renamed, model)
+    special = list(model.special.values())
+    for cell in range(0, len(cells), 10):
+        expressed = renamed.X[cell].toarray().ravel() > 0
+        assert set(np.setdiff1d(cells[cell], special)) <= set(tokens[expressed])
+    read = np.isin(tokens, cells.tokens)
+    assert (seen.in_vocabulary(renamed, model) >= read).all()
+    assert read.sum() > 100
+
+
 def test_few_genes_are_chosen_on_training_cells_and_constants_never() -> None:
     rng = np.random.default_rng(0)
     kinds = np.repeat(["a", "b"], 40)

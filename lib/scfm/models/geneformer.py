@@ -38,7 +38,11 @@ class Geneformer:
         Special token → token id; ``<cls>`` and ``<eos>`` are absent in V1.
     name, sha256
         What was loaded, and the hash of its weights (None for random weights).
+    source
+        What ``load_model`` finds it by again, its twins too: a known name, or the folder; None for a network made by hand.
     """
+
+    source: str | Path | None = None
 
     def __init__(
         self,

@@ -70,6 +70,7 @@ def load_model(name: str | Path, device: str = "cpu", weights: str = "pretrained
         model = _random_without_files(shown, entry, seed)
     else:
         model = _from_folder(folder, shown, entry, weights, seed)
+    model.source = official if official is not None else Path(name).resolve()
     if model.sha256:  # a random twin comes from its seed, not from a file
         cache.announce("model", model.name, model.sha256)
     model.network.to(_device(device)).eval()  # type: ignore[arg-type]

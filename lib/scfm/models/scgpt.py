@@ -36,7 +36,11 @@ class ScGPT:
         :class:`ScGPTModel`, in float32 and eval mode; or what peft makes of it.
     name, sha256
         What was loaded, and the hash of its weights (None for random weights).
+    source
+        What ``load_model`` finds it by again, its twins too: a known name, or the folder; None for a network made by hand.
     """
+
+    source: str | Path | None = None
 
     def __init__(
         self,

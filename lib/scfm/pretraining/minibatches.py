@@ -44,7 +44,9 @@ def ranked(counts: sp.csr_matrix, n_counts: np.ndarray, columns: tuple, max_len:
 def length_grouped(cells: list[np.ndarray], size: int, rng: np.random.Generator) -> list[np.ndarray]:
     """Minibatches (size, token) of cells of similar length, framed by <cls> and <eos>, in random order.
 
-    Each is cut to its shortest cell: no padding, so no attention mask, and only last-ranked genes are lost.
+    Each is cut to its shortest cell: no padding, so no attention mask, and of its cells only last-ranked genes are lost. What is
+    left over after the last whole minibatch, up to ``size`` - 1 of the longest cells, is left out; so are minibatches whose
+    shortest cell has fewer than 8 genes. No minibatch at all may be left.
     """
     order = np.argsort([len(cell) for cell in cells], kind="stable")
     groups = [order[start : start + size] for start in range(0, len(order) - size + 1, size)]

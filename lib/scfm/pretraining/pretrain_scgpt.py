@@ -25,7 +25,7 @@ from scfm import cache, genes
 from scfm.models.scgpt import GENE_MEANS
 from scfm.pretraining.corpus import Corpus, gene_directions
 from scfm.pretraining.minibatches import augment
-from scfm.pretraining.training import Schedule, on_device, pools_of_cells, run, split
+from scfm.pretraining.training import Schedule, check_held_out, on_device, pools_of_cells, run, split
 from scfm.pretraining.value_minibatches import Minibatch, ValueCells, symbol_vocabulary
 
 if TYPE_CHECKING:
@@ -168,10 +168,18 @@ def evaluate(network: ScGPTModel, sample: list[Minibatch], scale: float = SCALE)
 
 
 def pretrain(corpus: Corpus, settings: Settings, work: Path, out: Path, checkpoint_every: int = 250) -> dict:
-    """Pretrain, or go on from ``work/checkpoint.pt``; write the model folder to ``out`` at each checkpoint. Returns the log."""
+    """Pretrain, or go on from ``work/checkpoint.pt``; write the model folder to ``out`` at each checkpoint. Returns the log.
+
+    Raises
+    ------
+    ValueError
+        If the checkpoint in ``work`` was made with other settings or another corpus, or if there are too few cells.
+    """
     train, held_out = split(corpus, settings)
     vocabulary, column_token = symbol_vocabulary(corpus, train, settings)
     cells = ValueCells(corpus, vocabulary, settings, column_token)
+    sample = cells.minibatches(held_out, corpus.counts[held_out], np.random.default_rng([settings.seed, 4]), (0.5,))
+    check_held_out(sample, held_out, settings.minibatch, settings)
     network: Any = new_network(settings, vocabulary)
     means = gene_means(cells, train, settings.seed)
     if settings.warm_start:
@@ -180,7 +188,6 @@ def pretrain(corpus: Corpus, settings: Settings, work: Path, out: Path, checkpoi
         "encoder.embedding.weight": network.encoder.embedding.weight.detach().clone(),
         "decoder.fc.4.bias": network.decoder.fc[4].bias.detach() * SCALE,
     }
-    sample = cells.minibatches(held_out, corpus.counts[held_out], np.random.default_rng([settings.seed, 4]), (0.5,))
 
     def pools(pool: int) -> Iterator[list[Minibatch]]:
         for chosen, rng in pools_of_cells(train, settings, pool):

@@ -23,6 +23,8 @@ if TYPE_CHECKING:
 
     from scfm.pretraining.corpus import Corpus
 
+MOST_EMPTY = 20  # pools in a row without a minibatch, after which a run gives up
+
 
 @dataclass(frozen=True)
 class Schedule:
@@ -55,6 +57,15 @@ def split(corpus: Corpus, settings: Schedule) -> tuple[np.ndarray, np.ndarray]:
     rng = np.random.default_rng([settings.seed, 0])
     held_out = rng.random(len(corpus)) < settings.held_out_cells
     return np.flatnonzero(~held_out), np.flatnonzero(held_out)
+
+
+def check_held_out(minibatches: list, held_out: np.ndarray, size: int, settings: Schedule) -> None:
+    """ValueError if the held-out cells give none of the ``minibatches`` that every checkpoint evaluates on."""
+    if not minibatches:
+        raise ValueError(
+            f"The {len(held_out):,} held-out cells give no minibatch of {size} cells with enough genes to evaluate on. Take more "
+            f"cells, or hold out a larger share of them (held_out_cells is {settings.held_out_cells})."
+        )
 
 
 def pools_of_cells(
@@ -98,7 +109,7 @@ def run(
     Raises
     ------
     ValueError
-        If the checkpoint in ``work`` was made with other settings or another corpus.
+        If the checkpoint in ``work`` was made with other settings or another corpus; or if pool after pool gives no minibatch.
     """
     import torch
     from tqdm.auto import tqdm
@@ -150,9 +161,17 @@ def run(
     bar = tqdm(total=settings.steps, initial=step, desc=settings.name, unit="step")
     stream = pools(pool)
     recent: list[float] = []
-    saved = step
+    saved, empty = step, 0
     while step < settings.steps:
-        for minibatch in next(stream)[: settings.steps - step]:
+        minibatches = next(stream)
+        empty = 0 if minibatches else empty + 1
+        if empty == MOST_EMPTY:
+            bar.close()
+            raise ValueError(
+                f"{empty} pools of cells in a row gave no minibatch: there are fewer than {settings.minibatch} training cells, or "
+                "they have too few genes of the vocabulary. Take more cells, or smaller minibatches."
+            )
+        for minibatch in minibatches[: settings.steps - step]:
             rng = np.random.default_rng([settings.seed, 3, step])
             torch.manual_seed(settings.seed * 1_000_003 + step)
             rate = learning_rate(step, settings)

@@ -83,6 +83,7 @@ class ValueCells:
             self.measured[number, self.column_token[own]] = n_cells[own] > 0
             expressed[self.column_token[own]] += n_cells[own]
         self.weight = expressed / expressed.sum() if weight is None else weight
+        self.can_be_off = self.measured & (self.weight > 0)  # (dataset, gene token)
 
     def minibatches(
         self,
@@ -95,7 +96,8 @@ class ValueCells:
         """Minibatches of ``cells`` with ``counts`` (cell, column), those of similar length together, in random order.
 
         The share of genes to be generated and the share of zeros among those shown are drawn from the given ones for each
-        minibatch. Cells that are left over after the last whole minibatch are left out, and so are cells of very few genes.
+        minibatch. Cells that are left over after the last whole minibatch are left out, and so are cells of very few genes. A
+        minibatch of cells that express nearly all genes of their panel is shorter: as long as enough of these are off.
         """
         from scfm import tokenize
 
@@ -111,14 +113,14 @@ class ValueCells:
             expressed = (1 - asked) * (1 - off) + asked * (1 - ZEROS_ASKED)  # of all genes of the minibatch
             shortest = int(offsets[group[0] + 1] - offsets[group[0]])
             n = min(length, int(shortest / expressed))
+            most_off = min(self._n_off(cells[cell], tokens[offsets[cell] : offsets[cell + 1]]) for cell in group)
+            while True:
+                n_perceived, on_shown, n_on = _division(n, shortest, asked, off)
+                if n - n_on <= most_off:
+                    break
+                n -= 1
             if n < 32:  # too little is known of these cells
                 continue
-            n_perceived = n - round(n * asked)
-            off_shown, off_asked = round(n_perceived * off), round((n - n_perceived) * ZEROS_ASKED)
-            n_on = n - off_shown - off_asked
-            if n_on > shortest:
-                off_shown, n_on = off_shown + n_on - shortest, shortest  # what rounding may have added
-            on_shown = n_perceived - off_shown
             g, v = np.empty((size, n), np.int64), np.zeros((size, n), np.float32)
             on = np.r_[:on_shown, n_perceived : n_perceived + n_on - on_shown]
             silent = np.setdiff1d(np.arange(n), on)
@@ -132,13 +134,37 @@ class ValueCells:
         rng.shuffle(made)  # type: ignore[arg-type]
         return made
 
+    def _n_off(self, cell: int, expressed: np.ndarray) -> int:
+        """How many genes :meth:`_zeros` can choose from."""
+        known = self.can_be_off[self.dataset[cell]]
+        return int(known.sum() - known[expressed].sum())
+
     def _zeros(self, cell: int, expressed: np.ndarray, n: int, rng: np.random.Generator) -> np.ndarray:
         """``n`` genes that this cell's dataset measured and the cell does not express; often expressed ones more often.
 
         A gene that no cell ever expresses teaches nothing when it is off once more.
+
+        Raises
+        ------
+        ValueError
+            There are not so many.
         """
-        weight = np.where(self.measured[self.dataset[cell]], self.weight, 0)
+        weight = np.where(self.can_be_off[self.dataset[cell]], self.weight, 0)
         weight[expressed] = 0
+        if n > (there := np.count_nonzero(weight)):
+            raise ValueError(
+                f"{n:,} genes that are off were asked of a cell whose dataset measured {there:,} more genes only."
+            )
         with np.errstate(divide="ignore"):
             race = rng.standard_exponential(len(weight)) / weight  # the n first are a draw without replacement
         return np.argpartition(race, n)[:n]
+
+
+def _division(n: int, shortest: int, asked: float, off: float) -> tuple[int, int, int]:
+    """Of ``n`` genes: how many are shown, how many of these are on, how many are on in all (``shortest`` at most)."""
+    n_perceived = n - round(n * asked)
+    off_shown, off_asked = round(n_perceived * off), round((n - n_perceived) * ZEROS_ASKED)
+    n_on = n - off_shown - off_asked
+    if n_on > shortest:
+        off_shown, n_on = off_shown + n_on - shortest, shortest  # what rounding may have added
+    return n_perceived, n_perceived - off_shown, n_on

@@ -67,7 +67,7 @@ def frozen(model: Any, adata: anndata.AnnData, seed: int = 0) -> dict[str, np.nd
     """The embeddings that a head reads, of the pretrained network and of its random twin: method → float32 (cell, d)."""
     from scfm import models
 
-    twin = models.load_model(model.name, weights="random", seed=seed)
+    twin = models.load_model(model.source or model.name, weights="random", seed=seed)
     tokens = model.tokenize(adata)
     made = zip(HEADS, (model, twin), strict=True)
     how = {"pooling": "mean"} if hasattr(model.network, "bert") else {}  # scGPT has one embedding, its <cls>

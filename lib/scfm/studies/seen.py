@@ -16,8 +16,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from scfm import baselines, metrics
-from scfm.tuning.labels import token_of
+from scfm import baselines, genes, metrics
 
 if TYPE_CHECKING:
     import anndata
@@ -29,10 +28,20 @@ WAY = (*STEPS[:3], STEPS[4])
 FEW = "the 10 best genes"
 
 
+def column_tokens(adata: anndata.AnnData, model: Any) -> np.ndarray:
+    """Token of each gene of ``adata`` as ``model.tokenize`` reads them: int32 (gene,), -1 = none.
+
+    scGPT goes by the file's own ``gene_symbol``, Geneformer by ``ensembl_id``.
+    """
+    vocabulary = model.vocabulary
+    if isinstance(vocabulary, genes.SymbolVocabulary):
+        return vocabulary.columns(adata.var["gene_symbol"])
+    return vocabulary.columns(adata.var["ensembl_id"])[0]
+
+
 def in_vocabulary(adata: anndata.AnnData, model: Any) -> np.ndarray:
     """Which genes of ``adata`` have a token. bool (gene,)."""
-    names = adata.var["ensembl_id"].astype(str)
-    return np.array([token_of(model.vocabulary, name) is not None for name in names])
+    return column_tokens(adata, model) >= 0
 
 
 def views(adata: anndata.AnnData, model: Any) -> dict[str, np.ndarray]:
@@ -52,10 +61,10 @@ def views(adata: anndata.AnnData, model: Any) -> dict[str, np.ndarray]:
         said = 1 - place / np.repeat(cells.lengths, cells.lengths)
     else:
         said = cells.values
-    genes = ~np.isin(cells.tokens, list(model.special.values()))
-    tokens, column = np.unique(cells.tokens[genes], return_inverse=True)
+    is_gene = ~np.isin(cells.tokens, list(model.special.values()))
+    tokens, column = np.unique(cells.tokens[is_gene], return_inverse=True)
     sentence = np.zeros((len(cells), len(tokens)), np.float32)
-    sentence[rows[genes], column] = said[genes]
+    sentence[rows[is_gene], column] = said[is_gene]
     deviation = sentence.std(axis=0)
     sentence = np.clip((sentence - sentence.mean(axis=0)) / np.where(deviation > 0, deviation, 1.0), -10, 10)
     how = {"pooling": "mean"} if cells.values is None else {"normalize": False}
@@ -104,7 +113,7 @@ def markers(adata: anndata.AnnData, model: Any, per_type: int = 10) -> pd.DataFr
 
     normal = baselines.log_normalize(adata).toarray()
     kinds = adata.obs["cell_type"].astype(str).to_numpy()
-    symbols, known = adata.var["gene_symbol"].astype(str).to_numpy(), in_vocabulary(adata, model)
+    symbols, tokens = adata.var["gene_symbol"].astype(str).to_numpy(), column_tokens(adata, model)
     cells = model.tokenize(adata)
     owner = np.repeat(np.arange(len(cells)), cells.lengths)
     rows = []
@@ -114,9 +123,9 @@ def markers(adata: anndata.AnnData, model: Any, per_type: int = 10) -> pd.DataFr
             warnings.simplefilter("ignore")
             t = np.nan_to_num(stats.ttest_ind(normal[own], normal[~own], equal_var=False).statistic, nan=-np.inf)
         for place, gene in enumerate(np.argsort(-t)[:per_type], 1):
-            token = token_of(model.vocabulary, str(adata.var["ensembl_id"].iloc[gene]))
-            has = np.unique(owner[cells.tokens == token]) if token is not None else np.empty(0, int)
-            rows.append((kind, symbols[gene], place, bool(known[gene]), float(np.isin(np.flatnonzero(own), has).mean())))  # fmt: skip
+            has = np.unique(owner[cells.tokens == tokens[gene]])  # no cell's, where the gene has no token
+            share = float(np.isin(np.flatnonzero(own), has).mean())
+            rows.append((kind, symbols[gene], place, bool(tokens[gene] >= 0), share))
     return pd.DataFrame(rows, columns=["type", "gene", "place", "known", "share"])
 
 

@@ -9,13 +9,13 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from scfm import baselines
+from scfm import baselines, metrics
 from scfm.models.scgpt import ScGPT
 
 if TYPE_CHECKING:
     import anndata
 
-NO_LABEL = ("", "unknown", "nan", "None")
+NO_LABEL = ("unknown", *metrics.NO_LABEL)
 
 
 @dataclass(frozen=True)

@@ -9,6 +9,7 @@ from typing import Any
 import numpy as np
 
 from scfm.genes import VocabularyError, symbol_to_ensembl
+from scfm.metrics import NO_LABEL
 from scfm.tuning.heads import IGNORE
 
 FEWEST = 2  # cells (or genes) that a class needs to be learned at all
@@ -133,7 +134,7 @@ def _names(given: Any, n: int, what: str) -> tuple[np.ndarray, np.ndarray]:
             f"{what} has {len(array):,} entries for {n:,} cells; one label per cell was expected. Were cells filtered after the "
             "labels were read, or empty cells left out by tokenize (cells.cell_ids says which are there)?"
         )
-    missing = np.asarray(pd.isna(array)) | np.isin(array.astype(str), ["", "nan", "NaN", "None", "<NA>"])
+    missing = np.asarray(pd.isna(array)) | np.isin(array.astype(str), NO_LABEL)
     return array.astype(str), missing
 
 
