@@ -264,6 +264,28 @@ def test_a_trained_network_starts_where_the_head_ends() -> None:
         )
 
 
+@pytest.mark.parametrize("validation", [0, 0.2])
+def test_a_fit_that_diverges_is_an_error_not_a_result(validation: float) -> None:
+    model, (cells, types) = tiny_task.model(), tiny_task.cells(n_cells=40)
+    wild = options("full", epochs=2, learning_rate=1e30, schedule="constant", validation=validation)
+    with pytest.raises(ValueError, match=r"The loss is no number at step [2-4]: take a smaller learning_rate"):
+        scfm.adapt(model, cells, types, "full", **wild)
+
+
+def test_a_last_step_that_spoils_the_weights_is_an_error(monkeypatch) -> None:
+    step = loop._step
+
+    def spoils(task, members, head, *more) -> float:
+        loss = step(task, members, head, *more)
+        head.readers[0].bias.data.fill_(float("nan"))
+        return loss
+
+    monkeypatch.setattr(loop, "_step", spoils)
+    model, (cells, types) = tiny_task.model(), tiny_task.cells(n_cells=40)
+    with pytest.raises(ValueError, match="The weights are no numbers after step 1: take a smaller learning_rate"):
+        scfm.adapt(model, cells, types, "full", **options("full", max_steps=1, validation=0))
+
+
 def test_balanced_weights_find_the_rare_class() -> None:
     rng = np.random.default_rng(0)
     cells, types = tiny_task.cells("scgpt", 400)

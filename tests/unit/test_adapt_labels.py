@@ -164,6 +164,22 @@ def test_several_columns_may_have_gaps(model, cells) -> None:
     assert (known.targets[:, 0] != IGNORE).all()
 
 
+def test_validation_cells_may_lack_the_labels_of_a_column(model, cells) -> None:
+    tokens, types = cells
+    learned, watched, _ = labels.split(labels.of_cells(types, 40), 0.2, 0)
+    sex = np.where(np.arange(40) % 2, "f", "m").astype(object)
+    sex[np.r_[watched, learned[:3]]] = None
+    how = {"method": "lora", "epochs": 1, "validation": 0.2, "progress": False}
+    fit = scfm.adapt(model, tokens, {"type": types, "sex": sex}, **how)
+    assert fit.report.n_validation == len(watched)
+    assert np.isfinite(list(fit.report.curve[-1].values())).all()
+    donors = np.where(np.isin(np.arange(40), watched), "1", "2")  # no cell of donor 1 has any label
+    fit = scfm.adapt(model, tokens, {"sex": sex}, groups=donors, **how)
+    assert fit.report.n_validation == 0
+    assert "validation_loss" not in fit.report.curve[-1]
+    assert "no validation cells: none of those drawn has a label" in fit.report.notes
+
+
 def test_genes_are_found_by_id_and_by_symbol() -> None:
     vocabulary = tiny_geneformer.vocabulary()
     present = np.arange(4, 30)
