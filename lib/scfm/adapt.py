@@ -71,7 +71,8 @@ def adapt(
     method
         ``"head"``, ``"lora"``, ``"dora"``, ``"ia3"``, ``"ln"``, ``"vera"``, ``"prefix"``, ``"prompt"``, ``"partial"``, ``"full"``.
     groups
-        Donor or batch of each cell: the validation cells are then whole groups.
+        Donor or batch of each cell: the validation cells are then whole groups. (A linear head on a frozen network is solved for
+        at once, from all labelled cells: it has no steps to watch, and ``validation`` and ``groups`` change nothing.)
     embeddings
         For ``"head"``: float32 (n_cells, d), what ``fit.embed(cells)`` gave before, so that the network need not run again.
     replay
@@ -94,6 +95,12 @@ def adapt(
     Follows Geneformer's ``Classifier`` and scGPT's annotation recipe in what is trained; LoRA and its relatives are peft's.
     """
     choices = resolve(model, Choices.from_options(method=method, seed=seed, **options))
+    unwatched = []
+    if (
+        choices.solved and choices.validation
+    ):  # no step that could be one too many: cells kept aside would be labels lost
+        choices = dataclasses.replace(choices, validation=0.0)
+        unwatched = ["no validation cells: a linear head on the frozen network is solved for at once, from all labels"]
     _refuse_networks_with_batches(model.network)
     if embeddings is not None and choices.method != "head":
         raise ValueError(f"embeddings belong to method='head'; {choices.method} changes what the embeddings are.")
@@ -143,7 +150,7 @@ def adapt(
                 head.fit(features, known.targets[learned], weights)
 
         base = {"name": model.name, "sha256": model.sha256, "weights": digest(model.network), "kind": kind_of(model.network)}  # fmt: skip
-        if choices.method == "head" and choices.head == "linear":
+        if choices.solved:
             begin()
             head.eval()
             run = Run()
@@ -161,7 +168,7 @@ def adapt(
     report = _report(model, adapted, head, choices, reader, known, learned, watched, run, meter)
     if remembered is not None:
         notes = [*notes, f"replay of {len(remembered):,} cells with weight {choices.replay_weight:g}"]
-    report.notes = [*known.notes, *notes, *report.notes]
+    report.notes = [*known.notes, *unwatched, *notes, *report.notes]
     report.data = about | {
         "vocabulary": cells.vocabulary_name,
         "tokens": int(np.median(cells.lengths)),

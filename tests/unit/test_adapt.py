@@ -253,10 +253,27 @@ def test_a_linear_head_is_logistic_regression_on_scaled_features() -> None:
     )
 
 
+def test_a_linear_head_on_a_frozen_network_learns_from_all_labels() -> None:
+    model, (cells, types) = tiny_task.model(), tiny_task.cells(n_cells=40)
+    fit, given = (
+        scfm.adapt(model, cells, types, "head", **FAST, **more) for more in ({}, {"groups": np.arange(40) % 5})
+    )
+    whole = scfm.adapt(model, cells, types, "head", **FAST, validation=0)
+    for one in (fit, given):
+        np.testing.assert_array_equal(
+            one.predict_proba(cells, progress=False), whole.predict_proba(cells, progress=False)
+        )
+        assert (one.report.n_cells, one.report.n_validation, one.choices.validation) == (40, 0, 0)
+        assert any(note.startswith("no validation cells: a linear head") for note in one.report.notes)
+        assert "40 cells learned from, 0 kept aside" in one.card()
+    assert not whole.report.notes
+    assert scfm.adapt(model, cells, types, "head", head="mlp", **FAST).report.n_validation == 4
+
+
 def test_a_trained_network_starts_where_the_head_ends() -> None:
     model, (cells, types) = tiny_task.model(), tiny_task.cells()
     head = scfm.adapt(model, cells, types, "head", layer=0, **FAST)
-    still = FAST | {"epochs": 1, "max_steps": 1, "learning_rate": 1e-12, "head_rate": 1e-12}
+    still = FAST | {"epochs": 1, "max_steps": 1, "learning_rate": 1e-12, "head_rate": 1e-12, "validation": 0}
     for method in ("lora", "partial", "full"):
         fit = scfm.adapt(model, cells, types, method, **still)
         np.testing.assert_allclose(

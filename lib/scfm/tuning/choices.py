@@ -88,7 +88,9 @@ class Choices:
     weight_decay: float = 0.01
     warmup: float = 0.1  # share of the steps
     schedule: str = "linear"  # "linear" | "cosine" | "constant" after the warm-up
-    validation: float = 0.1  # share of the cells (of the groups, if given) kept to watch; 0 = train on all
+    validation: float = (
+        0.1  # share of the cells (of the groups, if given) kept to watch; 0 = train on all (if ``solved``: always 0)
+    )
     patience: int | None = 3  # stop after so many evaluations without a lower validation loss; None = never
     evaluate_every: int | None = None  # steps; None = once per epoch
     dtype: str = "auto"  # "float32" | "bfloat16" | "auto": bfloat16 where the hardware has it
@@ -148,6 +150,11 @@ class Choices:
     def trains_network(self) -> bool:
         """Is more than a head trained?"""
         return self.method != "head"
+
+    @property
+    def solved(self) -> bool:
+        """Is the head solved for at once, without training steps: a linear one on a frozen network?"""
+        return self.method == "head" and self.head == "linear"
 
     def rate(self, width: int) -> float:
         """Learning rate of the network's weights."""

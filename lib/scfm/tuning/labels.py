@@ -180,7 +180,11 @@ def split(
     else:
         found = _split_cells(labels, share, rng)
     if len(found[1]) and (labels.targets[found[1]] == IGNORE).all():
-        return np.arange(len(labels.targets)), np.empty(0, np.int64), ["no validation cells: none of those drawn has a label"]
+        return (
+            np.arange(len(labels.targets)),
+            np.empty(0, np.int64),
+            ["no validation cells: none of those drawn has a label"],
+        )
     return found
 
 
