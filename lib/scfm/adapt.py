@@ -160,7 +160,7 @@ def adapt(
                 parts = [make(part) for part in (learned, watched)]
             else:
                 parts = [source.of(learned), source.watch(watched)]
-            fingerprint = _fingerprint(choices, base, cells, known, learned, tokens, remembered)
+            fingerprint = _fingerprint(choices, base, cells, known, learned, tokens, remembered, embeddings)
             run = train(
                 parts[0], parts[1] if len(parts[1].examples) else None, adapted, head, choices, n_layers, begin,
                 None if work is None else Path(work), fingerprint, progress, _replayed(remembered, adapted, choices, reader),
@@ -229,15 +229,17 @@ def _checked(embeddings: Any, known: labelled.Labels, width: int) -> np.ndarray 
 
 def _fingerprint(
     choices: Choices, base: dict, cells: TokenizedCells, known: labelled.Labels, learned: np.ndarray, tokens: np.ndarray,
-    remembered: Memory | None,
+    remembered: Memory | None, embeddings: np.ndarray | None,
 ) -> str:  # fmt: skip
-    """What a checkpoint must agree with: settings, base, cells, labels, split and replay, as 64 hex digits."""
+    """What a checkpoint must agree with: settings, base, cells, labels, split, replay and given embeddings, as 64 hex digits."""
     settings = {k: v for k, v in dataclasses.asdict(choices).items() if k not in ("checkpoint_every", "max_tokens")}
     found = hashlib.sha256(json.dumps([settings, base["weights"], known.classes], default=str, sort_keys=True).encode())
     for array in (cells.tokens, cells.offsets, cells.values, known.targets, learned, tokens):
         found.update(b"|" if array is None else np.ascontiguousarray(array).tobytes())
     if remembered is not None:
         found.update(remembered.digest().encode())
+    if embeddings is not None:
+        found.update(np.ascontiguousarray(embeddings, np.float32).tobytes())
     return found.hexdigest()
 
 

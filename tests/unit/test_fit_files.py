@@ -55,6 +55,16 @@ def test_a_fit_comes_back_as_it_was(kind: str, method: str, tmp_path: Path) -> N
         np.testing.assert_array_equal(proba(alone, cells), proba(fit, cells))
 
 
+def test_numbers_of_numpy_are_saved_as_numbers(tmp_path: Path) -> None:
+    model, cells, fit = fitted(
+        "geneformer", "head", class_weight={np.str_("B"): np.int64(2), "T": np.float32(0.5)}, head_rate=np.float32(0.5)
+    )
+    again = scfm.adapt.load(fit.save(tmp_path / "fit"), model)
+    assert again.choices == fit.choices
+    assert again.choices.class_weight == {"B": 2.0, "T": 0.5}
+    np.testing.assert_array_equal(proba(again, cells), proba(fit, cells))
+
+
 @pytest.mark.parametrize("method", ["head", "lora", "full"])
 def test_a_wrong_base_is_refused(method: str, tmp_path: Path) -> None:
     _, cells, fit = fitted("geneformer", method)

@@ -18,6 +18,8 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+import numpy as np
+
 from scfm import __version__, cache
 from scfm.tuning.adapters import Adapted, digest, sharing_copy
 from scfm.tuning.choices import Choices
@@ -63,8 +65,15 @@ def save(fit: Fit, folder: Path) -> Path:
             "evaluations": fit.evaluations,
             "files": {file.name: cache.sha256(file) for file in sorted(whole.iterdir()) if file.name != "README.md"},
         }
-        (whole / "fit.json").write_text(json.dumps(content, indent=1) + "\n")
+        (whole / "fit.json").write_text(json.dumps(content, indent=1, default=_plain) + "\n")
     return folder
+
+
+def _plain(value: Any) -> Any:
+    """The Python number in a NumPy scalar, which JSON does not know."""
+    if isinstance(value, np.generic):
+        return value.item()
+    raise TypeError(f"{value!r} ({type(value).__name__}) cannot be written to fit.json.")
 
 
 @contextlib.contextmanager
