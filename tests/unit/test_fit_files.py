@@ -295,6 +295,33 @@ def test_scores_are_those_of_scikit_learn() -> None:
         fit.evaluate(new, np.append(truth[:-1], "NK"))
 
 
+def test_scores_of_several_columns_leave_out_missing_labels_and_replace_old_ones() -> None:
+    model, (cells, types) = tiny_task.model(), tiny_task.cells(n_cells=40)
+    sex = np.where(np.arange(40) % 2, "f", "m").astype(object)
+    sex[:10] = None
+    fit = scfm.adapt(model, cells, {"type": types, "sex": sex}, "head", dtype="float32", progress=False)
+    donors = np.arange(40) % 4
+    table = fit.evaluate(cells, {"sex": sex, "type": types}, donors)
+    n = table[table["metric"] == "accuracy"].set_index(["column", "name"])["n"]
+    assert (n["type", "all"], n["sex", "all"], n["type", "3"], n["sex", "3"]) == (40, 30, 10, 8)
+    said = fit.predict(cells, progress=False)["sex"].to_numpy()[10:]
+    of_sex = table[(table["column"] == "sex") & (table["group"] == "all")].set_index("metric")["value"]
+    assert of_sex["accuracy"] == pytest.approx(np.mean(said == sex[10:]))
+    fit.evaluate(cells, {"sex": sex, "type": types}, name="another")
+    fit.evaluate(cells, {"sex": np.full(40, None), "type": types})
+    assert [one["name"] for one in fit.evaluations] == ["another", "test"]
+    assert fit.card().count("### test, ") == 1
+    for wrong, said in (
+        ({"labels": {"sex": sex, "type": types}, "batches": donors[:-1]}, r"batches has shape \(39,\) for 40 cells"),
+        ({"labels": {"sex": sex, "type": types[:-1]}}, "39 entries for 40 cells"),
+        ({"labels": {"sex": sex}}, "no column 'type'; it has sex"),
+        ({"labels": types}, "The fit names type, sex"),
+        ({"labels": {"sex": [None] * 40, "type": [""] * 40}}, "nothing to score"),
+    ):
+        with pytest.raises(ValueError, match=said):
+            fit.evaluate(cells, **wrong)
+
+
 def test_a_quantized_base_needs_a_gpu_and_says_so() -> None:
     with pytest.raises(ValueError, match=r"needs an NVIDIA GPU.*leave quantize out"):
         quantize.quantized(adapters.sharing_copy(tiny_task.model().network), "4bit")

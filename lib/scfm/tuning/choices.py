@@ -125,7 +125,9 @@ class Choices:
             raise ValueError(f"replay_weight is {self.replay_weight!r}; a positive number was expected.")
         if not 0 < self.layer_decay <= 1:
             raise ValueError(f"layer_decay is {self.layer_decay!r}; a number above 0 and at most 1 was expected.")
-        if isinstance(self.class_weight, Mapping):  # plain names and numbers, as they go to disk; 2 and np.int64(2) are one
+        if isinstance(
+            self.class_weight, Mapping
+        ):  # plain names and numbers, as they go to disk; 2 and np.int64(2) are one
             object.__setattr__(self, "class_weight", {str(name): float(w) for name, w in self.class_weight.items()})
         defaults = {field.name: field.default for field in dataclasses.fields(self)}
         for name, methods in BELONGS.items():

@@ -45,7 +45,7 @@ def of_cells(labels: Any, n_cells: int) -> Labels:
     targets, classes, notes = [], {}, []
     for column, given in columns.items():
         what = f"labels[{column!r}]" if several else "labels"
-        names, missing = _names(given, n_cells, what)
+        names, missing = names_of(given, n_cells, what)
         if missing.any():
             if not several:
                 raise ValueError(
@@ -120,7 +120,8 @@ def gene_names(vocabulary: Any, ids: np.ndarray) -> list[str]:
     return [name_of[int(i)] for i in ids]
 
 
-def _names(given: Any, n: int, what: str) -> tuple[np.ndarray, np.ndarray]:
+def names_of(given: Any, n: int, what: str) -> tuple[np.ndarray, np.ndarray]:
+    """One column of labels as str (n,), and which of them are missing: bool (n,). ValueError: another length or form."""
     import pandas as pd
 
     array = np.asarray(given)
