@@ -27,7 +27,8 @@ RATES = {
 }
 HEAD_RATE = 1e-3  # of the head while the network below it is trained
 
-# which option belongs to which methods; the others refuse it, so that no choice is silently without effect
+# Which option belongs to which methods; the others refuse it. The options of training (epochs, minibatch, rates, ...) are open to
+# all, so that one set of them serves a whole ladder: a head that is ``solved`` for at once takes no steps and does not ask for them.
 BELONGS = {
     "rank": ("lora", "dora", "vera"),
     "alpha": ("lora", "dora"),
@@ -40,6 +41,7 @@ BELONGS = {
     "layer_decay": ("partial", "full"),
     "replay_weight": ("lora", "dora", "ia3", "ln", "vera", "partial", "full"),
     "checkpointing": ("lora", "dora", "ia3", "ln", "vera", "partial", "full"),
+    "extra": PEFT,
 }
 
 
@@ -115,8 +117,13 @@ class Choices:
             value = getattr(self, name)
             if value is not None and (not isinstance(value, int) or value < 1):
                 raise ValueError(f"{name} is {value!r}; a whole number of at least 1, or None, was expected.")
-        if not 0 <= self.validation < 1:
-            raise ValueError(f"validation is {self.validation!r}; a share from 0 to below 1 was expected.")
+        for name in ("validation", "warmup", "head_dropout", "adapter_dropout"):
+            if not 0 <= getattr(self, name) < 1:
+                raise ValueError(f"{name} is {getattr(self, name)!r}; a share from 0 to below 1 was expected.")
+        if not (math.isfinite(self.weight_decay) and self.weight_decay >= 0):
+            raise ValueError(f"weight_decay is {self.weight_decay!r}; a number of at least 0 was expected.")
+        if self.head_dropout and self.head != "mlp":
+            raise ValueError(f"head_dropout has no effect with head={self.head!r}; it belongs to 'mlp'. Leave it out.")
         for name in ("learning_rate", "head_rate", "alpha"):
             value = getattr(self, name)
             if value is not None and not (math.isfinite(value) and value > 0):
@@ -129,7 +136,7 @@ class Choices:
             self.class_weight, Mapping
         ):  # plain names and numbers, as they go to disk; 2 and np.int64(2) are one
             object.__setattr__(self, "class_weight", {str(name): float(w) for name, w in self.class_weight.items()})
-        defaults = {field.name: field.default for field in dataclasses.fields(self)}
+        defaults = {field.name: field.default for field in dataclasses.fields(self)} | {"extra": {}}
         for name, methods in BELONGS.items():
             if self.method not in methods and getattr(self, name) != defaults[name]:
                 raise ValueError(
