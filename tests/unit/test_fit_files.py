@@ -53,6 +53,19 @@ def test_a_fit_comes_back_as_it_was(kind: str, method: str, tmp_path: Path) -> N
     if method in ("partial", "full"):  # the folder holds the network: no base is needed
         alone = scfm.adapt.load(folder)
         np.testing.assert_array_equal(proba(alone, cells), proba(fit, cells))
+        assert again.model is model
+        assert alone.model.name == alone.adapted.name == fit.adapted.name == f"tiny + {method}"  # no base is there
+        assert repr(alone) == repr(fit)
+        assert alone.card() == fit.card()
+
+
+def test_trained_weights_do_not_go_by_the_hash_of_the_bases_file() -> None:
+    model, (cells, types) = tiny_task.model(), tiny_task.cells(n_cells=40)
+    model.sha256 = "of the base"
+    for method, sha256 in (("head", "of the base"), ("lora", None), ("full", None)):
+        fit = scfm.adapt(model, cells, types, method, **FAST)
+        assert (fit.model.sha256, fit.adapted.sha256) == ("of the base", sha256)
+        assert fit.base["sha256"] == "of the base"
 
 
 def test_numbers_of_numpy_are_saved_as_numbers(tmp_path: Path) -> None:

@@ -111,7 +111,10 @@ def load(folder: Path, model: Any = None, device: str = "cpu") -> Fit:
     ----------
     model
         The base, as ``scfm.load_model`` gives it. None: the base is loaded by the name that the folder holds; the folder of a
-        partial or full fit holds the network itself, and needs no base.
+        partial or full fit holds the network itself, and needs no base. ``fit.model`` is then the trained network, not the base,
+        and is named so.
+    device
+        Where the network is put, unless ``model`` is given: then it goes where that is.
 
     Raises
     ------
@@ -191,8 +194,8 @@ def _adapted(folder: Path, choices: Choices, model: Any, base: dict[str, Any], d
     if choices.method in WHOLE:
         from scfm.models import load_model
 
-        whole = load_model(folder, device)
-        whole.name = base["name"]
+        whole = load_model(folder, device if model is None else str(model.network.device))
+        whole.name = f"{base['name']} + {choices.method}"
         return Adapted(whole.network), model if model is not None else whole
     copied = sharing_copy(model.network)
     if choices.method == "head":
