@@ -133,7 +133,7 @@ def adapt(
         head = Head(width, known.classes, choices.head, choices.head_dropout, seed).to(model.network.device)
         weights = tasks.class_weights(known, learned, choices.class_weight)
         source: Any = (
-            tasks.GeneTasks(reader, cells, known, tokens, weights)
+            tasks.GeneTasks(reader, cells, known, tokens, weights, seed)
             if of_genes
             else tasks.CellTasks(reader, cells, known, weights)
         )

@@ -10,7 +10,7 @@ import tiny_task
 import torch
 
 import scfm
-from scfm.tuning import adapters, features, heads, labels, loop
+from scfm.tuning import adapters, features, heads, labels, loop, tasks
 from scfm.tuning.adapters import digest
 from scfm.tuning.choices import Choices
 from scfm.tuning.features import layers_of
@@ -428,6 +428,22 @@ def test_genes_are_classified_in_their_cells(kind: str, method: str) -> None:
         scfm.adapt(model, cells, ["marker"] * 160, level="gene")
     with pytest.raises(ValueError, match="groups belong to cells"):
         scfm.adapt(model, cells, classes, level="gene", groups=np.zeros(160))
+
+
+def test_genes_are_watched_in_cells_drawn_from_all() -> None:
+    model, (cells, _) = tiny_task.model(), tiny_task.cells(n_cells=600)
+    choices = resolve(model, Choices(level="gene", method="full", dtype="float32"))
+    reader = reader_of(model, adapters.prepare(model.network, choices, 3), choices)
+    known, tokens = labels.of_genes({f"GENE{i}": "ab"[i % 2] for i in range(40)}, model.vocabulary, cells.tokens)
+    drawn = [
+        tasks.GeneTasks(reader, cells, known, tokens, [np.ones(2)], seed).watch(np.arange(40)).examples
+        for seed in (0, 0, 1)
+    ]
+    assert all(len(np.unique(some)) == tasks.GENES_ARE_WATCHED_IN and some.max() > 500 for some in drawn)
+    np.testing.assert_array_equal(drawn[0], drawn[1])
+    assert not np.array_equal(drawn[0], drawn[2])
+    few = tasks.GeneTasks(reader, cells[np.arange(50)], known, tokens, [np.ones(2)]).watch(np.arange(40))
+    np.testing.assert_array_equal(few.examples, np.arange(50))
 
 
 # --- peft ------------------------------------------------------------------------------------------------------

@@ -176,7 +176,8 @@ class Fit:
         """Probabilities, float32 (n_cells, n_classes) in the order of ``classes``; a dict of them for several columns.
 
         ``embeddings``: what :meth:`embed` gave, if it is at hand: then the network need not run again.
-        For gene classification a DataFrame (gene, class): the mean of a gene's logits over the cells that have it.
+        For gene classification a DataFrame (gene, class): the answer to the gene's mean vector over the cells that have it (with a
+        linear head its logits are also the mean of those in single cells).
         """
         if (cells is None) == (embeddings is None):
             raise ValueError("Give cells, or the embeddings that fit.embed made of them.")
