@@ -71,7 +71,8 @@ def adapt(
     method
         ``"head"``, ``"lora"``, ``"dora"``, ``"ia3"``, ``"ln"``, ``"vera"``, ``"prefix"``, ``"prompt"``, ``"partial"``, ``"full"``.
     groups
-        Donor or batch of each cell: the validation cells are then whole groups.
+        Donor or batch of each cell: the validation cells are then whole groups. (A linear head on a frozen network is solved for
+        at once, from all labelled cells: it has no steps to watch, and ``validation`` and ``groups`` change nothing.)
     embeddings
         For ``"head"``: float32 (n_cells, d), what ``fit.embed(cells)`` gave before, so that the network need not run again.
     replay
@@ -94,6 +95,12 @@ def adapt(
     Follows Geneformer's ``Classifier`` and scGPT's annotation recipe in what is trained; LoRA and its relatives are peft's.
     """
     choices = resolve(model, Choices.from_options(method=method, seed=seed, **options))
+    unwatched = []
+    if (
+        choices.solved and choices.validation
+    ):  # no step that could be one too many: cells kept aside would be labels lost
+        choices = dataclasses.replace(choices, validation=0.0)
+        unwatched = ["no validation cells: a linear head on the frozen network is solved for at once, from all labels"]
     _refuse_networks_with_batches(model.network)
     if embeddings is not None and choices.method != "head":
         raise ValueError(f"embeddings belong to method='head'; {choices.method} changes what the embeddings are.")
@@ -126,7 +133,7 @@ def adapt(
         head = Head(width, known.classes, choices.head, choices.head_dropout, seed).to(model.network.device)
         weights = tasks.class_weights(known, learned, choices.class_weight)
         source: Any = (
-            tasks.GeneTasks(reader, cells, known, tokens, weights)
+            tasks.GeneTasks(reader, cells, known, tokens, weights, seed)
             if of_genes
             else tasks.CellTasks(reader, cells, known, weights)
         )
@@ -143,7 +150,7 @@ def adapt(
                 head.fit(features, known.targets[learned], weights)
 
         base = {"name": model.name, "sha256": model.sha256, "weights": digest(model.network), "kind": kind_of(model.network)}  # fmt: skip
-        if choices.method == "head" and choices.head == "linear":
+        if choices.solved:
             begin()
             head.eval()
             run = Run()
@@ -153,7 +160,7 @@ def adapt(
                 parts = [make(part) for part in (learned, watched)]
             else:
                 parts = [source.of(learned), source.watch(watched)]
-            fingerprint = _fingerprint(choices, base, cells, known, learned, tokens, remembered)
+            fingerprint = _fingerprint(choices, base, cells, known, learned, tokens, remembered, embeddings)
             run = train(
                 parts[0], parts[1] if len(parts[1].examples) else None, adapted, head, choices, n_layers, begin,
                 None if work is None else Path(work), fingerprint, progress, _replayed(remembered, adapted, choices, reader),
@@ -161,7 +168,7 @@ def adapt(
     report = _report(model, adapted, head, choices, reader, known, learned, watched, run, meter)
     if remembered is not None:
         notes = [*notes, f"replay of {len(remembered):,} cells with weight {choices.replay_weight:g}"]
-    report.notes = [*known.notes, *notes, *report.notes]
+    report.notes = [*known.notes, *unwatched, *notes, *report.notes]
     report.data = about | {
         "vocabulary": cells.vocabulary_name,
         "tokens": int(np.median(cells.lengths)),
@@ -222,15 +229,17 @@ def _checked(embeddings: Any, known: labelled.Labels, width: int) -> np.ndarray 
 
 def _fingerprint(
     choices: Choices, base: dict, cells: TokenizedCells, known: labelled.Labels, learned: np.ndarray, tokens: np.ndarray,
-    remembered: Memory | None,
+    remembered: Memory | None, embeddings: np.ndarray | None,
 ) -> str:  # fmt: skip
-    """What a checkpoint must agree with: settings, base, cells, labels, split and replay, as 64 hex digits."""
+    """What a checkpoint must agree with: settings, base, cells, labels, split, replay and given embeddings, as 64 hex digits."""
     settings = {k: v for k, v in dataclasses.asdict(choices).items() if k not in ("checkpoint_every", "max_tokens")}
     found = hashlib.sha256(json.dumps([settings, base["weights"], known.classes], default=str, sort_keys=True).encode())
     for array in (cells.tokens, cells.offsets, cells.values, known.targets, learned, tokens):
         found.update(b"|" if array is None else np.ascontiguousarray(array).tobytes())
     if remembered is not None:
         found.update(remembered.digest().encode())
+    if embeddings is not None:
+        found.update(np.ascontiguousarray(embeddings, np.float32).tobytes())
     return found.hexdigest()
 
 

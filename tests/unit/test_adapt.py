@@ -10,7 +10,7 @@ import tiny_task
 import torch
 
 import scfm
-from scfm.tuning import adapters, features, heads, labels, loop
+from scfm.tuning import adapters, features, heads, labels, loop, tasks
 from scfm.tuning.adapters import digest
 from scfm.tuning.choices import Choices
 from scfm.tuning.features import layers_of
@@ -253,15 +253,54 @@ def test_a_linear_head_is_logistic_regression_on_scaled_features() -> None:
     )
 
 
+def test_a_linear_head_on_a_frozen_network_learns_from_all_labels() -> None:
+    model, (cells, types) = tiny_task.model(), tiny_task.cells(n_cells=40)
+    fit, given = (
+        scfm.adapt(model, cells, types, "head", **FAST, **more) for more in ({}, {"groups": np.arange(40) % 5})
+    )
+    whole = scfm.adapt(model, cells, types, "head", **FAST, validation=0)
+    for one in (fit, given):
+        np.testing.assert_array_equal(
+            one.predict_proba(cells, progress=False), whole.predict_proba(cells, progress=False)
+        )
+        assert (one.report.n_cells, one.report.n_validation, one.choices.validation) == (40, 0, 0)
+        assert any(note.startswith("no validation cells: a linear head") for note in one.report.notes)
+        assert "40 cells learned from, 0 kept aside" in one.card()
+    assert not whole.report.notes
+    assert scfm.adapt(model, cells, types, "head", head="mlp", **FAST).report.n_validation == 4
+
+
 def test_a_trained_network_starts_where_the_head_ends() -> None:
     model, (cells, types) = tiny_task.model(), tiny_task.cells()
     head = scfm.adapt(model, cells, types, "head", layer=0, **FAST)
-    still = FAST | {"epochs": 1, "max_steps": 1, "learning_rate": 1e-12, "head_rate": 1e-12}
+    still = FAST | {"epochs": 1, "max_steps": 1, "learning_rate": 1e-12, "head_rate": 1e-12, "validation": 0}
     for method in ("lora", "partial", "full"):
         fit = scfm.adapt(model, cells, types, method, **still)
         np.testing.assert_allclose(
             fit.predict_proba(cells, progress=False), head.predict_proba(cells, progress=False), atol=1e-4
         )
+
+
+@pytest.mark.parametrize("validation", [0, 0.2])
+def test_a_fit_that_diverges_is_an_error_not_a_result(validation: float) -> None:
+    model, (cells, types) = tiny_task.model(), tiny_task.cells(n_cells=40)
+    wild = options("full", epochs=2, learning_rate=1e30, schedule="constant", validation=validation)
+    with pytest.raises(ValueError, match=r"The loss is no number at step [2-4]: take a smaller learning_rate"):
+        scfm.adapt(model, cells, types, "full", **wild)
+
+
+def test_a_last_step_that_spoils_the_weights_is_an_error(monkeypatch) -> None:
+    step = loop._step
+
+    def spoils(task, members, head, *more) -> float:
+        loss = step(task, members, head, *more)
+        head.readers[0].bias.data.fill_(float("nan"))
+        return loss
+
+    monkeypatch.setattr(loop, "_step", spoils)
+    model, (cells, types) = tiny_task.model(), tiny_task.cells(n_cells=40)
+    with pytest.raises(ValueError, match="The weights are no numbers after step 1: take a smaller learning_rate"):
+        scfm.adapt(model, cells, types, "full", **options("full", max_steps=1, validation=0))
 
 
 def test_balanced_weights_find_the_rare_class() -> None:
@@ -389,6 +428,22 @@ def test_genes_are_classified_in_their_cells(kind: str, method: str) -> None:
         scfm.adapt(model, cells, ["marker"] * 160, level="gene")
     with pytest.raises(ValueError, match="groups belong to cells"):
         scfm.adapt(model, cells, classes, level="gene", groups=np.zeros(160))
+
+
+def test_genes_are_watched_in_cells_drawn_from_all() -> None:
+    model, (cells, _) = tiny_task.model(), tiny_task.cells(n_cells=600)
+    choices = resolve(model, Choices(level="gene", method="full", dtype="float32"))
+    reader = reader_of(model, adapters.prepare(model.network, choices, 3), choices)
+    known, tokens = labels.of_genes({f"GENE{i}": "ab"[i % 2] for i in range(40)}, model.vocabulary, cells.tokens)
+    drawn = [
+        tasks.GeneTasks(reader, cells, known, tokens, [np.ones(2)], seed).watch(np.arange(40)).examples
+        for seed in (0, 0, 1)
+    ]
+    assert all(len(np.unique(some)) == tasks.GENES_ARE_WATCHED_IN and some.max() > 500 for some in drawn)
+    np.testing.assert_array_equal(drawn[0], drawn[1])
+    assert not np.array_equal(drawn[0], drawn[2])
+    few = tasks.GeneTasks(reader, cells[np.arange(50)], known, tokens, [np.ones(2)]).watch(np.arange(40))
+    np.testing.assert_array_equal(few.examples, np.arange(50))
 
 
 # --- peft ------------------------------------------------------------------------------------------------------

@@ -62,6 +62,14 @@ def test_labels_that_cannot_be_learned_are_refused_in_words(model, cells, wrong,
         (ValueError, {"layer": 1}, "layer is 1"),
         (ValueError, {"epochs": 0}, "epochs is 0"),
         (ValueError, {"validation": 1.0}, "validation is 1.0"),
+        (ValueError, {"warmup": 500}, "warmup is 500; a share"),
+        (ValueError, {"warmup": -3}, "warmup is -3; a share"),
+        (ValueError, {"method": "full", "weight_decay": -1}, "weight_decay is -1; a number of at least 0"),
+        (ValueError, {"weight_decay": float("inf")}, "weight_decay is inf"),
+        (ValueError, {"head": "mlp", "head_dropout": 7}, "head_dropout is 7; a share"),
+        (ValueError, {"method": "full", "head_dropout": 0.1}, "head_dropout has no effect with head='linear'"),
+        (ValueError, {"method": "lora", "adapter_dropout": 1.0}, "adapter_dropout is 1.0; a share"),
+        (ValueError, {"method": "full", "extra": {"bias": "all"}}, "extra has no effect with method='full'"),
         (ValueError, {"learning_rate": float("nan")}, "learning_rate is nan"),
         (ValueError, {"layer_decay": 0.0, "method": "full"}, "layer_decay is 0.0"),
         (ValueError, {"class_weight": "even"}, "class_weight is 'even'"),
@@ -164,6 +172,22 @@ def test_several_columns_may_have_gaps(model, cells) -> None:
     assert (known.targets[:, 0] != IGNORE).all()
 
 
+def test_validation_cells_may_lack_the_labels_of_a_column(model, cells) -> None:
+    tokens, types = cells
+    learned, watched, _ = labels.split(labels.of_cells(types, 40), 0.2, 0)
+    sex = np.where(np.arange(40) % 2, "f", "m").astype(object)
+    sex[np.r_[watched, learned[:3]]] = None
+    how = {"method": "lora", "epochs": 1, "validation": 0.2, "progress": False}
+    fit = scfm.adapt(model, tokens, {"type": types, "sex": sex}, **how)
+    assert fit.report.n_validation == len(watched)
+    assert np.isfinite(list(fit.report.curve[-1].values())).all()
+    donors = np.where(np.isin(np.arange(40), watched), "1", "2")  # no cell of donor 1 has any label
+    fit = scfm.adapt(model, tokens, {"sex": sex}, groups=donors, **how)
+    assert fit.report.n_validation == 0
+    assert "validation_loss" not in fit.report.curve[-1]
+    assert "no validation cells: none of those drawn has a label" in fit.report.notes
+
+
 def test_genes_are_found_by_id_and_by_symbol() -> None:
     vocabulary = tiny_geneformer.vocabulary()
     present = np.arange(4, 30)
@@ -186,5 +210,7 @@ def test_genes_are_found_by_id_and_by_symbol() -> None:
 
 def test_every_choice_is_a_choice_of_adapt() -> None:
     assert Choices.from_options(method="lora", rank=4).rank == 4
+    assert Choices(head="mlp", head_dropout=0.1, warmup=0, weight_decay=0).head_dropout == 0.1
+    assert Choices(method="lora", extra={"bias": "all"}, adapter_dropout=0.1).extra == {"bias": "all"}
     assert Choices(method="full").rate(768) == pytest.approx(Choices(method="full").rate(128) / 6)
     assert Choices(method="full").rate(64) == Choices(method="full").rate(128)

@@ -53,6 +53,29 @@ def test_a_fit_comes_back_as_it_was(kind: str, method: str, tmp_path: Path) -> N
     if method in ("partial", "full"):  # the folder holds the network: no base is needed
         alone = scfm.adapt.load(folder)
         np.testing.assert_array_equal(proba(alone, cells), proba(fit, cells))
+        assert again.model is model
+        assert alone.model.name == alone.adapted.name == fit.adapted.name == f"tiny + {method}"  # no base is there
+        assert repr(alone) == repr(fit)
+        assert alone.card() == fit.card()
+
+
+def test_trained_weights_do_not_go_by_the_hash_of_the_bases_file() -> None:
+    model, (cells, types) = tiny_task.model(), tiny_task.cells(n_cells=40)
+    model.sha256 = "of the base"
+    for method, sha256 in (("head", "of the base"), ("lora", None), ("full", None)):
+        fit = scfm.adapt(model, cells, types, method, **FAST)
+        assert (fit.model.sha256, fit.adapted.sha256) == ("of the base", sha256)
+        assert fit.base["sha256"] == "of the base"
+
+
+def test_numbers_of_numpy_are_saved_as_numbers(tmp_path: Path) -> None:
+    model, cells, fit = fitted(
+        "geneformer", "head", class_weight={np.str_("B"): np.int64(2), "T": np.float32(0.5)}, head_rate=np.float32(0.5)
+    )
+    again = scfm.adapt.load(fit.save(tmp_path / "fit"), model)
+    assert again.choices == fit.choices
+    assert again.choices.class_weight == {"B": 2.0, "T": 0.5}
+    np.testing.assert_array_equal(proba(again, cells), proba(fit, cells))
 
 
 @pytest.mark.parametrize("method", ["head", "lora", "full"])
@@ -283,6 +306,33 @@ def test_scores_are_those_of_scikit_learn() -> None:
     assert (table["value"] <= table["high"] + 1e-9).all()
     with pytest.raises(ValueError, match="knows no class 'NK'"):
         fit.evaluate(new, np.append(truth[:-1], "NK"))
+
+
+def test_scores_of_several_columns_leave_out_missing_labels_and_replace_old_ones() -> None:
+    model, (cells, types) = tiny_task.model(), tiny_task.cells(n_cells=40)
+    sex = np.where(np.arange(40) % 2, "f", "m").astype(object)
+    sex[:10] = None
+    fit = scfm.adapt(model, cells, {"type": types, "sex": sex}, "head", dtype="float32", progress=False)
+    donors = np.arange(40) % 4
+    table = fit.evaluate(cells, {"sex": sex, "type": types}, donors)
+    n = table[table["metric"] == "accuracy"].set_index(["column", "name"])["n"]
+    assert (n["type", "all"], n["sex", "all"], n["type", "3"], n["sex", "3"]) == (40, 30, 10, 8)
+    said = fit.predict(cells, progress=False)["sex"].to_numpy()[10:]
+    of_sex = table[(table["column"] == "sex") & (table["group"] == "all")].set_index("metric")["value"]
+    assert of_sex["accuracy"] == pytest.approx(np.mean(said == sex[10:]))
+    fit.evaluate(cells, {"sex": sex, "type": types}, name="another")
+    fit.evaluate(cells, {"sex": np.full(40, None), "type": types})
+    assert [one["name"] for one in fit.evaluations] == ["another", "test"]
+    assert fit.card().count("### test, ") == 1
+    for wrong, said in (
+        ({"labels": {"sex": sex, "type": types}, "batches": donors[:-1]}, r"batches has shape \(39,\) for 40 cells"),
+        ({"labels": {"sex": sex, "type": types[:-1]}}, "39 entries for 40 cells"),
+        ({"labels": {"sex": sex}}, "no column 'type'; it has sex"),
+        ({"labels": types}, "The fit names type, sex"),
+        ({"labels": {"sex": [None] * 40, "type": [""] * 40}}, "nothing to score"),
+    ):
+        with pytest.raises(ValueError, match=said):
+            fit.evaluate(cells, **wrong)
 
 
 def test_a_quantized_base_needs_a_gpu_and_says_so() -> None:

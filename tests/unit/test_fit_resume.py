@@ -114,6 +114,11 @@ def test_a_checkpoint_of_another_run_is_refused(tmp_path: Path) -> None:
         scfm.adapt(
             tiny_task.model(seed=1), cells, types, "full", work=tmp_path, progress=False, **SETTINGS | {"epochs": 4}
         )
+    head = {"method": "head", "head": "mlp", "embeddings": np.eye(60, 16, dtype=np.float32)}
+    fit(tmp_path / "head", **head)
+    assert fit(tmp_path / "head", **head)[0].report.resumed_from > 0
+    with pytest.raises(ValueError, match="Delete"):
+        fit(tmp_path / "head", **head | {"embeddings": np.eye(60, 16, 1, dtype=np.float32)})
     fit(tmp_path, max_tokens=100, checkpoint_every=7)  # these change no number, so they may change
 
 

@@ -7,6 +7,7 @@ import pytest
 import tiny_scgpt as tiny
 import torch
 
+from scfm.models import scgpt_embed
 from scfm.models.scgpt import LORA_TARGETS, NotAvailableError, ScGPTModel
 from scfm.models.scgpt_layers import reverse_gradient
 
@@ -365,6 +366,20 @@ def test_the_fast_embedding_is_that_of_the_network(options):
         if options.get("num_conditions"):
             given["conditions"] = torch.zeros_like(tokens)
         np.testing.assert_allclose(got[i], answers(model.network, given)["cell_embedding"][0], atol=1e-5)
+
+
+def test_tokens_of_one_bin_share_no_dropout_in_training():
+    net = tiny.network(dropout=0.3)
+    genes, values = torch.full((40,), 7), torch.full((40,), 3.0)  # 40 tokens that differ in nothing
+    plain = net.encoder(genes) + net.value_encoder(values)
+    torch.testing.assert_close(scgpt_embed.input_tokens(net, genes, values, None), net.normalize(plain, None))
+    net.train()
+    masks = []
+    hook = net.value_encoder.dropout.register_forward_hook(lambda _, given, out: masks.append(out == 0))
+    scgpt_embed.input_tokens(net, genes, values, None)
+    hook.remove()
+    assert len(masks[0]) == 40  # a draw for each token ...
+    assert len(masks[0].unique(dim=0)) > 30  # ... of its own
 
 
 def test_bfloat16_agrees_and_leaves_the_network_alone():

@@ -22,8 +22,12 @@ from scfm.tokenized import TokenizedCells
 
 def input_tokens(network: Any, genes: Tensor, values: Tensor, labels: Tensor | None) -> Tensor:
     """Gene + value (+ "not perturbed") of each token, normalized by its cell's batch: (token, d)."""
-    distinct, place = values.unique(return_inverse=True)  # bins are few: the value network runs once for each of them
-    x = network.encoder(genes) + network.value_encoder(distinct)[place]
+    if network.training:  # its dropout is drawn for each token; tokens of one bin must not share a draw
+        coded = network.value_encoder(values)
+    else:  # bins are few: the value network runs once for each of them
+        distinct, place = values.unique(return_inverse=True)
+        coded = network.value_encoder(distinct)[place]
+    x = network.encoder(genes) + coded
     if network.pert_encoder is not None:
         x = x + network.pert_encoder.weight[0]
     return network.normalize(x, labels)

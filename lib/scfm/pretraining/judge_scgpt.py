@@ -229,7 +229,7 @@ they saw tens of millions. Not for clinical or diagnostic use.
 
 ## Training data
 
-{log[n_cells_train]:,} cells of {n_sets} public human sets (five percent of the cells of each were held out: {log[n_cells_held_out]:,}); the corpus and the held-out
+{log[n_cells_train]:,} cells of {n_sets} public human sets (on average five percent of the cells of each were held out: {log[n_cells_held_out]:,}); the corpus and the held-out
 sets of geneformer-mini. Some sets are read counts or lack part of the genes; blood is over-represented.
 
 | set | sha256 begins |

@@ -5,6 +5,7 @@ from __future__ import annotations
 import dataclasses
 import difflib
 import math
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -26,7 +27,8 @@ RATES = {
 }
 HEAD_RATE = 1e-3  # of the head while the network below it is trained
 
-# which option belongs to which methods; the others refuse it, so that no choice is silently without effect
+# Which option belongs to which methods; the others refuse it. The options of training (epochs, minibatch, rates, ...) are open to
+# all, so that one set of them serves a whole ladder: a head that is ``solved`` for at once takes no steps and does not ask for them.
 BELONGS = {
     "rank": ("lora", "dora", "vera"),
     "alpha": ("lora", "dora"),
@@ -39,6 +41,7 @@ BELONGS = {
     "layer_decay": ("partial", "full"),
     "replay_weight": ("lora", "dora", "ia3", "ln", "vera", "partial", "full"),
     "checkpointing": ("lora", "dora", "ia3", "ln", "vera", "partial", "full"),
+    "extra": PEFT,
 }
 
 
@@ -88,7 +91,9 @@ class Choices:
     weight_decay: float = 0.01
     warmup: float = 0.1  # share of the steps
     schedule: str = "linear"  # "linear" | "cosine" | "constant" after the warm-up
-    validation: float = 0.1  # share of the cells (of the groups, if given) kept to watch; 0 = train on all
+    validation: float = (
+        0.1  # share of the cells (of the groups, if given) kept to watch; 0 = train on all (if ``solved``: always 0)
+    )
     patience: int | None = 3  # stop after so many evaluations without a lower validation loss; None = never
     evaluate_every: int | None = None  # steps; None = once per epoch
     dtype: str = "auto"  # "float32" | "bfloat16" | "auto": bfloat16 where the hardware has it
@@ -112,8 +117,13 @@ class Choices:
             value = getattr(self, name)
             if value is not None and (not isinstance(value, int) or value < 1):
                 raise ValueError(f"{name} is {value!r}; a whole number of at least 1, or None, was expected.")
-        if not 0 <= self.validation < 1:
-            raise ValueError(f"validation is {self.validation!r}; a share from 0 to below 1 was expected.")
+        for name in ("validation", "warmup", "head_dropout", "adapter_dropout"):
+            if not 0 <= getattr(self, name) < 1:
+                raise ValueError(f"{name} is {getattr(self, name)!r}; a share from 0 to below 1 was expected.")
+        if not (math.isfinite(self.weight_decay) and self.weight_decay >= 0):
+            raise ValueError(f"weight_decay is {self.weight_decay!r}; a number of at least 0 was expected.")
+        if self.head_dropout and self.head != "mlp":
+            raise ValueError(f"head_dropout has no effect with head={self.head!r}; it belongs to 'mlp'. Leave it out.")
         for name in ("learning_rate", "head_rate", "alpha"):
             value = getattr(self, name)
             if value is not None and not (math.isfinite(value) and value > 0):
@@ -122,7 +132,11 @@ class Choices:
             raise ValueError(f"replay_weight is {self.replay_weight!r}; a positive number was expected.")
         if not 0 < self.layer_decay <= 1:
             raise ValueError(f"layer_decay is {self.layer_decay!r}; a number above 0 and at most 1 was expected.")
-        defaults = {field.name: field.default for field in dataclasses.fields(self)}
+        if isinstance(
+            self.class_weight, Mapping
+        ):  # plain names and numbers, as they go to disk; 2 and np.int64(2) are one
+            object.__setattr__(self, "class_weight", {str(name): float(w) for name, w in self.class_weight.items()})
+        defaults = {field.name: field.default for field in dataclasses.fields(self)} | {"extra": {}}
         for name, methods in BELONGS.items():
             if self.method not in methods and getattr(self, name) != defaults[name]:
                 raise ValueError(
@@ -148,6 +162,11 @@ class Choices:
     def trains_network(self) -> bool:
         """Is more than a head trained?"""
         return self.method != "head"
+
+    @property
+    def solved(self) -> bool:
+        """Is the head solved for at once, without training steps: a linear one on a frozen network?"""
+        return self.method == "head" and self.head == "linear"
 
     def rate(self, width: int) -> float:
         """Learning rate of the network's weights."""

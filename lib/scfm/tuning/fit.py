@@ -97,7 +97,8 @@ class Fit:
     Attributes
     ----------
     model
-        The base: what was given to ``adapt``, unchanged.
+        The base: what was given to ``adapt``, unchanged. (A partial or full fit that was loaded without its base has only the
+        trained network to give here, under the name ``"BASE + METHOD"``.)
     classes
         The class names, in the order of ``predict_proba``'s columns; for several label columns a dict of them.
     report
@@ -113,7 +114,7 @@ class Fit:
 
     def __repr__(self) -> str:
         classes = ", ".join(f"{len(names)} classes of {column}" for column, names in self.head.classes.items())
-        return f"Fit({self.choices.method!r} on {self.model.name!r}: {classes})"
+        return f"Fit({self.choices.method!r} on {self.base['name']!r}: {classes})"
 
     @property
     def network(self) -> Any:
@@ -144,7 +145,9 @@ class Fit:
                 "fit.embed and fit.predict put them there."
             )
         other = copy.copy(self.model)
-        other.network, other.name = self.network, f"{self.model.name} + {self.choices.method}"
+        other.network, other.name = self.network, f"{self.base['name']} + {self.choices.method}"
+        if self.choices.trains_network:
+            other.sha256 = None  # these weights are those of no file
         return other
 
     # --- answers ----------------------------------------------------------------------------------
@@ -173,7 +176,8 @@ class Fit:
         """Probabilities, float32 (n_cells, n_classes) in the order of ``classes``; a dict of them for several columns.
 
         ``embeddings``: what :meth:`embed` gave, if it is at hand: then the network need not run again.
-        For gene classification a DataFrame (gene, class): the mean of a gene's logits over the cells that have it.
+        For gene classification a DataFrame (gene, class): the answer to the gene's mean vector over the cells that have it (with a
+        linear head its logits are also the mean of those in single cells).
         """
         if (cells is None) == (embeddings is None):
             raise ValueError("Give cells, or the embeddings that fit.embed made of them.")

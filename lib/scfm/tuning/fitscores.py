@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -21,7 +21,10 @@ METRICS = ("accuracy", "balanced_accuracy", "macro_f1")
 def evaluate(
     fit: Fit, cells: Any, labels: Any, batches: Sequence[str] | np.ndarray | None = None, name: str = "test"
 ) -> pd.DataFrame:
-    """Score a fit on labelled cells (or genes) it was not trained on; the result also goes into the card.
+    """Score a fit on labelled cells (or genes) it was not trained on; the result also goes into the card, where it takes the
+    place of an earlier one of the same ``name``.
+
+    ``labels`` as ``adapt`` takes them, and a missing one leaves its cell out of its column's scores.
 
     Returns one row per group: column (of labels), group ("all", "class" or "batch"), name, n, metric, value, low, high. Over all:
     accuracy, balanced accuracy, macro-F1 and calibration error; per class: precision, recall, F1; per batch: accuracy and
@@ -30,7 +33,7 @@ def evaluate(
     Raises
     ------
     ValueError
-        Labels of another length; a class that the fit has never seen.
+        Labels or batches of another length; a column that lacks; a class that the fit has never seen; no label at all.
     """
     import pandas as pd
 
@@ -41,30 +44,53 @@ def evaluate(
     found = fit.predict_proba(cells, progress=False)
     if fit.choices.level == "gene":
         vocabulary = fit.model.vocabulary
-        wanted = {labelled.token_of(vocabulary, str(g)): str(c) for g, c in labels.items()}
+        wanted = {labelled.token_of(vocabulary, str(g)): c for g, c in labels.items()}
         row_of = {labelled.token_of(vocabulary, g): row for row, g in enumerate(found.index)}
         rows = [row_of[t] for t in wanted if t in row_of]
-        truths: dict[str, Any] = {fit.columns[0]: np.array([wanted[t] for t in wanted if t in row_of])}
+        truths: dict[str, Any] = {fit.columns[0]: np.array([wanted[t] for t in wanted if t in row_of], object)}
         probabilities = {fit.columns[0]: found.to_numpy()[rows]}
     else:
         probabilities = found if isinstance(found, dict) else {fit.columns[0]: found}
-        truths = {c: labels[c] for c in fit.columns} if isinstance(found, dict) else {fit.columns[0]: labels}
+        truths = _by_column(fit, labels)
     parts = []
     for column in fit.columns:
-        truth, proba = np.asarray(truths[column]).astype(str), probabilities[column]
-        if len(truth) != len(proba):
-            raise ValueError(f"{len(truth):,} labels for {len(proba):,} cells; one label per cell was expected.")
+        proba = probabilities[column]
+        own = None if batches is None or fit.choices.level == "gene" else np.asarray(batches).astype(str)
+        if own is not None and own.shape != (len(proba),):
+            raise ValueError(
+                f"batches has shape {own.shape} for {len(proba):,} cells; one batch per cell was expected."
+            )
+        truth, missing = labelled.names_of(truths[column], len(proba), f"labels of {column!r}")
+        truth, proba, own = truth[~missing], proba[~missing], None if own is None else own[~missing]
+        if len(truth) == 0:
+            continue
         strange = sorted(set(truth.tolist()) - set(fit.head.classes[column]))
         if strange:
             raise ValueError(
                 f"The fit knows no class {', '.join(map(repr, strange[:3]))}; it knows {', '.join(fit.head.classes[column])}. Cells "
                 "of other classes can only be wrong: leave them out, and ask for them as open-set cells."
             )
-        own = None if batches is None or fit.choices.level == "gene" else np.asarray(batches).astype(str)
         parts.append(_scores(truth, proba, fit.head.classes[column], own).assign(column=column))
+    if not parts:
+        raise ValueError("None of these has a label: there is nothing to score.")
     table = pd.concat(parts, ignore_index=True)
+    fit.evaluations = [one for one in fit.evaluations if one["name"] != name]
     fit.evaluations.append({"name": name, "rows": table.to_dict("records")})
     return table
+
+
+def _by_column(fit: Fit, labels: Any) -> dict[str, Any]:
+    """Column → labels of the cells, from one array or several columns (a dict of arrays, a DataFrame)."""
+    if not isinstance(labels, Mapping) and not hasattr(labels, "columns"):
+        if len(fit.columns) > 1:
+            raise ValueError(
+                f"The fit names {', '.join(fit.columns)}; a dict (or DataFrame) of as many columns was expected."
+            )
+        return {fit.columns[0]: labels}
+    given = {str(name): labels[name] for name in labels}
+    if lacking := [column for column in fit.columns if column not in given]:
+        raise ValueError(f"labels has no column {', '.join(map(repr, lacking))}; it has {', '.join(given)}.")
+    return {column: given[column] for column in fit.columns}
 
 
 def _scores(truth: np.ndarray, proba: np.ndarray, classes: list[str], batches: np.ndarray | None) -> pd.DataFrame:

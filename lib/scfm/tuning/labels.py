@@ -46,7 +46,7 @@ def of_cells(labels: Any, n_cells: int) -> Labels:
     targets, classes, notes = [], {}, []
     for column, given in columns.items():
         what = f"labels[{column!r}]" if several else "labels"
-        names, missing = _names(given, n_cells, what)
+        names, missing = names_of(given, n_cells, what)
         if missing.any():
             if not several:
                 raise ValueError(
@@ -121,7 +121,8 @@ def gene_names(vocabulary: Any, ids: np.ndarray) -> list[str]:
     return [name_of[int(i)] for i in ids]
 
 
-def _names(given: Any, n: int, what: str) -> tuple[np.ndarray, np.ndarray]:
+def names_of(given: Any, n: int, what: str) -> tuple[np.ndarray, np.ndarray]:
+    """One column of labels as str (n,), and which of them are missing: bool (n,). ValueError: another length or form."""
     import pandas as pd
 
     array = np.asarray(given)
@@ -167,17 +168,30 @@ def split(
     """Indices to learn from and to watch, and a note on how they were chosen.
 
     Without groups, ``share`` of each class (of the first column) is watched. With groups (donors, batches), whole groups are,
-    in an order drawn from the seed, as long as every class keeps at least half of its cells to be learned from.
+    in an order drawn from the seed, as long as every class keeps at least half of its cells to be learned from. If none of the
+    chosen cells has a label, there is nothing to watch, and all cells are learned from.
 
     Raises
     ------
     ValueError
         The groups have another length, or only one of them exists, or none can be spared.
     """
-    n = len(labels.targets)
     rng = np.random.default_rng([seed, 11])
     if groups is not None:
-        return _split_groups(labels, share, rng, np.asarray(groups))
+        found = _split_groups(labels, share, rng, np.asarray(groups))
+    else:
+        found = _split_cells(labels, share, rng)
+    if len(found[1]) and (labels.targets[found[1]] == IGNORE).all():
+        return (
+            np.arange(len(labels.targets)),
+            np.empty(0, np.int64),
+            ["no validation cells: none of those drawn has a label"],
+        )
+    return found
+
+
+def _split_cells(labels: Labels, share: float, rng: np.random.Generator) -> tuple[np.ndarray, np.ndarray, list[str]]:
+    n = len(labels.targets)
     if share == 0:
         return np.arange(n), np.empty(0, np.int64), []
     first = labels.targets[:, 0]

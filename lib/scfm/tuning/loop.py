@@ -78,7 +78,7 @@ def train(
     Raises
     ------
     ValueError
-        The checkpoint in ``work`` is of another run.
+        The checkpoint in ``work`` is of another run; a loss, or a weight at the end, is no number.
     """
     from tqdm.auto import tqdm
 
@@ -118,6 +118,8 @@ def train(
             old = () if replay is None else replay(run.steps)
             recent.append(_step(task, _members(task, choices, run.steps, per_epoch), head, optimizer, choices, old))
             run.steps += 1
+            if not math.isfinite(recent[-1]):
+                raise ValueError(f"The loss is no number at step {run.steps}: take a smaller learning_rate.")
             bar.update()
             if run.steps % (choices.evaluate_every or per_epoch) == 0 or run.steps == run.planned:
                 row = {"step": run.steps, "epoch": run.steps / per_epoch, "train_loss": float(np.mean(recent))}
@@ -138,6 +140,9 @@ def train(
         _put(best, own, head)
     else:
         run.best_step = run.steps
+    ended = [*own.values(), *head.state_dict().values()]
+    if not all(bool(value.isfinite().all()) for value in ended):  # no loss was taken after the last step
+        raise ValueError(f"The weights are no numbers after step {run.best_step}: take a smaller learning_rate.")
     for parameter in own.values():
         parameter.requires_grad = True  # gradual unfreezing may have been stopped early
     run.seconds = time.monotonic() - started
@@ -217,7 +222,8 @@ def _at_least(weight: np.ndarray, head: Head) -> Tensor:
 
 
 def validate(task: Task, network: Any, head: Head) -> dict[str, float]:
-    """Loss, accuracy and balanced accuracy (means over the label columns) on the examples of ``task``."""
+    """Loss, accuracy and balanced accuracy on the examples of ``task``: the accuracies are means over the label columns of which
+    some label is known there. At least one must be."""
     from sklearn.metrics import recall_score
 
     training = [module for module in [*network.modules(), *head.modules()] if module.training]
@@ -240,6 +246,8 @@ def validate(task: Task, network: Any, head: Head) -> dict[str, float]:
     right, recall = [], []
     for column in range(len(task.weights)):
         true, answer = (part[known[:, column] != IGNORE, column] for part in (known, said))
+        if len(true) == 0:  # none of these examples has a label of this column
+            continue
         right.append(np.mean(true == answer))
         recall.append(recall_score(true, answer, labels=np.unique(true), average="macro", zero_division=0))
     return {

@@ -214,6 +214,8 @@ def _analyses(fit: Fit) -> str:
     for evaluation in fit.evaluations:
         for column in fit.columns:
             rows = [row for row in evaluation["rows"] if row["column"] == column]
+            if not rows:  # none of these cells has a label of this column
+                continue
             title = f"### {evaluation['name']}" + (f", {column}" if len(fit.columns) > 1 else "")
             lines.append(title + "\n")
             for group, first in (("all", ""), ("class", "class"), ("batch", "batch")):

@@ -18,6 +18,8 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+import numpy as np
+
 from scfm import __version__, cache
 from scfm.tuning.adapters import Adapted, digest, sharing_copy
 from scfm.tuning.choices import Choices
@@ -63,8 +65,15 @@ def save(fit: Fit, folder: Path) -> Path:
             "evaluations": fit.evaluations,
             "files": {file.name: cache.sha256(file) for file in sorted(whole.iterdir()) if file.name != "README.md"},
         }
-        (whole / "fit.json").write_text(json.dumps(content, indent=1) + "\n")
+        (whole / "fit.json").write_text(json.dumps(content, indent=1, default=_plain) + "\n")
     return folder
+
+
+def _plain(value: Any) -> Any:
+    """The Python number in a NumPy scalar, which JSON does not know."""
+    if isinstance(value, np.generic):
+        return value.item()
+    raise TypeError(f"{value!r} ({type(value).__name__}) cannot be written to fit.json.")
 
 
 @contextlib.contextmanager
@@ -102,7 +111,10 @@ def load(folder: Path, model: Any = None, device: str = "cpu") -> Fit:
     ----------
     model
         The base, as ``scfm.load_model`` gives it. None: the base is loaded by the name that the folder holds; the folder of a
-        partial or full fit holds the network itself, and needs no base.
+        partial or full fit holds the network itself, and needs no base. ``fit.model`` is then the trained network, not the base,
+        and is named so.
+    device
+        Where the network is put, unless ``model`` is given: then it goes where that is.
 
     Raises
     ------
@@ -182,8 +194,8 @@ def _adapted(folder: Path, choices: Choices, model: Any, base: dict[str, Any], d
     if choices.method in WHOLE:
         from scfm.models import load_model
 
-        whole = load_model(folder, device)
-        whole.name = base["name"]
+        whole = load_model(folder, device if model is None else str(model.network.device))
+        whole.name = f"{base['name']} + {choices.method}"
         return Adapted(whole.network), model if model is not None else whole
     copied = sharing_copy(model.network)
     if choices.method == "head":

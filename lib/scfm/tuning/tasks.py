@@ -47,10 +47,11 @@ class GeneTasks:
     """
 
     def __init__(
-        self, reader: Reader, cells: TokenizedCells, known: Labels, tokens: np.ndarray, weights: list[np.ndarray]
-    ) -> None:
+        self, reader: Reader, cells: TokenizedCells, known: Labels, tokens: np.ndarray, weights: list[np.ndarray],
+        seed: int = 0,
+    ) -> None:  # fmt: skip
         self.reader, self.cells = reader, reader.cut(cells)
-        self.known, self.tokens, self.weights = known, tokens, weights
+        self.known, self.tokens, self.weights, self.seed = known, tokens, weights, seed
 
     def start(self, learned: np.ndarray, progress: bool) -> tuple[np.ndarray, np.ndarray]:
         """As above; a gene's features are their mean over the cells that have it."""
@@ -59,16 +60,19 @@ class GeneTasks:
         return features[[place[int(t)] for t in self.tokens[learned]]], self.known.targets[learned]
 
     def watch(self, genes: np.ndarray) -> Task:
-        """The task of genes kept aside, in some of the cells."""
+        """The task of genes kept aside, in some of the cells: drawn, since neighbours in a file are often of one kind."""
         return self.of(genes, GENES_ARE_WATCHED_IN)
 
     def of(self, genes: np.ndarray, most_cells: int | None = None) -> Task:
-        """The task of these genes in all cells that have at least one of them."""
+        """The task of these genes in all cells that have at least one of them, or in ``most_cells`` drawn from these."""
         class_of = np.full(self.reader.network.config.vocab_size, IGNORE, np.int64)
         class_of[self.tokens[genes]] = self.known.targets[genes, 0]
         asked = class_of[self.cells.tokens] != IGNORE
         per_cell = np.add.reduceat(np.append(asked, False), self.cells.offsets[:-1], dtype=np.int64)
-        examples = np.flatnonzero(per_cell * (self.cells.lengths > 0))[:most_cells]
+        examples = np.flatnonzero(per_cell * (self.cells.lengths > 0))
+        if most_cells is not None and len(examples) > most_cells:
+            rng = np.random.default_rng([self.seed, 13])
+            examples = np.sort(rng.choice(examples, most_cells, replace=False))
 
         def rows(some: np.ndarray) -> np.ndarray:
             found = class_of[self.cells[some].tokens]
