@@ -190,6 +190,7 @@ def draw(table: pd.DataFrame, path: Path) -> str:
     part["question"] = part["dataset"].astype(str) + labelled
     part["mean"] = part["gain"]
     part["who"] = [_name(row) + (f" ({row.setting})" if row.setting else "") for row in _rows(part)]
+    everybody = list(dict.fromkeys(part["who"]))  # one order for all panels, so that the last one's legend is all of it
     asked = list(dict.fromkeys(zip(part["lesson"], part["metric"], strict=True)))
     rows = max(part[(part["lesson"] == a) & (part["metric"] == b)]["question"].nunique() for a, b in asked)
     panels = plots.axes(4.6 * len(asked) + 1.5, 1.2 + 0.5 * rows, columns=len(asked))
@@ -204,9 +205,7 @@ def draw(table: pd.DataFrame, path: Path) -> str:
             title=f"Lesson {lesson[:2]}: {metric.replace('_', ' ')}",
             xlabel="gain over the strongest baseline",
             ax=ax,
-            hue_order=list(
-                dict.fromkeys(part["who"])
-            ),  # one order for all panels, so that the last one's legend is all of it
+            hue_order=everybody,
         )
         if ax is not flat[-1] and ax.get_legend():
             ax.get_legend().remove()

@@ -96,9 +96,8 @@ def adapt(
     """
     choices = resolve(model, Choices.from_options(method=method, seed=seed, **options))
     unwatched = []
-    if (
-        choices.solved and choices.validation
-    ):  # no step that could be one too many: cells kept aside would be labels lost
+    if choices.solved and choices.validation:
+        # there is no step that could be one too many: cells kept aside would be labels lost
         choices = dataclasses.replace(choices, validation=0.0)
         unwatched = ["no validation cells: a linear head on the frozen network is solved for at once, from all labels"]
     _refuse_networks_with_batches(model.network)

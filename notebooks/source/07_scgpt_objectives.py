@@ -747,7 +747,7 @@ said = runs["CLS alone"].predict(adata)
 cls_by_head = balanced_accuracy_score(types[~labelled], said[~labelled])
 pca = baselines.pca(adata, seed=seed)
 pca_scores = ablation.scores(pca, types, batches, labelled, seed)
-pca_few = baselines.pca(adata[:, [columns[gene] for gene in study.genes]].copy(), seed=seed)
+pca_few = baselines.pca(ablation.with_genes(adata, study.genes), seed=seed)
 few_scores = ablation.scores(pca_few, types, batches, labelled, seed)
 print(
     f"Balanced accuracy on the cells without a label: classifier {cls_by_head:.3f}; logistic regression on PCA, same labels: "

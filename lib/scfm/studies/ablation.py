@@ -182,7 +182,7 @@ def embeddings(
         return finetune(network, adata, objectives, **how | more).embed(adata)
 
     yield "HVG + PCA", lambda: baselines.pca(adata)
-    yield PCA_SAME_GENES, lambda: baselines.pca(_only_the_genes_of(model, adata, settings.n_genes))
+    yield PCA_SAME_GENES, lambda: baselines.pca(with_genes(adata, prepare(model, adata, settings.n_genes).genes))
     yield "HVG + PCA + Harmony", lambda: baselines.harmony(baselines.pca(adata), batches, seed=seed)
     yield "random twin", lambda: tuned(twin, ("GEP",), **untrained)
     yield "zero-shot", lambda: model.embed(adata, dtype="float32", progress=False)
@@ -194,9 +194,8 @@ def embeddings(
     yield TWIN, lambda: tuned(twin, VARIANTS[ALL])
 
 
-def _only_the_genes_of(model: ScGPT, adata: anndata.AnnData, n_genes: int) -> anndata.AnnData:
-    """The cells with the genes that fine-tuning reads, and no others; their totals stay those of the whole cell."""
-    genes = prepare(model, adata, n_genes).genes
+def with_genes(adata: anndata.AnnData, genes: list[str]) -> anndata.AnnData:
+    """The cells with these genes (symbols), as :func:`prepare` chose them; their totals stay those of the whole cell."""
     symbols = adata.var["gene_symbol"].astype(str)
     return adata[:, symbols.isin(genes) & ~symbols.duplicated()].copy()
 

@@ -91,9 +91,8 @@ class Choices:
     weight_decay: float = 0.01
     warmup: float = 0.1  # share of the steps
     schedule: str = "linear"  # "linear" | "cosine" | "constant" after the warm-up
-    validation: float = (
-        0.1  # share of the cells (of the groups, if given) kept to watch; 0 = train on all (if ``solved``: always 0)
-    )
+    # share of the cells (of the groups, if given) kept to watch; 0 = train on all (if ``solved``: always 0)
+    validation: float = 0.1
     patience: int | None = 3  # stop after so many evaluations without a lower validation loss; None = never
     evaluate_every: int | None = None  # steps; None = once per epoch
     dtype: str = "auto"  # "float32" | "bfloat16" | "auto": bfloat16 where the hardware has it
@@ -132,9 +131,8 @@ class Choices:
             raise ValueError(f"replay_weight is {self.replay_weight!r}; a positive number was expected.")
         if not 0 < self.layer_decay <= 1:
             raise ValueError(f"layer_decay is {self.layer_decay!r}; a number above 0 and at most 1 was expected.")
-        if isinstance(
-            self.class_weight, Mapping
-        ):  # plain names and numbers, as they go to disk; 2 and np.int64(2) are one
+        if isinstance(self.class_weight, Mapping):
+            # plain names and numbers, as they go to disk; 2 and np.int64(2) are one
             object.__setattr__(self, "class_weight", {str(name): float(w) for name, w in self.class_weight.items()})
         defaults = {field.name: field.default for field in dataclasses.fields(self)} | {"extra": {}}
         for name, methods in BELONGS.items():
