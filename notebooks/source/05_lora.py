@@ -454,11 +454,10 @@ mini = gaps[(gaps["model"] == "geneformer-mini") & (gaps["rival"] != "twin lora"
 panels = plots.axes(11.5, 3.6, columns=mini["dataset"].nunique(), sharey=True, sharex=True)
 for ax, (name, part) in zip(panels.flat, mini.groupby("dataset", sort=False), strict=True):
     part = part.assign(budget=part["labels_per_class"].astype(str) + " labels")
-    plots.intervals(
-        part, label="budget", hue="rival", reference=0, title=name, xlabel="LoRA minus rival, balanced accuracy", ax=ax
-    )
+    plots.intervals(part, label="budget", hue="rival", reference=0, title=name, ax=ax)
     if ax is not panels.flat[-1]:
         ax.get_legend().remove()
+panels.flat[0].figure.supxlabel("LoRA minus rival, balanced accuracy", fontsize=10)  # once: four would overlap
 plots.show(panels, alt="Paired differences of LoRA to the head, full fine-tuning and both logistic regressions for geneformer-mini: " + "; ".join(f"{r.dataset} {r.labels_per_class} labels vs {r.rival}: {r.verdict}" for r in mini.itertuples()) + ".")  # fmt: skip
 
 # %% [markdown]
