@@ -13,10 +13,15 @@ HERE = Path(__file__).parent
 SOURCES = {
     "bundled": "comes with an installed package: {file}",
     "simulated": "made from `{of}` when it is loaded",
+    "subset": "drawn from `{of}` when it is loaded",
     "cache": "not downloaded: put it as `{file}` into a folder that SCFM_CACHE names",
     "download": "downloaded on first use: {file}",
     "census": "a slice of CZ CELLxGENE Census {census_version}, drawn on first use",
 }
+CONVERTED = (
+    "downloaded from its carrier and converted on first use, checked against the listed counts; or put it as `{file}` into a folder "
+    "that SCFM_CACHE names"
+)
 COUNTS = {"UMI": "UMI counts", "reads": "read counts (no UMI)"}
 SPLITS = {
     "evaluation": "kept for evaluation: geneformer-mini has not seen it",
@@ -33,7 +38,7 @@ def render(name: str, entry: dict[str, Any]) -> str:
     columns = ", ".join(f"{role} = `{column}`" for role, column in entry["columns"].items())
     rows = {
         "Load": f'`scfm.load_dataset("{name}")`',
-        "Where": SOURCES[entry["source"]].format(**entry),
+        "Where": CONVERTED.format(**entry) if "origin" in entry else SOURCES[entry["source"]].format(**entry),
         "Size": ", ".join(size),
         "Organism, tissue": f"{entry['organism']}, {entry['tissue']}",
         "Values": COUNTS[entry["counts"]],
@@ -43,9 +48,8 @@ def render(name: str, entry: dict[str, Any]) -> str:
         "Citation": entry["citation"]
         + (f" · [doi:{entry['doi']}](https://doi.org/{entry['doi']})" if entry.get("doi") else ""),
         "Taken from": entry.get("carrier", ""),
-        "Addresses": "<br>".join(entry.get("urls", [])),
-        "Hash": digest
-        or ("as its source" if entry["source"] == "simulated" else "none published: the first download is recorded"),
+        "Addresses": "<br>".join(entry.get("urls", _addresses(entry.get("origin")))),
+        "Hash": digest or ("as its source" if "of" in entry else "none published: the first download is recorded"),
         "Labels": "<br>".join(
             [*entry["labels"]["urls"], f"sha256 `{entry['labels']['sha256']}`"] if "labels" in entry else []
         ),
@@ -53,6 +57,10 @@ def render(name: str, entry: dict[str, Any]) -> str:
     table = "\n".join(f"| {key} | {value.replace('|', '/')} |" for key, value in rows.items() if value)
     notes = f"\n{entry['notes']}\n" if entry.get("notes") else ""
     return f"<!-- made by data/make_cards.py from data/datasets.toml -->\n# {name}\n\n{entry['title']}.\n{notes}\n| | |\n|---|---|\n{table}\n"
+
+
+def _addresses(origin: dict[str, Any] | None) -> list[str]:
+    return [origin["urls"][0].format(file=file) for file in origin["files"]] if origin else []
 
 
 def cards() -> dict[str, str]:

@@ -162,10 +162,16 @@ def cached(names: Sequence[str]) -> dict[str, Path]:
 
 def _dataset_files(name: str, entry: dict[str, Any]) -> dict[str, Path]:
     from scfm import cache, load_dataset
+    from scfm.datasets import CONVERTED, entries
 
     if entry["source"] in ("bundled", "simulated"):
         return {}
-    places = [entry["file"] if entry["source"] == "cache" else f"downloads/{entry['file']}"]
+    if entry["source"] == "subset":
+        return _dataset_files(entry["of"], entries()[entry["of"]])
+    if entry["source"] == "cache":
+        places = [entry["file"] if cache.find(entry["file"]) or "origin" not in entry else f"{CONVERTED}/{name}.h5ad"]
+    else:
+        places = [f"downloads/{entry['file']}"]
     places += [f"downloads/{entry['labels']['file']}"] if "labels" in entry else []
     load_dataset(name)  # fetches what is missing, and refuses what is damaged
     here = {place: cache.find(place) for place in places}

@@ -20,6 +20,7 @@ import importlib.util
 import logging
 import os
 import tomllib
+from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -50,6 +51,7 @@ __all__ = [
     "GeneNameError",
     "NotCountsError",
     "UnknownDatasetError",
+    "at_hand",
     "entries",
     "list_datasets",
     "load_dataset",
@@ -58,6 +60,8 @@ __all__ = [
 ]
 
 log = logging.getLogger("scfm")
+
+CONVERTED = "converted"  # the folder of a cache folder that holds what was made of downloads
 
 
 @functools.lru_cache(maxsize=1)
@@ -85,8 +89,12 @@ def _availability(entry: dict[str, Any]) -> str:
     source = entry["source"]
     if source in ("bundled", "simulated"):
         return "bundled"
+    if source == "subset":
+        return _availability(entries()[entry["of"]])
     if cache.find(entry["file"] if source == "cache" else f"downloads/{entry['file']}"):
         return "in cache"
+    if "origin" in entry:
+        return "download (converted here)"
     if source == "cache":
         return "not here (a file of SCFM_CACHE)"
     return "download" if source == "download" else "download (needs cellxgene-census)"
@@ -122,6 +130,13 @@ def load_dataset(
         raw, sha256 = _read_entry(entry["of"], base, seed)
         adata = simulate_batch(in_form(raw, entry["of"], base, sha256, label, batch), seed)
         adata.uns["scfm"] |= {"name": name, "title": entry["title"], "citation": entry["citation"]}
+    elif entry["source"] == "subset":
+        base = entries()[entry["of"]]
+        raw, sha256 = _read_entry(entry["of"], base, seed)
+        drawn = np.sort(
+            np.random.default_rng(0).permutation(raw.n_obs)[: entry["cells"]]
+        )  # the set is one, whatever the seed
+        adata = in_form(raw[drawn].copy(), name, {**base, **entry, "file": base["file"]}, sha256, label, batch)
     elif entry.get("fallback") and _availability(entry) != "in cache":
         log.warning(
             "%s is in no folder of SCFM_CACHE; %s is loaded instead: %s", name, entry["fallback"], entry["notes"]
@@ -132,6 +147,34 @@ def load_dataset(
         adata = in_form(raw, name, entry, sha256, label, batch)
     cache.announce("dataset", adata.uns["scfm"]["name"], adata.uns["scfm"]["sha256"])
     return adata
+
+
+def at_hand(names: Sequence[str], exact: bool = False) -> list[str]:
+    """What can be loaded for these names: the set itself, or its fallback; a warning says what was replaced or left out.
+
+    ``exact``: nothing in the place of another, for work that keeps its results under a set's name. A name that is not listed (a
+    file's) is returned as it is.
+
+    Raises
+    ------
+    DatasetError
+        If none can be loaded.
+    """
+    found = []
+    for name in names:
+        entry = entries().get(name)
+        if entry is None or not _availability(entry).startswith("not here"):
+            found.append(name)
+        elif (instead := entry.get("fallback")) and not exact:
+            log.warning(
+                "%s is in no folder of SCFM_CACHE and cannot be downloaded; %s is taken instead.", name, instead
+            )
+            found.append(instead)
+        else:
+            log.warning("%s is left out: it is in no folder of SCFM_CACHE and cannot be downloaded.", name)
+    if not found:
+        raise DatasetError(f"None of these sets can be loaded: {', '.join(names)}. scfm.list_datasets() says what can.")
+    return found
 
 
 def split_names(names: str, start: Path | None = None) -> list[str]:
@@ -175,6 +218,8 @@ def _read_entry(name: str, entry: dict[str, Any], seed: int) -> tuple[anndata.An
                 "%s differs from the file this course was tested with (another scanpy); its counts are checked.", name
             )
         return _recover_pbmc68k(path), sha256
+    if entry["source"] == "cache" and "origin" in entry and not cache.find(entry["file"]):
+        return _converted(name, entry), entry["sha256"]  # the same content, so it goes by the listed file's hash
     if entry["source"] == "cache":
         path = _in_cache(name, entry)
     elif entry["source"] == "census":
@@ -214,6 +259,14 @@ def _in_cache(name: str, entry: dict[str, Any]) -> Path:
             "found): changed or damaged. Copy it again, or give its path to load it as a file of your own."
         )
     return path
+
+
+def _converted(name: str, entry: dict[str, Any]) -> anndata.AnnData:
+    from scfm.files.convert import converted
+
+    found = cache.find(f"{CONVERTED}/{name}.h5ad")
+    folder = found.parent if found else cache.writable() / CONVERTED
+    return converted(name, entry, _downloads(entry["origin"]["files"][0]), folder)
 
 
 def _downloads(file: str) -> Path:

@@ -34,7 +34,7 @@ SETS = {
     "cpu": ["pbmc_zheng_facs", "kang_ifnb_pbmc", "lung_celllines_5batch", "pancreas_baron_175"],
     "gpu": ["pbmc_zheng_facs", "kang_ifnb_pbmc", "lung_celllines_5batch", "pancreas_baron_175"],
 }
-names = scfm.datasets.split_names(dataset) if dataset else SETS[profile]
+names = scfm.datasets.split_names(dataset) if dataset else scfm.datasets.at_hand(SETS[profile])
 side_draws = 6 if profile == "quick" else n_draws  # for the two side questions, layers and batches
 
 # %% [markdown]

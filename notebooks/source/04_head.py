@@ -475,7 +475,7 @@ print("Seen by the distance (AUROC over 0.7):", ", ".join(f"{t} {v:.2f}" for t, 
 # %%
 stored = scfm.cache.repo_data() / "results" / "heads.parquet"
 if profile != "quick" and not dataset:
-    for other in headstudy.SHIFTS:
+    for other in scfm.datasets.at_hand(list(headstudy.SHIFTS), exact=True):
         headstudy.store(headstudy.study(fm, other, labels_per_class, n_draws, seed))
 kept = pd.read_parquet(stored) if stored.exists() else pd.DataFrame(columns=headstudy.COLUMNS)
 shifts = []

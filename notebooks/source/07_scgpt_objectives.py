@@ -46,7 +46,7 @@ def about(name):
     return ablation.STUDIES[name].what if name in ablation.STUDIES else "your own study"
 
 
-study_name = dataset or SIZES["dataset"]
+study_name = dataset or ablation.study_at_hand(SIZES["dataset"])
 adata = ablation.load_study(study_name, label, batch, seed)
 types, batches = (adata.obs[column].astype(str).to_numpy() for column in ("cell_type", "batch"))
 print(f"{study_name}: {adata.n_obs:,} cells, {len(set(types))} types. {about(study_name)}.")

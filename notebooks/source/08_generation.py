@@ -58,7 +58,7 @@ SIZES = {
 }
 SIZES["gpu"] = SIZES["cpu"] | {"genes": 1200, "cells": 24, "judged": 1000, "per_type": 30}
 size = SIZES[profile]
-names = scfm.datasets.split_names(dataset) if dataset else size["sets"]
+names = scfm.datasets.split_names(dataset) if dataset else scfm.datasets.at_hand(size["sets"])
 fm = scfm.load_model(model, device="auto" if profile == "gpu" else "cpu")
 network = fm.network
 here = network.device

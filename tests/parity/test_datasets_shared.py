@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import importlib.util
+import re
 from collections.abc import Callable
 from pathlib import Path
 
@@ -13,6 +14,7 @@ from scipy import sparse
 
 from scfm import cache, genes
 from scfm.datasets import entries, list_datasets, load_dataset
+from scfm.files.convert import content_hash
 
 NAMES = sorted(name for name, entry in entries().items() if entry["source"] == "cache")
 
@@ -60,6 +62,14 @@ def test_form_and_counts(name: str, shared: Callable[[str], Path]) -> None:
     np.testing.assert_array_equal(adata.X.indptr, stored.X.indptr)
     assert adata.X.sum() == stored.X.sum()
     assert adata.obs_names.tolist() == stored.obs_names.tolist()
+
+
+@pytest.mark.parametrize("name", [name for name in NAMES if "origin" in entries()[name]])
+def test_what_is_made_from_a_deposit_has_to_be_the_listed_file(name: str, shared: Callable[[str], Path]) -> None:
+    entry = entries()[name]
+    found = content_hash(anndata.read_h5ad(shared(entry["file"])), entry["columns"])
+    assert found == entry["origin"]["content"]
+    assert all(re.search(r"[@/][0-9a-f]{40}/", url) for url in entry["origin"]["urls"])  # a commit, not a branch
 
 
 def test_labels_that_are_missing_are_unknown(shared: Callable[[str], Path]) -> None:

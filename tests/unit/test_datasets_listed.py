@@ -9,11 +9,7 @@ import re
 import shutil
 import sys
 import tarfile
-import threading
 import types
-from collections.abc import Iterator
-from functools import partial
-from http.server import SimpleHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 from typing import Any
 
@@ -30,24 +26,9 @@ from scfm import cache, datasets, genes
 from scfm.datasets import DatasetError, DownloadError, entries, list_datasets, load_dataset, simulate_batch
 
 
-@pytest.fixture(autouse=True)
-def _no_proxy(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setenv("NO_PROXY", "*")  # the local server is never reached through a proxy
-
-
 @pytest.fixture(scope="module")
 def pbmc68k() -> anndata.AnnData:
     return load_dataset("pbmc68k")
-
-
-@pytest.fixture
-def empty_cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    """A machine that has nothing yet: one empty, writable cache folder."""
-    folder = tmp_path / "cache"
-    folder.mkdir()
-    monkeypatch.setenv("SCFM_CACHE", str(folder))
-    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "nothing"))
-    return folder
 
 
 # --- pbmc68k ----------------------------------------------------------------------------------------
@@ -172,7 +153,7 @@ def test_simulated_counts_are_counts_and_only_losses(seed: int, depth: float, dr
 
 def test_the_list_says_what_is_at_hand(empty_cache: Path) -> None:
     table = list_datasets()
-    assert len(table) == len(entries()) == 42
+    assert len(table) == len(entries()) == 43
     assert table.loc["pbmc68k", "availability"] == "bundled"
     assert table.loc["kang", "availability"] == "download"
     assert table.loc["pbmc_3chem", "availability"].startswith("not here")
@@ -252,30 +233,13 @@ def test_a_set_that_needs_scfm_cache_says_so(empty_cache: Path) -> None:
 def test_the_pages_name_every_set_that_is_downloaded(page: str) -> None:
     text = (cache.repo_data().parent / page).read_text()
     for name, entry in entries().items():
-        if entry["source"] in ("download", "census"):
+        if entry["source"] in ("download", "census", "subset") or "origin" in entry:
             assert f"`{name}`" in text, f"{page} does not name {name}"
     for name in re.findall(r"dataset=(\w+)[ \"`]", text):  # what the examples name works on a fresh clone
         assert entries()[name]["source"] in ("bundled", "download"), name
 
 
 # --- downloads, end to end --------------------------------------------------------------------------
-
-
-class Quiet(SimpleHTTPRequestHandler):
-    def log_message(self, *_: object) -> None:
-        pass
-
-
-@pytest.fixture
-def site(tmp_path: Path) -> Iterator[tuple[Path, str]]:
-    """A folder that is served on this machine, and its address."""
-    folder = tmp_path / "site"
-    folder.mkdir()
-    server = ThreadingHTTPServer(("127.0.0.1", 0), partial(Quiet, directory=str(folder)))
-    threading.Thread(target=server.serve_forever, args=(0.01,), daemon=True).start()
-    yield folder, f"http://127.0.0.1:{server.server_port}"
-    server.shutdown()
-    server.server_close()
 
 
 def served(monkeypatch: pytest.MonkeyPatch, name: str, **changes: Any) -> None:

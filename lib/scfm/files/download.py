@@ -114,11 +114,13 @@ def fetch(
     md5: str | None = None,
     attempts: int = 3,
     wait: float = 1.0,
+    record: bool = True,
 ) -> Path:
     """Return the path of ``folder/name``, downloading it first if it is not there; its hash is checked either way.
 
     ``urls`` are tried in order, each up to ``attempts`` times while it breaks off, ``wait`` seconds apart (growing).
-    Without a published hash (``sha256``, else ``md5``) the first download is recorded in ``folder/lock.json``, and says so.
+    Without a published hash (``sha256``, else ``md5``) the first download is recorded in ``folder/lock.json``, and says so; not with
+    ``record=False``, for a file whose content is checked in another way.
 
     Raises
     ------
@@ -132,7 +134,7 @@ def fetch(
     locked = _locked(folder).get(name, {}).get("sha256")
     known = f"sha256:{sha256}" if sha256 else f"md5:{md5}" if md5 else f"sha256:{locked}" if locked else None
     if target.exists() and (known is None or _has(target, known)):
-        if known is None:
+        if known is None and record:
             _record(folder, name, "(found in place)")
         return target
     if target.exists():
@@ -145,7 +147,7 @@ def fetch(
     with FileLock(folder / f".{name}.lock"):  # two notebooks may want the same file at once
         if not target.exists():
             url = _from_any(name, urls, folder, known, attempts, wait, bool(sha256 or md5))
-            if known is None:
+            if known is None and record:
                 _record(folder, name, url)
     return target
 

@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 import scfm
-from scfm import baselines, cache, metrics, objectives
+from scfm import baselines, cache, datasets, metrics, objectives
 
 if TYPE_CHECKING:
     import anndata
@@ -36,7 +36,14 @@ BUDGETS = (5, 10, 30, 100)
 
 
 def evaluation_set(name: str) -> anndata.AnnData:
-    """A labelled evaluation set: classes of at least 20 cells, labels that were not transferred by a classifier."""
+    """A labelled evaluation set: classes of at least 20 cells, labels that were not transferred by a classifier.
+
+    Raises
+    ------
+    DatasetError
+        If another set would be loaded in its place: results are kept under the name of their set.
+    """
+    datasets.at_hand([name], exact=True)
     adata = scfm.load_dataset(name)
     if "cell_type_source" in adata.obs:
         adata = adata[(adata.obs["cell_type_source"] == "original").to_numpy()].copy()

@@ -10,6 +10,7 @@ that was stopped goes on where it was; rows of other weights or settings are mad
 from __future__ import annotations
 
 import functools
+import logging
 import time
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
@@ -19,7 +20,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 import scfm
-from scfm import baselines, cache, metrics
+from scfm import baselines, cache, datasets, metrics
 from scfm.objectives import Weights
 from scfm.studies.finetune import OBJECTIVES, finetune
 from scfm.studies.study import prepare
@@ -29,6 +30,8 @@ if TYPE_CHECKING:
     import pandas as pd
 
     from scfm.models.scgpt import ScGPT
+
+log = logging.getLogger("scfm")
 
 COLUMNS = ["model", "method", "dataset", "labels_per_class", "seed", "metric", "value", "weights", "settings"]
 ALL = "all five"
@@ -92,6 +95,16 @@ STUDIES = {
         what="real, but no accident: blood with and without interferon, which is what that study asked about",
     ),
 }
+
+
+def study_at_hand(name: str, instead: str = "lung_celllines_2tech") -> str:
+    """The study's name, or that of another whose dataset can be had where its own cannot; a warning says so."""
+    try:
+        datasets.at_hand([STUDIES[name].dataset], exact=True)
+    except datasets.DatasetError:
+        log.warning("The cells of %s cannot be had here; %s is taken instead.", name, instead)
+        return instead
+    return name
 
 
 def load_study(name: str, label: str | None = None, batch: str | None = None, seed: int = 0) -> anndata.AnnData:

@@ -161,13 +161,16 @@ def measure(stored: Path, models: Sequence[str], datasets: Sequence[str], per_cl
 
     table = pd.read_parquet(stored) if stored.exists() else pd.DataFrame(columns=ladder.COLUMNS)
     for dataset in datasets:
+        done = set(table["model"][table["dataset"] == dataset])
+        if done >= set(models):
+            continue
         whole = judge.evaluation_set(dataset)
         kinds = whole.obs["cell_type"].astype(str).to_numpy()
         rng = np.random.default_rng(29)
         some = [rng.permutation(np.flatnonzero(kinds == kind))[:most_cells] for kind in np.unique(kinds)]
         adata = whole[np.sort(np.concatenate(some))].copy()
         for name in models:
-            if ((table["model"] == name) & (table["dataset"] == dataset)).any():
+            if name in done:
                 continue
             model = load_model(name)
             own = adata.obs["cell_type"].astype(str).to_numpy()
