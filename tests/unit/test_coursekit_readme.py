@@ -116,3 +116,13 @@ def test_cards_that_cannot_be_read_are_said(tmp_path: Path) -> None:
     (root / readme.KEPT).write_text(json.dumps({})[:1])
     with pytest.raises(CourseError, match="make readme"):
         readme.table(root)
+
+
+def test_the_readme_says_what_the_benchmarks_measured() -> None:
+    root = Path(__file__).resolve().parents[2]
+    text = " ".join((root / "README.md").read_text(encoding="utf-8").split())
+    sizes = json.loads((root / "data" / "results" / "bench_atlas.json").read_text())["sizes"]
+    first, second, third = (f"{size['cells_per_second']:.0f}" for size in sizes)
+    assert f"{first}, {second} and {third} cells per second" in text
+    assert [size["cells"] for size in sizes] == [10_000, 100_000, 1_000_000]
+    assert max(size["peak_gib"] for size in sizes) < 0.7
