@@ -54,6 +54,16 @@ def axes(width: float = 6.0, height: float = 3.6, rows: int = 1, columns: int = 
     return made[0, 0] if rows == columns == 1 else made
 
 
+def panels(n: int, width: float, height: float, columns: int = 2) -> np.ndarray:
+    """``n`` Axes of this size in inches, at most ``columns`` beside each other, in the course's style: an array (n,)."""
+    columns = min(n, columns)
+    rows = -(-n // columns)
+    made = np.atleast_1d(axes(width * columns, height * rows + 0.4, rows, columns)).ravel()
+    for unneeded in made[n:]:
+        unneeded.remove()
+    return made[:n]
+
+
 def show(ax: Axes | np.ndarray, alt: str) -> None:
     """Display the figure of ``ax`` with its alternative text.
 

@@ -240,12 +240,8 @@ show.pivot(index=["dataset", "method"], columns="metric", values="score").reinde
 ]
 
 # %%
-panels = np.atleast_2d(
-    plots.axes(
-        5.6 * min(len(names), 2), 2.4 * -(-len(names) // 2) + 0.4, rows=-(-len(names) // 2), columns=min(len(names), 2)
-    )
-)
-for ax, name in zip(panels.flat, names):
+panels = plots.panels(len(names), 5.6, 2.4)
+for ax, name in zip(panels, names):
     part = cluster_table[(cluster_table["dataset"] == name) & (cluster_table["metric"] == "avg_bio")]
     plots.intervals(part, roles=ROLES, title=name, xlabel="AvgBIO (1 = types are clusters)", ax=ax)
 best = cluster_table[cluster_table["metric"] == "avg_bio"].sort_values("mean").groupby("dataset").tail(1)
@@ -302,12 +298,8 @@ for name, adata in cells_of.items():
 probes = pd.concat(tables)
 probe_table = metrics.summary(probes)
 
-panels = np.atleast_2d(
-    plots.axes(
-        5.6 * min(len(names), 2), 2.6 * -(-len(names) // 2) + 0.4, rows=-(-len(names) // 2), columns=min(len(names), 2)
-    )
-)
-for ax, name in zip(panels.flat, names):
+panels = plots.panels(len(names), 5.6, 2.6)
+for ax, name in zip(panels, names):
     part = probe_table[(probe_table["dataset"] == name) & (probe_table["metric"] == "balanced_accuracy")]
     chance = 1 / cells_of[name].obs["cell_type"].nunique()
     plots.intervals(
@@ -578,8 +570,9 @@ record.scores(
 )  # for the leaderboard
 stored = scfm.cache.repo_data() / "results" / "zero_shot.parquet"
 if profile != "quick" and not dataset:
-    others = [pd.read_parquet(stored).query("model != @model")] if stored.exists() else []
-    together = pd.concat([t for t in (*others, results[columns]) if len(t)], ignore_index=True)
+    others = pd.read_parquet(stored) if stored.exists() else results[columns].head(0)
+    others = others[(others["model"] != model) | ~others["dataset"].isin(names)]  # what this run did not measure stays
+    together = pd.concat([t for t in (others, results[columns]) if len(t)], ignore_index=True)
     with scfm.cache.atomic_write(stored) as path:
         together.to_parquet(path, index=False)
 table = results[columns] if dataset or not stored.exists() else pd.read_parquet(stored)

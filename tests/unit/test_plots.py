@@ -100,3 +100,13 @@ def test_figures_do_not_stay_open() -> None:
     plots.intervals(TABLE)
     plots.axes(columns=3)
     assert plt.get_fignums() == before
+
+
+@pytest.mark.parametrize(("n", "shape"), [(1, (1, 1)), (2, (1, 2)), (3, (2, 2)), (5, (3, 2))])
+def test_panels_are_as_many_as_asked_for(n: int, shape: tuple[int, int]) -> None:
+    made = plots.panels(n, 4.0, 2.0)
+    assert len(made) == n
+    figure = made[0].figure
+    assert len(figure.axes) == n  # none is left empty
+    assert made[0].get_gridspec().get_geometry() == shape
+    assert figure.get_size_inches().tolist() == [4.0 * shape[1], 2.0 * shape[0] + 0.4]
