@@ -133,9 +133,8 @@ def load_dataset(
     elif entry["source"] == "subset":
         base = entries()[entry["of"]]
         raw, sha256 = _read_entry(entry["of"], base, seed)
-        drawn = np.sort(
-            np.random.default_rng(0).permutation(raw.n_obs)[: entry["cells"]]
-        )  # the set is one, whatever the seed
+        always = np.random.default_rng(0)  # the set is one, whatever the seed
+        drawn = np.sort(always.permutation(raw.n_obs)[: entry["cells"]])
         adata = in_form(raw[drawn].copy(), name, {**base, **entry, "file": base["file"]}, sha256, label, batch)
     elif entry.get("fallback") and _availability(entry) != "in cache":
         log.warning(

@@ -21,7 +21,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from scfm import cache
-from scfm.errors import DatasetError, FileFormatError
+from scfm.errors import FileFormatError
 from scfm.files.download import fetch
 
 if TYPE_CHECKING:
@@ -55,8 +55,6 @@ def converted(name: str, entry: dict[str, Any], downloads: Path, folder: Path) -
     ]
     try:
         adata = RECIPES[origin["recipe"]](name, files)
-    except DatasetError:
-        raise
     except Exception as error:  # a file of another kind breaks a reader in any way
         raise FileFormatError(_other(name, files, f"{type(error).__name__}: {error}")) from error
     if content_hash(adata, entry["columns"]) != origin["content"]:
@@ -100,7 +98,7 @@ def _fasttopics(name: str, files: Sequence[Path]) -> anndata.AnnData:
     import pandas as pd
     from scipy import sparse
 
-    content = read_rdata(files[0])["pbmc_facs"]
+    content = _rdata(files[0])["pbmc_facs"]
     samples = pd.concat([content["samples"], content["samples_test"]])
     genes = content["genes"]
     parts = [_sparse(content[key]) for key in ("counts", "counts_test")]
@@ -167,20 +165,12 @@ def _mixology(name: str, files: Sequence[Path]) -> anndata.AnnData:
 RECIPES: dict[str, Recipe] = {"fasttopics": _fasttopics, "mixology": _mixology}
 
 
-def read_rdata(path: Path) -> dict[str, Any]:
-    """The objects of an .RData file by name, through the package rdata; classes that it does not know stay plain.
-
-    Raises
-    ------
-    DatasetError
-        If the package is not installed.
-    """
+def _rdata(path: Path) -> dict[str, Any]:
+    """The objects of an .RData file by name; those of classes that the package rdata does not know stay plain."""
     import warnings
 
-    try:
-        import rdata
-    except ImportError as error:
-        raise DatasetError(f"{path.name} is a file of R and needs the package rdata: pip install rdata") from error
+    import rdata
+
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")  # a class of a package that is not R's own is no fault of the file
         return rdata.read_rda(path)
