@@ -124,6 +124,21 @@ def assigned(cells: Iterable[str]) -> set[str]:
     return names
 
 
+def read_first(cells: Iterable[str]) -> set[str]:
+    """The names that code cells read and that neither they nor cells before them assign: what has to be there to begin with them."""
+    read: set[str] = set()
+    known: set[str] = set()
+    for source in cells:
+        try:
+            tree = ast.parse(source)
+        except SyntaxError:
+            continue
+        names = [node for node in ast.walk(tree) if isinstance(node, ast.Name)]
+        known |= {node.id for node in names if isinstance(node.ctx, ast.Store)} | bound([source])
+        read |= {node.id for node in names if isinstance(node.ctx, ast.Load)} - known
+    return read
+
+
 def rebuild(cells: Iterable[str], namespace: dict[str, Any]) -> None:
     """Run imports, functions, classes and settings of code cells in ``namespace``."""
     for node in statements(cells):

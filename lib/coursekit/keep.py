@@ -17,11 +17,12 @@ from .notebook import to_json
 from .run import prepare, run
 from .runkey import digest, library_hash
 
+LACKS = "not kept"
 _CELL = "__import__('coursekit.keep').keep.point({lesson!r}, {folder!r}, {trail!r}, {index})"
 
 
 def make(lesson: Lesson, words: list[str] | None = None, threads: int | None = None) -> str:
-    """Run the solution of a lesson and store its checkpoints; returns a line about them.
+    """Run the solution of a lesson and store its checkpoints; returns a line about them, and one per result that they lack.
 
     ``words``: parameters as "name=value". Raises CourseError where the lesson fails (what was stored before then stays), and
     where another process makes checkpoints: its pieces, which no file names yet, would be swept away.
@@ -63,7 +64,21 @@ def _make(lesson: Lesson, folder: Path, words: list[str] | None, threads: int | 
         handle.write(json.dumps(content, indent=1, ensure_ascii=False) + "\n")
     sweep(folder)
     size = sum(pieces.place(folder, name).stat().st_size for name in names_of(content))
-    return f"{lesson.name}: {len(entries)} checkpoints, {size / 2**20:.0f} MB"
+    return "\n".join([f"{lesson.name}: {len(entries)} checkpoints, {size / 2**20:.0f} MB", *_lacking(lesson, entries)])
+
+
+def _lacking(lesson: Lesson, entries: list[dict[str, Any]]) -> list[str]:
+    """A line for each name that could not be kept at a point and that the cells below it read."""
+    notebook = prepare(lesson)
+    found = []
+    for entry in entries:
+        below = checkpoint.read_first(
+            c["source"] for c in notebook["cells"][entry["cell"] :] if c["cell_type"] == "code"
+        )
+        for name in sorted(below & entry["left_out"].keys()):
+            point = checkpoint.Point.of(entry).words
+            found.append(f"  {LACKS} at {point}: {name} ({entry['left_out'][name]}). What follows there reads it.")
+    return found
 
 
 def point(name: str, folder: str, trail: str, index: int) -> None:

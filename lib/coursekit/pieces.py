@@ -7,6 +7,7 @@ ten checkpoints of one lesson hold its network once.
 from __future__ import annotations
 
 import hashlib
+import importlib
 import io
 import pickle
 import sys
@@ -16,6 +17,7 @@ from typing import Any
 
 from .course import CourseError, replacing
 
+CAPTURING = "transformers.utils.output_capturing"
 LARGE = 1 << 16  # bytes from which a buffer is a piece of its own
 
 
@@ -62,8 +64,16 @@ def _tensor(values: Any, dtype: str, shape: tuple[int, ...], requires_grad: bool
     return torch.from_numpy(values).view(getattr(torch, dtype)).reshape(shape).requires_grad_(requires_grad)
 
 
+def _of_module(module: str, name: str) -> Any:
+    return getattr(importlib.import_module(module), name)
+
+
 def pickler(stream: Any, keep: Any = None) -> Any:
-    """A pickler of protocol 5 that also knows lambdas (cloudpickle) and hands the memory of tensors to ``keep`` as buffers."""
+    """A pickler of protocol 5 that also knows lambdas (cloudpickle) and hands the memory of tensors to ``keep`` as buffers.
+
+    What transformers keeps once for all networks (the hooks that a network gets when its hidden states are first asked for look
+    into it) goes as its name: the hooks would look into a copy in vain, and it cannot be copied.
+    """
     import cloudpickle
 
     class Pickler(cloudpickle.Pickler):  # type: ignore[misc]
@@ -73,6 +83,10 @@ def pickler(stream: Any, keep: Any = None) -> Any:
                 values = obj.detach().contiguous().reshape(-1).view(torch.uint8).numpy()
                 dtype = str(obj.dtype).removeprefix("torch.")
                 return _tensor, (values, dtype, tuple(obj.shape), bool(obj.requires_grad))
+            if type(obj).__module__ == CAPTURING:
+                for name, value in vars(sys.modules[CAPTURING]).items():
+                    if value is obj:
+                        return _of_module, (CAPTURING, name)
             return super().reducer_override(obj)
 
     return Pickler(stream, protocol=5, buffer_callback=keep)

@@ -24,7 +24,7 @@ def test_the_rest_of_a_lesson_from_a_checkpoint(
 ) -> None:
     """From the point in the middle; every result that is recorded below it is as in the whole run."""
     monkeypatch.setattr(checkpoint, "FOLDER", tmp_path / "checkpoints")  # absolute: it replaces the course's own
-    keep.make(lesson)
+    assert keep.LACKS not in (said := keep.make(lesson)), said
     stored = checkpoint.manifest(lesson)["points"]
     chosen = stored[len(stored) // 2]
     notebook = prepare(lesson)

@@ -11,10 +11,12 @@ import numpy as np
 import pytest
 import torch
 from tiny_course import CHECKS, EXERCISE, make_course
+from tiny_geneformer import config
 
 from coursekit import checkpoint, keep, pieces
 from coursekit.course import CourseError, alone, choose
 from coursekit.run import prepare
+from scfm.models.registry import random_network
 
 LESSON = (
     """\
@@ -86,6 +88,7 @@ def made(tmp_path_factory: pytest.TempPathFactory) -> Path:
     root = make_course(tmp_path_factory.mktemp("course"), LESSON, CHECKS)
     line = keep.make(choose(root, ["01"])[0])
     assert "4 checkpoints" in line, line
+    assert keep.LACKS not in line, "nothing below reads the figure and the stream, which cannot be kept"
     return root
 
 
@@ -176,6 +179,34 @@ def test_a_damaged_piece_is_mended_by_storing_it_again(tmp_path: Path) -> None:
     path.write_bytes(b"cont")
     assert pieces.put(tmp_path, b"content") == name
     assert pieces.take(tmp_path, name) == b"content"
+
+
+def test_what_the_rest_reads_and_could_not_be_kept_is_said(made: Path) -> None:
+    lesson = choose(made, ["01"])[0]
+    entry = checkpoint.manifest(lesson)["points"][0] | {"left_out": {"numbers": "too strange", "figure": "a figure"}}
+    (line,) = keep._lacking(lesson, [entry])
+    assert "not kept at “The first section”: numbers (too strange)" in line
+    cells = [
+        "import os\nx = 1\nfor i in y:\n    x += os.cpu_count()",
+        "%magic",
+        "def f(): return x + z\n[k for k in f()]",
+    ]
+    assert checkpoint.read_first(cells) == {"y", "z"}
+
+
+def test_a_network_whose_hidden_states_were_asked_for_can_be_kept(tmp_path: Path) -> None:
+    """transformers hooks into a network when they are; what the hooks look into is the process's own."""
+    network = random_network(config(), seed=0).eval()
+    ids = torch.arange(5)[None]
+    with torch.inference_mode():
+        before = network(input_ids=ids, output_hidden_states=True)
+        stream, buffers, left_out = pieces.freeze({"network": network}, tmp_path)
+        assert left_out == {}
+        back = pieces.thaw(tmp_path, stream, buffers)["names"]["network"]
+        after = back(input_ids=ids, output_hidden_states=True)
+    assert len(after.hidden_states) == len(before.hidden_states) == 4
+    for ours, theirs in zip(after.hidden_states, before.hidden_states, strict=True):
+        torch.testing.assert_close(ours, theirs, rtol=0, atol=0)
 
 
 def test_two_at_once_are_refused(course: Path) -> None:
