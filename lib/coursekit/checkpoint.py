@@ -17,6 +17,7 @@ The pieces are pickles: take them from those from whom you would take a notebook
 from __future__ import annotations
 
 import ast
+import contextlib
 import inspect
 import json
 import random
@@ -87,14 +88,17 @@ def code_above(notebook: Any, cell: int | None = None) -> list[str]:
 # --- names ------------------------------------------------------------------------------------------------
 
 
+def trees(cells: Iterable[str]) -> Iterator[ast.Module]:
+    """The code cells parsed, without those that are no Python (a magic of Jupyter)."""
+    for source in cells:
+        with contextlib.suppress(SyntaxError):
+            yield ast.parse(source)
+
+
 def statements(cells: Iterable[str]) -> Iterator[ast.stmt]:
     """The statements of code cells that are run again instead of stored: imports, functions, classes, and settings."""
-    for source in cells:
-        try:
-            body = ast.parse(source).body
-        except SyntaxError:  # a magic of Jupyter
-            continue
-        for node in body:
+    for tree in trees(cells):
+        for node in tree.body:
             again = isinstance(node, (ast.Import, ast.ImportFrom, ast.FunctionDef, ast.AsyncFunctionDef, ast.ClassDef))
             call = isinstance(node, ast.Expr) and isinstance(node.value, ast.Call) and ast.unparse(node.value.func)
             if again or call in STATEMENTS:
@@ -114,14 +118,7 @@ def bound(cells: Iterable[str]) -> set[str]:
 
 def assigned(cells: Iterable[str]) -> set[str]:
     """All names to which code cells assign something."""
-    names = set()
-    for source in cells:
-        try:
-            tree = ast.parse(source)
-        except SyntaxError:
-            continue
-        names |= {node.id for node in ast.walk(tree) if isinstance(node, ast.Name) and isinstance(node.ctx, ast.Store)}
-    return names
+    return {name for tree in trees(cells) for name in _names(tree, ast.Store)}
 
 
 def read_first(cells: Iterable[str]) -> set[str]:
@@ -129,14 +126,14 @@ def read_first(cells: Iterable[str]) -> set[str]:
     read: set[str] = set()
     known: set[str] = set()
     for source in cells:
-        try:
-            tree = ast.parse(source)
-        except SyntaxError:
-            continue
-        names = [node for node in ast.walk(tree) if isinstance(node, ast.Name)]
-        known |= {node.id for node in names if isinstance(node.ctx, ast.Store)} | bound([source])
-        read |= {node.id for node in names if isinstance(node.ctx, ast.Load)} - known
+        known |= assigned([source]) | bound([source])
+        read |= {name for tree in trees([source]) for name in _names(tree, ast.Load)} - known
     return read
+
+
+def _names(tree: ast.Module, context: type[ast.expr_context]) -> set[str]:
+    """The names that are read (``ast.Load``) or assigned (``ast.Store``) anywhere in a cell."""
+    return {node.id for node in ast.walk(tree) if isinstance(node, ast.Name) and isinstance(node.ctx, context)}
 
 
 def rebuild(cells: Iterable[str], namespace: dict[str, Any]) -> None:

@@ -44,7 +44,7 @@ SIZES = {
 SIZES["gpu"] = SIZES["cpu"] | {"tokens": 2048}
 size = SIZES[profile]
 fm = scfm.load_model(model, device="auto" if profile == "gpu" else "cpu")
-adata = scfm.load_dataset(dataset or scfm.datasets.at_hand([size["set"]])[0], label=label, seed=seed)
+adata = scfm.load_dataset(dataset or size["set"], label=label, seed=seed)
 kept, left_out = metrics.usable_cells(adata.obs["cell_type"])
 adata = adata[kept].copy()
 types = adata.obs["cell_type"].astype(str).to_numpy()
