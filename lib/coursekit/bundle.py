@@ -147,7 +147,7 @@ def cached(names: Sequence[str]) -> dict[str, Path]:
                 for place in dictionaries.get(entry.get("vocabulary"), {}).get("files", {}):
                     found[place] = hub.fetch_dictionary(place)
             elif name in entries():
-                found |= _dataset_files(name, entries()[name])
+                found |= _dataset_files(name)
             else:
                 raise CourseError(
                     f"{name!r} is neither a data set of data/datasets.toml nor a model of data/models.toml."
@@ -160,21 +160,14 @@ def cached(names: Sequence[str]) -> dict[str, Path]:
     return found
 
 
-def _dataset_files(name: str, entry: dict[str, Any]) -> dict[str, Path]:
+def _dataset_files(name: str) -> dict[str, Path]:
     from scfm import cache, load_dataset
-    from scfm.datasets import CONVERTED, entries
+    from scfm.datasets import places
 
-    if entry["source"] in ("bundled", "simulated"):
-        return {}
-    if entry["source"] == "subset":
-        return _dataset_files(entry["of"], entries()[entry["of"]])
-    if entry["source"] == "cache":
-        places = [entry["file"] if cache.find(entry["file"]) or "origin" not in entry else f"{CONVERTED}/{name}.h5ad"]
-    else:
-        places = [f"downloads/{entry['file']}"]
-    places += [f"downloads/{entry['labels']['file']}"] if "labels" in entry else []
-    load_dataset(name)  # fetches what is missing, and refuses what is damaged
-    here = {place: cache.find(place) for place in places}
+    wanted = places(name)
+    if wanted:
+        load_dataset(name)  # fetches what is missing, and refuses what is damaged
+    here = {place: cache.find(place) for place in wanted}
     missing = [place for place, path in here.items() if path is None]
     if missing:
         raise CourseError(f"{name}: {', '.join(missing)} is in no folder of SCFM_CACHE.")

@@ -61,6 +61,7 @@ __all__ = [
 
 log = logging.getLogger("scfm")
 
+NOT_HERE = "not here (a file of SCFM_CACHE)"
 CONVERTED = "converted"  # the folder of a cache folder that holds what was made of downloads
 
 
@@ -96,8 +97,30 @@ def _availability(entry: dict[str, Any]) -> str:
     if "origin" in entry:
         return "download (converted here)"
     if source == "cache":
-        return "not here (a file of SCFM_CACHE)"
+        return NOT_HERE
     return "download" if source == "download" else "download (needs cellxgene-census)"
+
+
+def _replacement(name: str) -> str | None:
+    """What is loaded for a name: itself, its fallback where its file is nowhere, or None where nothing can be."""
+    entry = entries().get(name)
+    if entry is None or _availability(entry) != NOT_HERE:
+        return name
+    return entry.get("fallback")
+
+
+def places(name: str) -> list[str]:
+    """Where the files that a listed set is read from lie in a cache folder; [] for one that comes with the course."""
+    entry = entries()[name]
+    if entry["source"] in ("bundled", "simulated"):
+        return []
+    if entry["source"] == "subset":
+        return places(entry["of"])
+    if entry["source"] == "cache":
+        made = "origin" in entry and not cache.find(entry["file"])
+        return [f"{CONVERTED}/{name}.h5ad" if made else entry["file"]]
+    files = [entry["file"], *([entry["labels"]["file"]] if "labels" in entry else [])]
+    return [f"downloads/{file}" for file in files]
 
 
 def load_dataset(
@@ -136,11 +159,9 @@ def load_dataset(
         always = np.random.default_rng(0)  # the set is one, whatever the seed
         drawn = np.sort(always.permutation(raw.n_obs)[: entry["cells"]])
         adata = in_form(raw[drawn].copy(), name, {**base, **entry, "file": base["file"]}, sha256, label, batch)
-    elif entry.get("fallback") and _availability(entry) != "in cache":
-        log.warning(
-            "%s is in no folder of SCFM_CACHE; %s is loaded instead: %s", name, entry["fallback"], entry["notes"]
-        )
-        return load_dataset(entry["fallback"], label, batch, seed)
+    elif (instead := _replacement(name)) not in (name, None):
+        log.warning("%s is in no folder of SCFM_CACHE; %s is loaded instead: %s", name, instead, entry["notes"])
+        return load_dataset(instead, label, batch, seed)
     else:
         raw, sha256 = _read_entry(name, entry, seed)
         adata = in_form(raw, name, entry, sha256, label, batch)
@@ -161,16 +182,15 @@ def at_hand(names: Sequence[str], exact: bool = False) -> list[str]:
     """
     found = []
     for name in names:
-        entry = entries().get(name)
-        if entry is None or not _availability(entry).startswith("not here"):
-            found.append(name)
-        elif (instead := entry.get("fallback")) and not exact:
+        instead = _replacement(name)
+        if instead is None or (exact and instead != name):
+            log.warning("%s is left out: it is in no folder of SCFM_CACHE and cannot be downloaded.", name)
+            continue
+        if instead != name:
             log.warning(
                 "%s is in no folder of SCFM_CACHE and cannot be downloaded; %s is taken instead.", name, instead
             )
-            found.append(instead)
-        else:
-            log.warning("%s is left out: it is in no folder of SCFM_CACHE and cannot be downloaded.", name)
+        found.append(instead)
     if not found:
         raise DatasetError(f"None of these sets can be loaded: {', '.join(names)}. scfm.list_datasets() says what can.")
     return found

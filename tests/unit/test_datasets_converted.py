@@ -82,7 +82,7 @@ def test_a_file_of_r_becomes_the_listed_set(
     assert load_dataset(FACS).n_obs == 12  # from the cache, without the server
     made = empty_cache / "converted" / f"{FACS}.h5ad"
     assert list(made.parent.iterdir()) == [made]
-    assert bundle._dataset_files(FACS, datasets.entries()[FACS]) == {f"converted/{FACS}.h5ad": made}
+    assert bundle._dataset_files(FACS) == {f"converted/{FACS}.h5ad": made}
 
     changed = anndata.read_h5ad(made)
     changed.X.data[0] += 1
@@ -180,7 +180,7 @@ def test_a_sample_of_a_download_is_always_the_same(
     rows = whole.obs_names.get_indexer(first.obs_names)
     assert (np.diff(rows) > 0).all()
     assert (whole.X[rows] != first.X).nnz == 0
-    assert bundle._dataset_files("kang-2000", known["kang-2000"]) == {f"downloads/{path.name}": path}
+    assert bundle._dataset_files("kang-2000") == {f"downloads/{path.name}": path}
 
 
 def test_a_profile_takes_what_can_be_had(empty_cache: Path, caplog: pytest.LogCaptureFixture) -> None:
