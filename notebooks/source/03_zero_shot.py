@@ -28,6 +28,7 @@ import pandas as pd
 import scfm
 from coursekit import check, record
 from scfm import baselines, metrics, plots
+from scfm.studies import comparisons
 
 SETS = {
     "quick": ["pbmc68k"],
@@ -570,11 +571,7 @@ record.scores(
 )  # for the leaderboard
 stored = scfm.cache.repo_data() / "results" / "zero_shot.parquet"
 if profile != "quick" and not dataset:
-    others = pd.read_parquet(stored) if stored.exists() else results[columns].head(0)
-    others = others[(others["model"] != model) | ~others["dataset"].isin(names)]  # what this run did not measure stays
-    together = pd.concat([t for t in (others, results[columns]) if len(t)], ignore_index=True)
-    with scfm.cache.atomic_write(stored) as path:
-        together.to_parquet(path, index=False)
+    comparisons.store(results[columns], stored)  # what this run did not measure stays
 table = results[columns] if dataset or not stored.exists() else pd.read_parquet(stored)
 against = []
 for (which_model, name), part in table.groupby(["model", "dataset"], sort=False):

@@ -33,6 +33,7 @@ from scfm.generate import mean_prompts
 from scfm.generation import attention_mask, completion, kstep, pictures, yardsticks
 from scfm.generation.simple_generators import RealCells, from_cell_prompts
 from scfm.models.scgpt import GENE_MEANS
+from scfm.studies import comparisons
 
 SIZES = {
     "quick": {
@@ -600,16 +601,12 @@ completed = pd.concat(parts, ignore_index=True).assign(model=model)
 
 def with_stored(table, name):
     """This run's table with those of other sets and models that were stored; the bigger profiles store theirs."""
+    if dataset:  # your own cells are not the course's results
+        return table
     path = cache.repo_data() / "results" / name
-    together = [table]
-    if path.exists() and not dataset:
-        before = pd.read_parquet(path)
-        own = set(zip(table["model"], table["dataset"]))
-        together.append(before[[key not in own for key in zip(before["model"], before["dataset"])]])
-    together = pd.concat([part for part in together if len(part)], ignore_index=True)
-    if profile != "quick" and not dataset:
-        with cache.atomic_write(path) as temporary:
-            together.to_parquet(temporary, index=False)
+    together = comparisons.with_stored(table, path)
+    if profile != "quick":
+        comparisons.store(table, path)
     return together
 
 

@@ -172,3 +172,23 @@ def test_differences_are_drawn_per_model_and_set() -> None:
     drawn = {line.get_label(): line.get_ydata() for line in ax.get_lines()}
     expected = compared[compared["ours"] == "full"].sort_values("labels_per_class")["mean"]
     np.testing.assert_allclose(drawn["full"], expected)
+
+
+def test_a_run_replaces_its_own_pairs_in_the_stored_table_and_leaves_the_others(tmp_path) -> None:
+    def rows(model: str, dataset: str, *values: float) -> pd.DataFrame:
+        return pd.DataFrame({"model": model, "dataset": dataset, "value": list(values)})
+
+    path = tmp_path / "results" / "table.parquet"
+    first = pd.concat([rows("b", "blood", 0.3, 0.1), rows("a", "islets", 0.5)], ignore_index=True)
+    assert comparisons.with_stored(first, path) is first  # nothing stored yet
+    comparisons.store(first, path)
+    again = rows("b", "blood", 0.9)
+    seen = comparisons.with_stored(again, path)
+    assert seen.values.tolist() == [["b", "blood", 0.9], ["a", "islets", 0.5]]  # the run's own rows come first
+    assert len(pd.read_parquet(path)) == 3, "looking must not write"
+    whole = comparisons.store(again, path)
+    comparisons.store(rows("b", "islets", 0.7, 0.6), path)
+    assert whole.values.tolist() == [["a", "islets", 0.5], ["b", "blood", 0.9]]
+    kept = pd.read_parquet(path)
+    assert kept["model"].tolist() == list("abbb")
+    assert kept["value"].tolist() == [0.5, 0.9, 0.7, 0.6]

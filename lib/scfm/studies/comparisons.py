@@ -8,10 +8,12 @@ their own spread, and widens by 2.8 instead of 2 standard errors (Student 1908, 
 from __future__ import annotations
 
 from collections.abc import Sequence
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from scfm import cache
 from scfm.metrics import Interval, TooFewCells
 
 if TYPE_CHECKING:
@@ -26,6 +28,29 @@ COVERED = {  # is its tissue in the corpus?
     "pancreas_baron_175": False,
     "pbmc68k": True,
 }
+
+
+def with_stored(found: pd.DataFrame, path: Path) -> pd.DataFrame:
+    """The rows of ``found``, then those that the table at ``path`` has for other pairs (model, dataset); no file: ``found``."""
+    import pandas as pd
+
+    if not path.exists():
+        return found
+    stored = pd.read_parquet(path)
+    own = pd.MultiIndex.from_frame(found[["model", "dataset"]])
+    others = stored[~pd.MultiIndex.from_frame(stored[["model", "dataset"]]).isin(own)]
+    return pd.concat([part for part in (found, others) if len(part)], ignore_index=True) if len(others) else found
+
+
+def store(found: pd.DataFrame, path: Path) -> pd.DataFrame:
+    """Put ``found`` in place of the older rows of its pairs (model, dataset) in the table at ``path``; returns the whole table.
+
+    Sorted by model and dataset, so that the file does not depend on which piece was computed last.
+    """
+    table = with_stored(found, path).sort_values(["model", "dataset"], kind="stable", ignore_index=True)
+    with cache.atomic_write(path) as temporary:
+        table.to_parquet(temporary, index=False)
+    return table
 
 
 def student(values: Sequence[float] | np.ndarray, level: float = 0.95) -> Interval:

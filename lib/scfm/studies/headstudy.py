@@ -16,6 +16,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from scfm import baselines, cache, metrics
+from scfm.studies import comparisons
 from scfm.tuning import openset
 from scfm.tuning.readout import celltypist_answers, gene_features, linear_head
 
@@ -209,22 +210,6 @@ def study(model: Any, name: str, per_class: int = 10, n_draws: int = 20, seed: i
     return found.assign(model=model.name, dataset=name, labels_per_class=per_class)[COLUMNS]
 
 
-def store(found: pd.DataFrame) -> pd.DataFrame:
-    """Put the pieces (model × dataset) of ``found`` in place of their older ones in data/results/heads.parquet."""
-    import pandas as pd
-
-    path = cache.repo_data() / "results" / "heads.parquet"
-    pieces = set(zip(found["model"], found["dataset"], strict=True))
-    if path.exists():
-        old = pd.read_parquet(path)
-        old = old[[piece not in pieces for piece in zip(old["model"], old["dataset"], strict=True)]]
-        found = pd.concat([old, found], ignore_index=True)
-    found = found.sort_values(["model", "dataset", "setting"], kind="stable", ignore_index=True)
-    with cache.atomic_write(path) as temporary:
-        found.to_parquet(temporary, index=False)
-    return found
-
-
 def main() -> None:
     """One piece."""
     from scfm import models
@@ -236,7 +221,8 @@ def main() -> None:
     chosen = parser.parse_args()
     begin = time.perf_counter()
     found = study(models.load_model(chosen.model), chosen.dataset, n_draws=chosen.draws)
-    print(f"{chosen.model} on {chosen.dataset}: {len(store(found)):,} rows, {time.perf_counter() - begin:.0f} s")
+    table = comparisons.store(found, cache.repo_data() / "results" / "heads.parquet")
+    print(f"{chosen.model} on {chosen.dataset}: {len(table):,} rows, {time.perf_counter() - begin:.0f} s")
 
 
 if __name__ == "__main__":
