@@ -34,7 +34,7 @@ SNAKEMAKE = .venv/grid-ready
 endif
 
 .DEFAULT_GOAL := help
-.PHONY: help setup site workshop checkpoints slides bundle progress course run rerun verify table test test-full test-gpu check format build new readme grid board atlas doctor bench bench-atlas pretrain ladder lock clean clean-env
+.PHONY: help setup site workshop checkpoints slides bundle progress course run rerun verify table test test-full test-gpu check format build new readme grid board atlas doctor bench bench-atlas pretrain ladder lock clean clean-all clean-env
 
 help:  ## this list
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-12s %s\n", $$1, $$2}' $(firstword $(MAKEFILE_LIST))
@@ -135,8 +135,12 @@ ladder: $(READY)  ## every rung at every label budget, in resumable shards (JOBS
 lock: $(READY) $(SITE) $(BROWSER) $(SNAKEMAKE)  ## write the locks from what is installed in .venv
 	@$(PY) -m coursekit lock
 
-clean:  ## delete runs and caches (the environment stays)
-	rm -rf runs .cache/numba .pytest_cache .mypy_cache .ruff_cache .hypothesis
+clean:  ## delete the runs of lessons, and caches (grids, atlases, checkpoints, bundles and the environment stay)
+	rm -rf runs/[0-9][0-9]_* .cache/numba .pytest_cache .mypy_cache .ruff_cache .hypothesis
+
+clean-all: clean  ## list what else is in runs/ (grids, atlases, checkpoints, bundles: hours of work), and delete it
+	@du -sh runs/* 2>/dev/null || true
+	rm -rf runs
 
 clean-env:  ## delete the environment
 	rm -rf .venv
@@ -149,6 +153,12 @@ FIND_PYTHON = for py in $(PYTHON) python3 python3.12 python3.13 python3.11 pytho
 	echo "Install one (python.org, apt, brew, conda), or name it: make setup PYTHON=/path/to/python3.12" >&2; \
 	exit 1
 
+# Said here: pip would only say that it finds no such version.
+INTEL_MAC = .venv/bin/python -c 'import platform, sys; sys.exit((platform.system(), platform.machine()) == ("Darwin", "x86_64"))' || { \
+	echo "There is no PyTorch of the course's version for Macs with an Intel processor (or an Intel Python). On Apple silicon" >&2; \
+	echo "take a Python for arm64: make clean-env; make setup PYTHON=/path/to/python3. Else use Colab, Binder or a Linux machine." >&2; \
+	exit 1; }
+
 ifdef FORCE
 .PHONY: .venv/ready
 endif
@@ -157,6 +167,7 @@ endif
 	@py=$$($(FIND_PYTHON)) || exit 1; \
 	test -x .venv/bin/python || $$py -m venv .venv || { rm -rf .venv; \
 	  echo "$$py cannot make environments. On Debian and Ubuntu: apt install python3-venv" >&2; exit 1; }
+	@$(INTEL_MAC)
 	@echo "Setting up .venv with the tested versions; the first time takes some minutes."
 	@test $(TORCH) != cpu || .venv/bin/python -m pip install -q --index-url https://download.pytorch.org/whl/cpu \
 	  $$(grep '^torch==' requirements.lock)

@@ -319,7 +319,7 @@ def _folders_of(results: Path, store: Path) -> list[Path]:
 
     table = pd.read_parquet(results, columns=["lesson", "run"]).drop_duplicates()
     folders = [store / lesson / run for lesson, run in zip(table["lesson"], table["run"], strict=True)]
-    gone = sum(not (folder / "card.json").is_file() for folder in folders)
+    gone = sum(not cards.complete(folder) for folder in folders)
     if gone:
         name = results.parent.name
         raise CourseError(

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import importlib
 import importlib.metadata
+import importlib.util
 import re
 import subprocess
 import sys
@@ -14,6 +15,10 @@ import tomllib
 from pathlib import Path
 from typing import Any
 
+from .card import normalized
+
+# What runs and shows notebooks. No lesson imports it, and Colab has its own, in versions that its kernel is bound to.
+RUNNING = {"ipykernel", "ipywidgets", "jupyterlab", "nbclient", "nbconvert", "papermill"}
 _CELL = """\
 # @title Set-up: does nothing where the course is installed; elsewhere (Colab, another kernel) it installs what is missing
 import importlib.util
@@ -81,15 +86,19 @@ def missing(requirements: list[str]) -> list[str]:
     """
     found = []
     for text in requirements:
-        match = re.match(r"^\s*([A-Za-z0-9][\w.-]*)", text)
         try:
-            version = importlib.metadata.version(match[1]) if match else ""
+            version = importlib.metadata.version(_name(text))
         except importlib.metadata.PackageNotFoundError:
             found.append(text)
             continue
         if "==" not in text and not _fits(text, version):
             found.append(text)
     return found
+
+
+def _name(text: str) -> str:
+    """The distribution that a requirement names."""
+    return normalized(re.split(r"[^\w.-]", text.strip())[0])
 
 
 def _fits(text: str, version: str) -> bool:
@@ -104,14 +113,35 @@ def install() -> list[str]:
     """Install what the course needs and this Python lacks; returns it. Says when a session has to be started again."""
     root = Path(__file__).resolve().parents[2]
     project = tomllib.loads((root / "pyproject.toml").read_text(encoding="utf-8"))["project"]
-    wanted = missing(project["dependencies"])
+    wanted = missing([text for text in project["dependencies"] if not (_on_colab() and _name(text) in RUNNING)])
     if wanted:
         print(f"Installing {len(wanted)} packages that are missing; this takes a few minutes once.", flush=True)
+        before = _versions()
         subprocess.run([sys.executable, "-m", "pip", "install", "-q", *wanted], check=True)
         importlib.invalidate_caches()
-        loaded = [text for text in wanted if re.split(r"[^\w.-]", text)[0].replace("-", "_") in sys.modules]
-        if loaded:
+        after = _versions()
+        in_use = _loaded() & {name for name, version in before.items() if after.get(name) != version}
+        if in_use:
             print(
-                f"Start the session again (menu Runtime or Kernel): {', '.join(loaded)} was in use in another version."
+                f"Start the session again (menu Runtime or Kernel): {', '.join(sorted(in_use))} was in use in another version."
             )
     return wanted
+
+
+def _on_colab() -> bool:
+    try:
+        return importlib.util.find_spec("google.colab") is not None
+    except ModuleNotFoundError:  # not even a package google
+        return False
+
+
+def _versions() -> dict[str, str]:
+    """The version of every installed distribution, by normalized name."""
+    return {normalized(found.metadata["Name"] or ""): found.version for found in importlib.metadata.distributions()}
+
+
+def _loaded() -> set[str]:
+    """The distributions of which this session has imported something (sklearn is scikit-learn's)."""
+    known = importlib.metadata.packages_distributions()
+    modules = {name.split(".")[0] for name in sys.modules}
+    return {normalized(name) for module in modules for name in known.get(module, [])}

@@ -268,4 +268,7 @@ def _git(root: Path, *words: str) -> str:
             ["git", "-C", str(root), *words], capture_output=True, text=True, check=True
         ).stdout.rstrip()
     except (OSError, subprocess.CalledProcessError) as error:
-        raise CourseError(f"{root} is no git repository with a commit, and a bundle holds a commit.") from error
+        said = str(getattr(error, "stderr", None) or error).strip()
+        raise CourseError(
+            f"{root} is no git repository with a commit, and a bundle holds a commit. Git says: {said}"
+        ) from error

@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import Any
 
 from .course import CourseError, atomic_write
+from .scores import FILE as SCORES
 
 VERSION = 1
 LOCK = "requirements.lock"
@@ -125,6 +126,14 @@ def read(path: Path) -> dict[str, Any]:
     if not isinstance(card, dict) or card.get("card") != VERSION:
         raise CourseError(f"{path} is no run card of version {VERSION}.")
     return card
+
+
+def complete(folder: Path) -> bool:
+    """Whether a run is whole: its card, and the scores where the card names some."""
+    try:
+        return not read(folder).get("scores") or (folder / SCORES).is_file()
+    except CourseError:  # no card, or none that can be read
+        return False
 
 
 def latest(folder: Path) -> Path | None:

@@ -9,9 +9,10 @@ from pathlib import Path
 
 from .course import Lesson, lessons
 
-# What every lesson rests on: the library, the versions, the lists of data and models, our own checkpoints, how lessons are run
+# What every lesson rests on: the library, the versions, the data (lists, tables, our own checkpoints, stored results; not what
+# only people and the README read), how lessons are run
 FOR_ALL = re.compile(
-    r"lib/|requirements[\w.-]*\.lock$|pyproject\.toml$|data/[\w.-]+\.toml$|data/models/|data/genes\.tsv\.gz$"
+    r"lib/|requirements[\w.-]*\.lock$|pyproject\.toml$|data/(?!cards/|results/cards\.json$)"
     r"|tests/gpu/test_lessons_gpu\.py$|\.github/workflows/gpu\.yml$"
 )
 FOR_ONE = re.compile(

@@ -9,7 +9,7 @@ In a notebook, in a new cell of its own::
 
 What was computed comes from ``runs/checkpoints`` (``make checkpoints`` fills it, ``make bundle`` packs it); imports and
 functions come from the lesson's source. Every stored piece bears its SHA-256 as its name and is read only if it still has
-it, and only for the text of the lesson and the library that it was made with.
+it, and only for the text of the lesson, the library and the stored results that it was made with.
 
 The pieces are pickles: take them from those from whom you would take a notebook.
 """
@@ -186,10 +186,10 @@ def set_chance(state: dict[str, Any]) -> None:
 def manifest(lesson: Lesson) -> dict[str, Any]:
     """What is stored of a lesson, and what it was made with.
 
-    Raises CourseError where there is nothing, or where lesson or library are no longer those that it was made with.
+    Raises CourseError where there is nothing, or where lesson, library or stored results are no longer those that it was made with.
     """
     from .run import prepare
-    from .runkey import digest, library_hash
+    from .runkey import digest, library_hash, stored_results
 
     path = lesson.root / FOLDER / f"{lesson.name}.json"
     again = f"make checkpoints NB={lesson.number}"
@@ -204,6 +204,10 @@ def manifest(lesson: Lesson) -> dict[str, Any]:
     if content["library"] != library_hash():
         raise CourseError(
             f"The checkpoints of lesson {lesson.number} were made with other code in lib/. Make them: {again}"
+        )
+    if content.get("results") != stored_results(lesson, str(content["parameters"].get("model") or "")):
+        raise CourseError(
+            f"The checkpoints of lesson {lesson.number} were made with other tables in data/results. Make them: {again}"
         )
     return dict(content)
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import json
 import os
 import re
 from collections.abc import Iterator
@@ -64,10 +65,14 @@ def checks_path(root: Path, number: str) -> Path:
 def find_root(start: str | Path | None = None) -> Path:
     """The folder of the course: COURSEKIT_ROOT, else upwards from ``start`` (the current folder), else from this package.
 
-    Raises CourseError where none of them holds ``notebooks/source``.
+    Raises CourseError where none of them holds ``notebooks/source``, or where what COURSEKIT_ROOT names does not.
     """
     given = os.environ.get("COURSEKIT_ROOT")
     if given and start is None:
+        if not (Path(given) / "notebooks" / "source").is_dir():
+            raise CourseError(
+                f"COURSEKIT_ROOT is {given}, which is no folder of the course: it holds no notebooks/source."
+            )
         return Path(given).resolve()
     for origin in (Path(start or Path.cwd()).resolve(), Path(__file__).resolve()):
         for folder in (origin, *origin.parents):
@@ -97,7 +102,7 @@ def choose(root: Path, wanted: list[str]) -> list[Lesson]:
         return known
     chosen = []
     for word in wanted:
-        stem = Path(word).stem
+        stem = _lesson_of(Path(word))
         stem = stem.zfill(2) if stem.isdigit() else stem
         match = [lesson for lesson in known if stem in (lesson.number, lesson.name)]
         if not match:
@@ -105,6 +110,20 @@ def choose(root: Path, wanted: list[str]) -> list[Lesson]:
             raise CourseError(f"There is no lesson {word!r}. The lessons are: {names}.")
         chosen += match
     return chosen
+
+
+def _lesson_of(path: Path) -> str:
+    """The lesson that a word means: of a notebook that is there the one that it was made from, whatever it is called now."""
+    if path.suffix != ".ipynb" or not path.is_file():
+        return path.stem
+    try:
+        return str(json.loads(path.read_text(encoding="utf-8"))["metadata"]["coursekit"]["lesson"])
+    except (
+        ValueError,
+        LookupError,
+        TypeError,
+    ):  # another program wrote it; what is no notebook is refused when it is read
+        return path.stem[:2] if path.stem[:2].isdigit() else path.stem
 
 
 @contextlib.contextmanager

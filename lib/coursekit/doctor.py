@@ -65,6 +65,12 @@ def _python(root: Path) -> Iterator[Finding]:
         yield Finding(
             FAIL, f"Python {version}; the course needs {wanted}", "make clean-env; make setup PYTHON=python3.12"
         )
+    if (platform.system(), platform.machine()) == ("Darwin", "x86_64"):
+        yield Finding(
+            FAIL,
+            "an Intel Mac (or an Intel Python): there is no PyTorch of the course's version for it",
+            "on Apple silicon a Python for arm64; else use Colab, Binder or a Linux machine",
+        )
     if sys.prefix == sys.base_prefix and not os.environ.get("CONDA_PREFIX"):
         yield Finding(WARN, "this Python is not in an environment of its own", "make setup, then: . .venv/bin/activate")
 
@@ -101,7 +107,7 @@ def _packages(root: Path) -> Iterator[Finding]:
 def _disk(root: Path) -> Iterator[Finding]:
     free = shutil.disk_usage(root).free / 2**30
     level = OK if free >= NEED_DISK else WARN
-    fix = "" if level == OK else "make clean (old runs), pip cache purge, or set SCFM_CACHE to a larger disk"
+    fix = "" if level == OK else "make clean (the runs of lessons), pip cache purge, or set SCFM_CACHE to a larger disk"
     yield Finding(level, f"{free:.0f} GiB of disk are free (the environment and caches take up to {NEED_DISK})", fix)
 
 
@@ -153,10 +159,9 @@ def _cpu(root: Path) -> Iterator[Finding]:
         if slow
         else Finding(OK, words)
     )
-    fast = {"amx_bf16", "avx512_bf16", "bf16"} & flags
-    yield Finding(
-        OK, "bfloat16 in hardware: embeddings use it" if fast else "no bfloat16 in hardware: embeddings use float32"
-    )
+    fast = {"amx_bf16", "avx512_bf16"} & flags  # what scfm.embed.choose_dtype asks for
+    other = "embeddings use float32 (bfloat16 only with AMX or AVX512-BF16, and on GPUs that have it)"
+    yield Finding(OK, "bfloat16 in hardware: embeddings use it" if fast else other)
 
 
 def _cpu_flags() -> set[str]:

@@ -187,6 +187,9 @@ def draft(card: dict[str, Any]) -> str:
             continue
         has_float = any(isinstance(leaf, float) for leaf in _leaves(entry["value"]))
         tolerance = entry["tolerance"] if entry["tolerance"] is not None else "5%" if has_float else None
+        if any(leaf is None for leaf in _leaves(entry["value"])):
+            lines.append(f"# {name} holds None, for which TOML has no word: use it in an invariant.")
+            continue
         value = _toml(entry["value"])
         name = name if name.replace("_", "").replace("-", "").isalnum() else json.dumps(name)
         stated = (

@@ -10,6 +10,7 @@ import itertools
 import json
 import os
 import re
+import secrets
 import shutil
 import sys
 from collections.abc import Callable, Sequence
@@ -86,8 +87,8 @@ class Plan:
         return self.root / "runs" / "grid" / "store"
 
     def missing(self) -> list[GridRun]:
-        """The runs that are not there yet."""
-        return [run for run in self.runs if not (run.folder(self.store) / "card.json").is_file()]
+        """The runs that are not there yet, or not whole."""
+        return [run for run in self.runs if not cards.complete(run.folder(self.store))]
 
     def titles(self) -> dict[str, str]:
         """key → a few words that tell a run from the others: the parameters in which they differ."""
@@ -238,18 +239,17 @@ def _exclude(file: Path, spec: dict[str, Any], chosen: Sequence[Lesson]) -> dict
 def run_one(plan_file: Path, key: str) -> bool:
     """Make one run of a plan and move it to its place; a run that failed leaves its notebook, traceback and FAILED there."""
     from .run import run
-    from .watchdog import end_with
+    from .watchdog import end_with, me
 
     whole = Plan.read(plan_file)
     entry = next((run for run in whole.runs if run.key == key), None)
     if entry is None:
         raise CourseError(f"{plan_file} has no run {key}.")
     place = entry.folder(whole.store)
-    if (place / "card.json").is_file():
+    if cards.complete(place):
         return True
     end_with(os.environ.get("COURSEKIT_GRID_DRIVER"))
-    scratch = whole.folder / "scratch" / f"{key}-{os.getpid()}"
-    shutil.rmtree(scratch, ignore_errors=True)
+    scratch = whole.folder / "scratch" / f"{me().replace(':', '~')}~{secrets.token_hex(4)}"
     try:
         done = run(choose(whole.root, [entry.lesson])[0], entry.parameters, folder=scratch, threads=whole.threads)
         cards.write(done.folder / "card.json", {**done.card, "grid": {"key": key, "parts": entry.parts}})
@@ -261,7 +261,7 @@ def run_one(plan_file: Path, key: str) -> bool:
 
 def publish(made: Path, place: Path, passed: bool) -> None:
     """Move a finished run's files to their place, the card last: where it is, everything is."""
-    if (place / "card.json").is_file():  # another grid was faster; its run is as good
+    if cards.complete(place):  # another grid was faster; its run is as good
         return
     place.mkdir(parents=True, exist_ok=True)
     for old in place.iterdir():  # of an attempt that failed

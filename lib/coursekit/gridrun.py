@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import shutil
+import socket
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -33,10 +34,11 @@ class Report:
 def make(plan: Plan, jobs: int = 1, on: str | None = None, more: Sequence[str] = ()) -> Report:
     """Run what is missing of a plan and report. Raises CourseError where another process is at work on the same grid."""
     with alone(plan.folder / "lock", f"The grid {plan.name} is being run by another process; wait for it, or stop it."):
-        shutil.rmtree(plan.folder / "scratch", ignore_errors=True)
+        sweep(plan.folder / "scratch")
         missing = plan.missing()
         for run in missing:
-            (run.folder(plan.store) / FAILED).unlink(missing_ok=True)
+            for card in (FAILED, "card.json"):  # of a run whose scores are gone: Snakemake would take it for current
+                (run.folder(plan.store) / card).unlink(missing_ok=True)
         if missing:
             _run(plan, missing, jobs, on, more)
         still = {run.key for run in plan.missing()}
@@ -54,6 +56,16 @@ def make(plan: Plan, jobs: int = 1, on: str | None = None, more: Sequence[str] =
         begun = {run.key for run in missing}
         there = [run for run in plan.runs if run.key not in begun]
         return Report(there, [run for run in missing if run.key not in still], failed, lost)
+
+
+def sweep(scratch: Path) -> None:
+    """Remove what killed runs of this host have left; a job on another host, or of an earlier grid, may still be at work."""
+    import psutil
+
+    for folder in scratch.glob("*~*~*"):
+        host, pid, _ = folder.name.rsplit("~", 2)
+        if host == socket.gethostname() and not psutil.pid_exists(int(pid)):
+            shutil.rmtree(folder, ignore_errors=True)
 
 
 def _run(plan: Plan, missing: list[GridRun], jobs: int, on: str | None, more: Sequence[str]) -> None:

@@ -15,7 +15,7 @@ from . import checkpoint, pieces
 from .course import CourseError, Lesson, alone, atomic_write
 from .notebook import to_json
 from .run import prepare, run
-from .runkey import digest, library_hash
+from .runkey import digest, library_hash, stored_results
 
 LACKS = "not kept"
 _CELL = "__import__('coursekit.keep').keep.point({lesson!r}, {folder!r}, {trail!r}, {index})"
@@ -56,6 +56,8 @@ def _make(lesson: Lesson, folder: Path, words: list[str] | None, threads: int | 
     content = {
         "lesson": text,
         "library": library_hash(),
+        # as they are now: a lesson in a bigger profile may have stored its own before it read them
+        "results": stored_results(lesson, str(parameters.get("model") or "")),
         "made": datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds"),
         "parameters": parameters,
         "points": entries,

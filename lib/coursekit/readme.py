@@ -18,18 +18,21 @@ from .notebook import read_source
 from .recording import HEADLINE, number
 
 KEPT = Path("data") / "results" / "cards.json"
+AHEAD = {"model": "the model is ahead", "baseline": "**the baseline is ahead**", "undecided": "undecided"}
 MAP = Path("site") / "_static" / "course-map.svg"
 
 
 def keep(root: Path, more: Sequence[Path] = ()) -> dict[str, Any]:
     """Take the newest fitting run of each lesson into cards.json: the quick one, and one with the gpu profile on a GPU.
 
+    All other parameters are as the lesson has them: on smaller data the minutes of a GPU would say nothing about the profile.
     ``more``: folders with runs that were made elsewhere. Returns what is kept now: lesson → {"cpu" | "gpu": facts}.
     """
-    from .sitelesson import last_run
+    from .sitelesson import defaults, last_run
 
     kept = load(root)
     for lesson in lessons(root):
+        usual = defaults(read_source(lesson), "gpu")
         own = {k: v for k, v in kept.get(lesson.name, {}).items() if v["source_sha256"] == _hash(lesson)}
         run = last_run(lesson, "quick")
         if run is not None:
@@ -39,7 +42,7 @@ def keep(root: Path, more: Sequence[Path] = ()) -> dict[str, Any]:
             for folder in [root / "runs", *more]
             for path in folder.rglob(f"{lesson.name}/**/card.json")
             for card in [cards.read(path)]
-            if _on_a_gpu(card) and _same_text(lesson, path)
+            if _on_a_gpu(card) and card["parameters"] == usual and _same_text(lesson, path)
         ]
         if found:
             own["gpu"] = facts(lesson, max(found, key=lambda card: card["started"]))
@@ -126,7 +129,9 @@ def table(root: Path) -> str:
     if devices["cpu"]:
         text = f"CPU: profile `quick` on {'; '.join(devices['cpu'])}."
         text += f" GPU: profile `gpu` on {'; '.join(devices['gpu'])}." if devices["gpu"] else ""
-        lines += ["", f"{text} Each number is that of a run card; `make readme` takes them from the last runs."]
+        text += " Each number is that of a run card; `make readme` takes them from the last runs."
+        text += " *Stored runs*: of a larger study, whose table comes with the course (`data/results`)."
+        lines += ["", text]
     return "\n".join(lines) + "\n"
 
 
@@ -142,7 +147,9 @@ def _result(own: dict[str, Any] | None) -> str:
     if mean is None or low is None or high is None:
         return ""
     digits = 3 if max(abs(low), abs(high)) < 1 else 2
-    return f"{found['what']}: **{mean:+.{digits}f}** [{low:+.{digits}f}, {high:+.{digits}f}]"
+    text = f"{found['what']}: **{mean:+.{digits}f}** [{low:+.{digits}f}, {high:+.{digits}f}]"
+    text += f", {AHEAD[found['ahead']]}" if "ahead" in found else ""
+    return text + (" (stored runs)" if found.get("stored") else "")
 
 
 def picture(root: Path) -> tuple[str, str]:

@@ -41,13 +41,18 @@ class Recorder:
         data = {"name": name, "value": plain, "tolerance": tolerance, "key": bool(key)}
         _display({MIME: data, "text/plain": f"recorded  {name} = {in_words(plain)}"})
 
-    def headline(self, what: str, interval: Any) -> None:
+    def headline(self, what: str, interval: Any, lower_is_better: bool = False, stored: bool = False) -> None:
         """The lesson's one result for the README's table: ``what`` it is in words, and its mean with the interval.
 
         ``interval`` has ``mean``, ``low`` and ``high`` (scfm.metrics.Interval). Called once, with a difference between the model
-        and its best simple rival where the lesson has one, so that the sign is the answer.
+        and its best simple rival where the lesson has one; ``lower_is_better`` where it is one of errors. ``stored``: it is
+        not of this run, but of a study whose table comes with the course.
         """
+        sign = -1 if lower_is_better else 1
+        low, high = sorted((sign * interval.low, sign * interval.high))
+        ahead = "model" if low > 0 else "baseline" if high < 0 else "undecided"
         found = {"what": what, "mean": interval.mean, "low": interval.low, "high": interval.high}
+        found |= {"ahead": ahead, "stored": stored}
         self(HEADLINE, found, tolerance="any")
 
     def scores(self, table: Any, roles: Any, key: Any, lower_is_better: Any = (), cost: Any = None) -> None:

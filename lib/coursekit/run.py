@@ -7,6 +7,7 @@ import json
 import logging
 import os
 import re
+import shutil
 import sys
 import tempfile
 import time
@@ -72,11 +73,13 @@ def run(
     started = datetime.datetime.now(datetime.UTC)
     clock = time.monotonic()
     with tempfile.TemporaryDirectory(prefix="coursekit-") as scratch:
-        trail = Path(scratch) / "provenance.jsonl"
-        watch, failure = _execute(
-            lesson, notebook, given, folder, _environment(lesson.root, trail, threads, folder), progress, bar
-        )
+        trail, scores = Path(scratch) / "provenance.jsonl", Path(scratch) / SCORES
+        env = _environment(lesson.root, trail, threads, scores)
+        watch, failure = _execute(lesson, notebook, given, folder, env, progress, bar)
         used = cards.provenance(trail)
+        if scores.is_file():  # only now: whatever happens to the folder meanwhile, what the card names is there
+            folder.mkdir(parents=True, exist_ok=True)
+            shutil.move(scores, folder / SCORES)
     executed = watch.notebook
     results: dict[str, Any] = {}
     try:
@@ -95,6 +98,7 @@ def run(
         "seed": values.get("seed"),
         "threads": threads,
         "used": used,
+        "scores": cards.file_hash(folder / SCORES),
         "results": results,
         "exercises": recording.outputs_of(executed, CHECK_MIME),
         "cells": _cell_times(executed),
@@ -153,9 +157,9 @@ def _execute(
     return watch, ""
 
 
-def _environment(root: Path, trail: Path, threads: int | None, folder: Path) -> dict[str, str]:
+def _environment(root: Path, trail: Path, threads: int | None, scores: Path) -> dict[str, str]:
     env = dict(os.environ, COURSEKIT_ROOT=str(root), COURSEKIT_RUN="1", SCFM_PROVENANCE=str(trail))
-    env[PLACE] = str(folder.resolve() / SCORES)
+    env[PLACE] = str(scores)
     env.setdefault("NUMBA_CACHE_DIR", str(root / ".cache" / "numba"))
     # A kernel's text goes into notebooks and pages: no colour codes, no widgets that a page cannot show
     env.setdefault("MPLBACKEND", "module://matplotlib_inline.backend_inline")
@@ -176,7 +180,7 @@ def _new_folder(runs: Path, profile: str) -> Path:
             return folder
         except FileExistsError:
             continue
-    raise CourseError(f"No free name for a run in {runs}; delete old runs: make clean")
+    raise CourseError(f"No free name for a run in {runs}; delete the runs of lessons: make clean")
 
 
 def _cell_times(notebook: Any) -> list[dict[str, Any]]:

@@ -1,7 +1,7 @@
 """What a run depends on, as one hash: the same content gives the same key, whatever the clock or the folder says.
 
-Code (the lesson, the library, the machinery that runs it), parameters, data, model and lock. A run whose key is there is
-current; any other is made anew.
+Code (the lesson, the library, the machinery that runs it), parameters, data, model, the stored results that it reads, and lock.
+A run whose key is there is current; any other is made anew.
 """
 
 from __future__ import annotations
@@ -57,6 +57,7 @@ def key_of(lesson: Lesson, values: dict[str, Any]) -> tuple[str, dict[str, str]]
         "library": library_hash(),
         "lock": cards.file_hash(lesson.root / cards.LOCK) or "",
         "parameters": digest(plain),
+        "results": digest(stored_results(lesson, str(plain.get("model") or ""))),
         **{
             name: digest([contents[name], listed(lesson.root, name, text, tuple(n for n, _ in contents[name]))])
             for name in LISTS
@@ -70,7 +71,7 @@ def listed(root: Path, kind: str, text: str, chosen: tuple[str, ...]) -> dict[st
     file, table = LISTS[kind]
     known = _list(_data(root) / file)
     entries = known.get(table, {}) if table else known
-    wanted = [*chosen, *(name for name in entries if re.search(rf"(?<![\w.-]){re.escape(name)}(?![\w-])", text))]
+    wanted = [*chosen, *(name for name in entries if _stands_in(name, text))]
     found: dict[str, Any] = {name: value for name, value in known.items() if table and name != table}
     while wanted:
         name = wanted.pop()
@@ -78,6 +79,18 @@ def listed(root: Path, kind: str, text: str, chosen: tuple[str, ...]) -> dict[st
             found[name] = entries[name]
             wanted += [str(entries[name][more]) for more in ("of", "fallback") if more in entries[name]]
     return found
+
+
+def stored_results(lesson: Lesson, model: str = "") -> dict[str, str]:
+    """The files of data/results that a lesson names, and its ``model``'s own table, each with its sha256: a lesson reads them."""
+    text = f"{lesson.source.read_text(encoding='utf-8')} {model.replace('-', '_')}.parquet"
+    files = sorted((_data(lesson.root) / "results").glob("*.*"))
+    return {path.name: cards.file_hash(path) or "" for path in files if _stands_in(path.name, text)}
+
+
+def _stands_in(name: str, text: str) -> bool:
+    """Whether a text has a name as a word of its own."""
+    return bool(re.search(rf"(?<![\w.-]){re.escape(name)}(?![\w-])", text))
 
 
 @functools.cache

@@ -31,7 +31,7 @@ def last_run(lesson: Lesson, profile: str = "quick") -> Path | None:
     """The folder of the newest run that still is this lesson: passed, same cells, default parameters of ``profile``."""
     full = read_source(lesson)
     wanted = [cell["source"] for cell in edition(full, "solution", lesson.name)["cells"]]
-    values = {name: parameter.default for name, parameter in parameters_of(full).items()} | {"profile": profile}
+    values = defaults(full, profile)
     found = sorted(lesson.runs.glob("*/card.json"), key=lambda path: path.stat().st_mtime, reverse=True)
     for path in found:
         try:
@@ -43,6 +43,11 @@ def last_run(lesson: Lesson, profile: str = "quick") -> Path | None:
         except CourseError:
             continue  # a card of another version, or a run whose notebook was deleted, is no run for the book
     return None
+
+
+def defaults(full: Any, profile: str) -> dict[str, Any]:
+    """The parameters with which a profile runs when nothing else is said."""
+    return {name: parameter.default for name, parameter in parameters_of(full).items()} | {"profile": profile}
 
 
 def page(lesson: Lesson, run: Path, bar: str = "") -> Any:

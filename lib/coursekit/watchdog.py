@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import signal
 import socket
 import threading
+from typing import Any
 
 
 def me() -> str:
@@ -14,22 +16,32 @@ def me() -> str:
 
 
 def end_with(driver: str | None, every: float = 1.0) -> None:
-    """End this process (as SIGTERM does) soon after ``driver`` is gone; on another host there is nothing to watch."""
+    """End this process (as SIGTERM does) soon after ``driver`` is gone; on another host there is nothing to watch.
+
+    Raises KeyboardInterrupt where it is gone already.
+    """
     host, _, pid = (driver or "").rpartition(":")
     if host != socket.gethostname() or not pid.isdigit():
         return
-    threading.Thread(target=_watch, args=(int(pid), every), daemon=True).start()
+    import psutil
+
+    try:
+        process = psutil.Process(int(pid))
+    except psutil.Error:
+        raise KeyboardInterrupt from None
+    threading.Thread(target=_watch, args=(process, every), daemon=True).start()
 
 
-def _watch(pid: int, every: float) -> None:
+def _watch(process: Any, every: float, again: float = 30.0) -> None:
     import time
 
     import psutil
 
-    try:
-        process = psutil.Process(pid)
+    with contextlib.suppress(psutil.Error):
         while process.is_running() and process.status() != psutil.STATUS_ZOMBIE:
             time.sleep(every)
-    except psutil.Error:
-        pass
-    os.kill(os.getpid(), signal.SIGTERM)
+    while (
+        True
+    ):  # a signal that comes while Python imports something can be lost; after the first there is time to tidy up
+        os.kill(os.getpid(), signal.SIGTERM)
+        time.sleep(again)

@@ -41,12 +41,24 @@ def snakemake(
         raise CourseError("A grid needs Snakemake. `make grid` installs it; by hand: pip install -e '.[grid]'")
     home = Path(__file__).resolve().parents[2] / "workflow"
     command = [sys.executable, "-m", "snakemake", "--snakefile", str(home / "Snakefile")]
-    where = ["--profile", str(profile_folder(home, on))] if on else ["--cores", str(jobs * threads)]
+    # `none`: not the profile that the user's SNAKEMAKE_PROFILE names, which may send everything to a cluster
+    where = (
+        ["--profile", str(profile_folder(home, on))] if on else ["--profile", "none", "--cores", str(jobs * threads)]
+    )
+    where += ["--workflow-profile", "none"]
     command += ["--directory", str(plan_file.parent), "--config", f"plan={plan_file}"]
     command += [*OPTIONS, *where, *more]
     env = dict(os.environ, COURSEKIT_GRID_DRIVER=me(), COURSEKIT_ROOT="", COURSE_PROFILE=str(profile_folder(home, on)))
     with open(plan_file.with_name("snakemake.log"), "w", encoding="utf-8") as log:
-        child = subprocess.Popen(command, stdout=log, stderr=subprocess.STDOUT, stdin=subprocess.DEVNULL, env=env)
+        # On a cluster in a session of its own: a closed terminal must not end it before it has cancelled its jobs
+        child = subprocess.Popen(
+            command,
+            stdout=log,
+            stderr=subprocess.STDOUT,
+            stdin=subprocess.DEVNULL,
+            env=env,
+            start_new_session=on is not None,
+        )
         try:
             while True:
                 with contextlib.suppress(subprocess.TimeoutExpired):

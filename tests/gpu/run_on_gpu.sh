@@ -1,8 +1,8 @@
 #!/bin/sh
 # All checks that need a GPU, in under seven minutes, from the repository's folder:   sh tests/gpu/run_on_gpu.sh [OUT]
 # Needs neither network nor .venv: PYTHON (default python3) with the course's packages. The lessons run eight at a time in the gpu
-# profile, with the minis on bundled cells; their runs stay in runs/, and packed in OUT/runs.tar.gz. On the machine where the
-# README is written: tar xf runs.tar.gz && make readme.
+# profile, with the minis on bundled cells; their runs stay in runs/, and packed in OUT/runs.tar.gz. (The README's GPU column takes
+# runs with the profile's own sets only: make course PROFILE=gpu, then make readme.)
 set -u
 python=${PYTHON:-python3}
 out=${1:-}

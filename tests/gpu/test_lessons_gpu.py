@@ -1,7 +1,7 @@
 """Every lesson on a GPU, with solutions. Its run, with card and page, stays in runs/ (`make readme` takes the numbers from there).
 
-Profile gpu with its own data where they are on this machine; else the same profile with the minis on the quick profile's cells,
-which come with the course. The test's name says which. LESSONS_GPU=minis asks for the second everywhere.
+Profile gpu with its own data where they are on this machine or can be downloaded; else the same profile with the minis on the quick
+profile's cells, which come with the course. The test's name says which. LESSONS_GPU=minis asks for the second everywhere.
 """
 
 from __future__ import annotations
@@ -36,14 +36,13 @@ def words_of(full: Any) -> set[str]:
 
 
 def missing(full: Any) -> list[str]:
-    """The data sets that a lesson names anywhere and that are neither bundled nor in a cache."""
-    from scfm import list_datasets
+    """The data sets that a lesson names anywhere and that can neither be downloaded nor replaced, and are in no cache."""
+    from scfm import datasets
     from scfm.studies import ablation
 
-    there = list_datasets()["availability"]
     named = words_of(full)
     named |= {study.dataset for name, study in ablation.STUDIES.items() if name in named}
-    return sorted(name for name in named & set(there.index) if there[name] not in ("bundled", "in cache"))
+    return sorted(name for name in named & set(datasets.entries()) if datasets._replacement(name) is None)
 
 
 def plan(lesson: Lesson) -> tuple[str, dict[str, Any]]:

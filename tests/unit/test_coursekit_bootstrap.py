@@ -4,9 +4,12 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import subprocess
 import sys
+from importlib.machinery import ModuleSpec
 from pathlib import Path
+from types import ModuleType
 
 import pytest
 from tiny_course import make_course
@@ -62,6 +65,38 @@ def test_a_bare_python_finds_the_course_above_the_notebook_and_installs_what_it_
     options, wanted = json.loads(asked.read_text())[:2], json.loads(asked.read_text())[2:]
     assert options == ["install", "-q"]
     assert {"torch==2.13.0", "jupyterlab>=4.3"} <= set(wanted)  # nothing is there, so the pin is asked for as well
+
+
+def test_colab_keeps_its_own_kernel(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(bootstrap, "missing", list)
+    monkeypatch.setattr(bootstrap.subprocess, "run", lambda *_, **__: None)
+    everywhere = {bootstrap._name(text) for text in bootstrap.install()}
+    monkeypatch.setitem(sys.modules, "google", ModuleType("google"))
+    colab = ModuleType("google.colab")
+    colab.__spec__ = ModuleSpec("google.colab", None)
+    monkeypatch.setitem(sys.modules, "google.colab", colab)
+    there = {bootstrap._name(text) for text in bootstrap.install()}
+    assert everywhere - there == bootstrap.RUNNING
+    imported = "|".join(bootstrap.RUNNING)
+    sources = [*(ROOT / "lib" / "scfm").rglob("*.py"), *(ROOT / "notebooks" / "source").glob("*.py")]
+    for path in sources:
+        assert not re.search(rf"^\s*(?:import|from) (?:{imported})\b", path.read_text(), re.M), path
+
+
+def test_a_package_that_was_in_use_asks_for_a_new_session_by_its_own_name(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    import yaml
+
+    assert yaml  # of the distribution PyYAML
+    versions = iter(
+        [{"pyyaml": "1", "pytest": "1", "old": "1"}, {"pyyaml": "2", "pytest": "1", "old": "2", "new": "1"}]
+    )
+    monkeypatch.setattr(bootstrap, "_versions", lambda: next(versions))
+    monkeypatch.setattr(bootstrap, "missing", lambda _: ["pyyaml>=2"])
+    monkeypatch.setattr(bootstrap.subprocess, "run", lambda *_, **__: None)
+    bootstrap.install()
+    assert "menu Runtime or Kernel): pyyaml was in use" in capsys.readouterr().out
 
 
 @pytest.mark.skipif(

@@ -197,8 +197,24 @@ def test_lessons_are_found_and_chosen(root: Path, monkeypatch: pytest.MonkeyPatc
     assert choose(root, ["notebooks/01_tiny.ipynb"])[0].number == "01"
     with pytest.raises(CourseError, match=r"no lesson '07'.*01_tiny"):
         choose(root, ["07"])
+    copies = {
+        "mine.ipynb": {"coursekit": {"lesson": "01_tiny"}},
+        "01_tiny-Copy1.ipynb": {},
+        "9.ipynb": {"coursekit": 1},
+    }
+    for name, metadata in copies.items():
+        (root / name).write_text(json.dumps({"cells": [], "metadata": metadata}))
+    (root / "01_damaged.ipynb").write_text("{")
+    for name in ("mine.ipynb", "01_tiny-Copy1.ipynb", "01_damaged.ipynb"):
+        assert [lesson.name for lesson in choose(root, [str(root / name)])] == ["01_tiny"]
+    for name in ("9.ipynb", "01_tiny-Copy2.ipynb"):
+        with pytest.raises(CourseError, match="no lesson"):
+            choose(root, [str(root / name)])
     monkeypatch.delenv("COURSEKIT_ROOT", raising=False)
     assert find_root(root / "notebooks" / "source") == root
+    monkeypatch.setenv("COURSEKIT_ROOT", str(root / "typo"))
+    with pytest.raises(CourseError, match="typo, which is no folder of the course"):
+        find_root()
     (root / "notebooks" / "source" / "01_other.py").write_text("# %%\n")
     with pytest.raises(CourseError, match="Two lessons have the number 01"):
         lessons(root)

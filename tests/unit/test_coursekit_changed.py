@@ -7,6 +7,7 @@ import subprocess
 from pathlib import Path
 
 import pytest
+import yaml
 from tiny_course import make_course
 
 from coursekit.__main__ import main
@@ -52,6 +53,12 @@ BOTH = ["01_tiny", "02_other"]
         ("pyproject.toml", BOTH),
         ("data/models.toml", BOTH),
         ("data/models/geneformer-mini/config.json", BOTH),
+        *(
+            (f"data/{name}", BOTH)
+            for name in ("fields.csv", "genes.tsv.gz", "listed/x.cells.tsv", "results/heads.parquet")
+        ),
+        ("data/cards/kang.md", []),
+        ("data/results/cards.json", []),  # the README's own
         ("README.md", []),
         ("notebooks/01_tiny.ipynb", []),
         ("docs/lib/x.py", []),
@@ -80,3 +87,16 @@ def test_without_a_commit_all_lessons_run(root: Path, words: list[str], capsys: 
     if words == ["--since", "--help"]:
         words = ["--since=--help"]
     assert names(capsys, root, *words) == [lesson.name for lesson in lessons(root)]
+
+
+@pytest.mark.parametrize("name", ["cpu", "gpu"])
+def test_no_push_cancels_the_run_of_another_and_each_lesson_keeps_its_downloads(name: str) -> None:
+    text = (Path(__file__).resolve().parents[2] / ".github" / "workflows" / f"{name}.yml").read_text()
+    whole = yaml.safe_load(text)
+    assert "github.event_name == 'push' && github.sha" in whole["concurrency"]["group"]
+    assert whole["concurrency"]["cancel-in-progress"] in (False, "${{ github.event_name == 'pull_request' }}")
+    steps = [step for job in whole["jobs"].values() for step in job["steps"]]
+    (cache,) = [step["with"] for step in steps if step.get("uses", "").startswith("actions/cache@")]
+    own = f"scfm-{name}-${{{{ matrix.lesson }}}}-"
+    assert cache["key"].startswith(own)
+    assert cache["restore-keys"] == own

@@ -226,6 +226,13 @@ def test_checkpoints_of_another_text_or_library_are_refused(course: Path) -> Non
     source.write_text(LESSON.replace("Numbers are drawn.", "Some numbers are drawn."), encoding="utf-8")
     checkpoint.resume("01.1", namespace={})  # prose alone changes nothing that was computed
     path = course / checkpoint.FOLDER / "01_tiny.json"
+    source.write_text(LESSON + "# %% [markdown]\n# A table: `heads.parquet`.\n", encoding="utf-8")
+    for folder in (course / "data", course / "data" / "results"):
+        folder.mkdir()
+    for file in ("datasets.toml", "results/heads.parquet"):
+        (course / "data" / file).write_text("")
+    with pytest.raises(CourseError, match="other tables in data/results"):
+        checkpoint.resume("01.1", namespace={})
     path.write_text(json.dumps(json.loads(path.read_text()) | {"library": "other"}), encoding="utf-8")
     with pytest.raises(CourseError, match="other code in lib/"):
         checkpoint.resume("01.1", namespace={})

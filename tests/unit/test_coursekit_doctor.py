@@ -90,6 +90,31 @@ def test_the_folder_that_takes_downloads_must_be_writable(tmp_path: Path, monkey
     assert levels()["downloads"] == (doctor.FAIL, f"{own / 'scfm'} cannot be written")
 
 
+def test_an_intel_mac_is_told_before_anything_is_installed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(doctor.platform, "system", lambda: "Darwin")
+    for machine, told in (("x86_64", True), ("arm64", False)):
+        monkeypatch.setattr(doctor.platform, "machine", lambda machine=machine: machine)
+        assert told == any("Intel Mac" in found.words for found in doctor._python(tmp_path))
+
+
+@pytest.mark.parametrize(
+    ("flag", "used"), [("amx_bf16", True), ("avx512_bf16", True), ("bf16", False), ("avx2", False)]
+)
+def test_bfloat16_is_promised_where_embeddings_use_it(
+    flag: str, used: bool, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    import torch
+
+    from scfm import embed
+
+    monkeypatch.setattr(doctor, "_cpu_flags", lambda: {flag})
+    monkeypatch.setattr(embed, "_has", lambda wanted: wanted == flag)
+    assert (embed.choose_dtype("auto") == torch.bfloat16) == used
+    said = list(doctor._cpu(tmp_path))[-1].words
+    assert ("embeddings use it" in said) == used
+    assert ("embeddings use float32" in said) == (not used)
+
+
 def test_a_gpu_that_torch_does_not_see(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     answers = {"nvidia-smi": "NVIDIA H200, 143771 MiB, 143000 MiB", sys.executable: "False None"}
     monkeypatch.setattr(doctor, "_output", lambda command, seconds: answers[command[0]])

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import os
 import shutil
+import signal
+import socket
 from pathlib import Path
 
 import pytest
@@ -244,6 +246,21 @@ def test_a_set_that_the_lesson_names_counts_too(root: Path) -> None:
     assert key(root) != first
 
 
+def test_stored_results_that_the_lesson_reads_count_and_no_others(root: Path) -> None:
+    lesson = lessons(root)[0]
+    lesson.source.write_text(lesson.source.read_text() + '# %%\nstored = "heads.parquet"\n')
+    (root / "data" / "results").mkdir(parents=True)
+    (root / "data" / "datasets.toml").write_text("")
+    seen = [key(root, model="scgpt-mini")]
+    for name in ("heads.parquet", "scgpt_mini.parquet"):  # the second by the name of the model
+        for content in (b"one", b"two"):
+            (root / "data" / "results" / name).write_bytes(content)
+            seen.append(key(root, model="scgpt-mini"))
+    assert len(set(seen)) == len(seen)
+    (root / "data" / "results" / "moreheads.parquet").write_bytes(b"x")
+    assert key(root, model="scgpt-mini") == seen[-1]
+
+
 # --- one run ------------------------------------------------------------------------------------------------
 
 
@@ -256,6 +273,7 @@ def test_a_run_goes_to_its_place_whole_and_only_once(root: Path) -> None:
     assert {path.name for path in place.iterdir()} == {"card.json", "notebook.ipynb", "notebook.html", "scores.parquet"}
     card = cards.read(place)
     assert card["grid"] == {"key": entry.key, "parts": entry.parts}
+    assert card["scores"] == cards.file_hash(place / "scores.parquet")
     assert card["results"]["double"]["value"] == 6.0
     assert list((found.folder / "scratch").iterdir()) == []
     before = (place / "card.json").stat().st_mtime_ns
@@ -298,10 +316,37 @@ def test_a_second_publisher_changes_nothing(tmp_path: Path) -> None:
     for text in ("first", "second"):
         made = tmp_path / text
         made.mkdir()
-        (made / "card.json").write_text(text)
+        cards.write(made / "card.json", {"card": cards.VERSION, "by": text})
         (made / "notebook.ipynb").write_text(text)
         grid.publish(made, place, passed=True)
-    assert {path.read_text() for path in place.iterdir()} == {"first"}
+    assert cards.read(place)["by"] == (place / "notebook.ipynb").read_text() == "first"
+
+
+def test_a_run_whose_scores_are_gone_is_made_again(root: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    found = plan_of(root, "lessons: ['01']\n")
+    (entry,) = found.runs
+    place = entry.folder(found.store)
+    place.mkdir(parents=True)
+    (place / "scores.parquet").write_bytes(b"x")
+    cards.write(place / "card.json", {"card": cards.VERSION, "scores": "ab" * 32})
+    assert found.missing() == []
+    (place / "scores.parquet").unlink()
+    assert found.missing() == [entry]
+
+    def snakemake(*_: object) -> None:  # takes what is there for current
+        assert not (place / "card.json").exists()
+
+    monkeypatch.setattr(gridrun.workflow, "snakemake", snakemake)
+    assert gridrun.make(found).lost == [entry]
+
+
+def test_only_what_dead_runs_of_this_host_left_is_removed(tmp_path: Path) -> None:
+    host = socket.gethostname()
+    (own, dead, far) = (f"{host}~{os.getpid()}~1", f"{host}~{2**22 + 1}~1", "elsewhere~1~1")
+    for name in (own, dead, far):
+        (tmp_path / name).mkdir()
+    gridrun.sweep(tmp_path)
+    assert {path.name for path in tmp_path.iterdir()} == {own, far}
 
 
 def test_the_watchdog_watches_only_this_host(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -314,3 +359,27 @@ def test_the_watchdog_watches_only_this_host(monkeypatch: pytest.MonkeyPatch) ->
     assert started == []
     watchdog.end_with(watchdog.me())
     assert len(started) == 1
+    with pytest.raises(KeyboardInterrupt):
+        watchdog.end_with(f"{socket.gethostname()}:{2**22 + 1}")
+    assert len(started) == 1
+
+
+def test_the_watchdog_says_it_again(monkeypatch: pytest.MonkeyPatch) -> None:
+    class Gone(Exception):
+        """Ends the loop that only the end of the process ends."""
+
+    said: list[int] = []
+
+    def kill(pid: int, number: int) -> None:
+        said.append(number)
+        if len(said) == 2:
+            raise Gone
+
+    class Driver:
+        def is_running(self) -> bool:
+            return False
+
+    monkeypatch.setattr(watchdog.os, "kill", kill)
+    with pytest.raises(Gone):
+        watchdog._watch(Driver(), 0.0, again=0.0)
+    assert said == [signal.SIGTERM] * 2

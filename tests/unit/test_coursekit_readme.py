@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import types
 import xml.etree.ElementTree as ET
 from pathlib import Path
 from typing import Any
@@ -13,7 +14,7 @@ from tiny_course import LESSON, make_course
 from coursekit import build, conceptmap, expect, readme
 from coursekit import card as cards
 from coursekit.course import CourseError, lessons
-from coursekit.recording import HEADLINE
+from coursekit.recording import HEADLINE, Recorder
 from coursekit.run import run
 
 README = "# A course\n\n<!-- map -->\n<!-- /map -->\n\n<!-- lessons -->\n<!-- /lessons -->\n"
@@ -49,7 +50,7 @@ def test_a_run_is_kept_and_shown_and_forgotten_when_the_lesson_changes(ran: Path
     assert cells[1] == "5 min"
     assert cells[3] == "not measured"
     assert cells[4].endswith("GiB")
-    assert cells[5] == "doubled, minus once: **-0.500** [-0.750, +0.250]"
+    assert cells[5] == "doubled, minus once: **-0.500** [-0.750, +0.250], undecided"
     text = lessons(ran)[0].source.read_text()
     lessons(ran)[0].source.write_text(text.replace("Is two more", "Is three more"))
     assert row(ran)[5] == "not measured"
@@ -67,6 +68,10 @@ def test_a_gpu_run_made_elsewhere_is_taken_only_from_a_gpu(ran: Path, tmp_path: 
     change(device={"cpu": "x", "cores": 2, "gpus": []})
     assert "gpu" not in readme.keep(ran, [tmp_path])["01_tiny"]
     change(device={"cpu": "x", "cores": 2, "gpus": ["Card 3000, 80 GiB"]}, seconds=120.0)
+    usual = cards.read(folder)["parameters"]
+    change(parameters=usual | {"dataset": "smaller"})
+    assert "gpu" not in readme.keep(ran, [tmp_path])["01_tiny"]
+    change(parameters=usual)
     assert readme.keep(ran, [tmp_path])["01_tiny"]["gpu"]["device"] == "Card 3000, 80 GiB"
     assert row(ran)[3] == "2.0 min"
     assert "GPU: profile `gpu` on Card 3000" in readme.table(ran)
@@ -108,6 +113,26 @@ def test_a_headline_is_a_mean_inside_its_interval(ran: Path) -> None:
     ):
         results[HEADLINE]["value"] = bad
         assert "no mean inside its interval" in expect.judge({"values": {}, "invariants": []}, results)[0]
+
+
+@pytest.mark.parametrize(
+    ("low", "high", "lower_is_better", "ahead"),
+    [
+        (0.1, 0.3, False, "model"),
+        (-0.3, -0.1, False, "baseline"),
+        (-0.3, -0.1, True, "model"),
+        (0.1, 0.3, True, "baseline"),
+        (-0.1, 0.1, True, "undecided"),
+        (float("nan"), float("nan"), False, "undecided"),
+    ],
+)
+def test_the_headline_says_who_is_ahead(monkeypatch, tmp_path, low, high, lower_is_better, ahead) -> None:
+    said = {}
+    monkeypatch.setattr(Recorder, "__call__", lambda self, name, value, **how: said.update({name: value}))
+    difference = types.SimpleNamespace(mean=(low + high) / 2, low=low, high=high)
+    Recorder().headline("x", difference, lower_is_better, stored=True)
+    assert said[HEADLINE]["ahead"] == ahead
+    assert said[HEADLINE]["stored"]
 
 
 def test_cards_that_cannot_be_read_are_said(tmp_path: Path) -> None:

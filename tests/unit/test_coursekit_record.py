@@ -200,6 +200,10 @@ def test_expectations_file_and_its_draft(tmp_path: Path) -> None:
     lesson.expected.parent.mkdir(parents=True)
     lesson.expected.write_text(expect.draft({"parameters": {"profile": "quick"}, "results": results}))
     assert expect.judge(expect.load(lesson, "quick"), results) == []
+    nothing = {**results, "g": result({"x": 1, "y": None})}
+    lesson.expected.write_text(expect.draft({"parameters": {"profile": "quick"}, "results": nothing}))
+    assert "# g holds None" in lesson.expected.read_text()
+    assert expect.load(lesson, "quick")["values"].keys() == results.keys()
     assert expect.judge(expect.load(lesson, "quick"), {**results, "b": result(0.3)}) != []
     with pytest.raises(CourseError, match=r"no table \[cpu\]"):
         expect.load(lesson, "cpu")

@@ -150,7 +150,7 @@ def test_a_name_recorded_twice_fails_the_lesson(root: Path, tmp_path: Path) -> N
     assert "recorded before in this run" in done.card["error"]
 
 
-@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM, signal.SIGHUP])
 @pytest.mark.parametrize("many", [False, True])
 def test_a_stopped_run_leaves_no_card_and_no_kernel(root: Path, tmp_path: Path, number: int, many: bool) -> None:
     verb = "course" if many else "run"

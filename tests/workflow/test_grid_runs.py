@@ -173,6 +173,23 @@ def test_dry_run_of_the_slurm_profile(tmp_path: Path) -> None:
     assert cards_of(root) == []
 
 
+@pytest.mark.parametrize("on", [None, "slurm"])
+def test_the_users_own_profiles_are_left_out(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, on: str | None) -> None:
+    from coursekit import workflow
+
+    root = make_scored_course(tmp_path)
+    file = root / "tiny.yaml"
+    file.write_text("lessons: ['01']\n")
+    plan = grid.plan(root, file)
+    own = tmp_path / "profiles" / "default"  # what Snakemake takes by itself from the folder that it is started in
+    monkeypatch.chdir(tmp_path)
+    own.mkdir(parents=True)
+    (own / "config.yaml").write_text("executor: of-the-user\n")
+    monkeypatch.setenv("SNAKEMAKE_PROFILE", str(own))
+    status = workflow.snakemake(plan.write(), on=on, more=["--dry-run"])
+    assert status == 0, (plan.folder / "snakemake.log").read_text()
+
+
 KUBECTL = """\
 #!{python}
 # stands for a cluster of one node: runs the job's command at once, as its container would
@@ -212,7 +229,7 @@ def test_the_kubernetes_profile_runs_each_run_as_a_job(tmp_path: Path) -> None:
     spec = made[0]["spec"]["template"]["spec"]
     assert spec["containers"][0]["resources"]["requests"] == {"cpu": "1", "memory": "2000Mi"}
     assert spec["volumes"][0]["persistentVolumeClaim"] == {"claimName": "claim"}
-    assert made[0]["spec"]["activeDeadlineSeconds"] == 300
+    assert spec["activeDeadlineSeconds"] == 300
 
 
 def test_a_cluster_that_is_not_there_is_told(tmp_path: Path) -> None:

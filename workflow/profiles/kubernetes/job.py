@@ -34,9 +34,15 @@ def manifest(script: str, cpu: int, mem_mb: int, minutes: int, gpu: int) -> dict
         "metadata": {"name": f"scfm-{uuid.uuid4().hex[:16]}", "labels": {"app": "scfm-course"}},
         "spec": {
             "backoffLimit": 0,  # Snakemake counts the attempts
-            "activeDeadlineSeconds": 60 * minutes,
             "ttlSecondsAfterFinished": 24 * 3600,
-            "template": {"spec": {"restartPolicy": "Never", "containers": [container], "volumes": [volume]}},
+            "template": {
+                "spec": {
+                    "activeDeadlineSeconds": 60 * minutes,  # of the pod: the job's would count the wait for a node too
+                    "restartPolicy": "Never",
+                    "containers": [container],
+                    "volumes": [volume],
+                }
+            },
         },
     }
 
@@ -44,6 +50,20 @@ def manifest(script: str, cpu: int, mem_mb: int, minutes: int, gpu: int) -> dict
 def kubectl(*words: str, text: str | None = None) -> str:
     command = ["kubectl", "--namespace", os.environ.get("COURSE_NAMESPACE", "default"), *words]
     return subprocess.run(command, input=text, check=True, capture_output=True, text=True, timeout=60).stdout
+
+
+def status(name: str) -> str:
+    """success, failed or running; running as well where the cluster does not answer: one lost question must not end a grid."""
+    try:
+        known = json.loads(kubectl("get", "job", name, "-o", "json")).get("status", {})
+    except subprocess.CalledProcessError as error:
+        print(f"kubectl failed: {error.stderr.strip()}", file=sys.stderr)
+        return "failed" if "(NotFound)" in error.stderr else "running"
+    except subprocess.TimeoutExpired as error:
+        print(f"kubectl did not answer: {error}", file=sys.stderr)
+        return "running"
+    ended = {c["type"] for c in known.get("conditions", []) if c.get("status") == "True"}
+    return "success" if "Complete" in ended else "failed" if "Failed" in ended else "running"
 
 
 def main() -> None:
@@ -61,13 +81,13 @@ def main() -> None:
             kubectl("create", "-f", "-", text=json.dumps(job))
             print(job["metadata"]["name"])
         elif what == "status":
-            status = json.loads(kubectl("get", "job", words[0], "-o", "json")).get("status", {})
-            ended = {c["type"] for c in status.get("conditions", []) if c.get("status") == "True"}
-            print("success" if "Complete" in ended else "failed" if "Failed" in ended else "running")
+            print(status(words[0]))
         else:
             kubectl("delete", "job", "--ignore-not-found", *args.words)
     except subprocess.CalledProcessError as error:
         sys.exit(f"kubectl failed: {error.stderr.strip()}")
+    except subprocess.TimeoutExpired as error:
+        sys.exit(f"kubectl did not answer: {error}")
     except FileNotFoundError:
         sys.exit("There is no kubectl here; start the grid where it is.")
 
