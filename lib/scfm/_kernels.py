@@ -334,6 +334,13 @@ def encode_bins(
                 n_up_to[count] += 1
                 top = max(top, count)
                 whole &= x == count
+        mixed = np.uint64(sample_seed)
+        if sampled:  # from what the cell holds, so that its sample is the same in any row, file or shard
+            for i in range(n):
+                gene = column_token[token[i]] if zeros else token[i]
+                word = np.uint64(gene) * np.uint64(0x9E3779B97F4A7C15) + np.uint64(np.int64(value[i] * 1024.0))
+                word = (word ^ (word >> np.uint64(32))) * np.uint64(0xD6E8FEB86659FD93)
+                mixed += word ^ (word >> np.uint64(29))
         if len(quantiles) > 0:
             if seed >= 0:
                 np.random.seed(seed)  # noqa: NPY002 (again for each cell: its bins do not depend on the cells before it)
@@ -356,7 +363,7 @@ def encode_bins(
                 tokens[out : out + n] = token[:n]
                 values[out : out + n] = bins[:n]
         if sampled:
-            np.random.seed((sample_seed + cell) % 4294967296)  # noqa: NPY002
+            np.random.seed((mixed ^ (mixed >> np.uint64(32))) & np.uint64(0xFFFFFFFF))  # noqa: NPY002
             taken = 0
             for i in range(n):
                 # a gene is kept with the chance that just fills the room (Knuth's selection sampling): order is kept

@@ -29,15 +29,40 @@ def csr(adata: anndata.AnnData) -> sp.csr_matrix:
             "this AnnData is backed by its file; scfm.tokenize.tokenize_file reads such a file in chunks"
         )
     matrix = adata.X if isinstance(adata.X, sp.csr_matrix | sp.csr_array) else sp.csr_matrix(adata.X)
-    if not matrix.has_canonical_format:  # an entry twice, or columns out of order
-        matrix = matrix.copy()
-        matrix.sum_duplicates()
+    return canonical(matrix)
+
+
+def canonical(matrix: sp.csr_matrix) -> sp.csr_matrix:
+    """The matrix with each row's columns in order and none twice; a copy only where they are not."""
+    if matrix.has_canonical_format:
+        return matrix
+    # one byte would not hold the sum of two entries
+    matrix = matrix.astype(np.float64 if matrix.dtype.itemsize < 4 else matrix.dtype)
+    matrix.sum_duplicates()
     return matrix
 
 
 def passed(obs: Mapping[str, Any]) -> np.ndarray | None:
     """Mask of the cells with filter_pass == 1, None where there is no such column."""
-    return np.asarray(obs["filter_pass"]).astype(float) == 1 if "filter_pass" in obs else None
+    if "filter_pass" not in obs:
+        return None
+    try:
+        return np.asarray(obs["filter_pass"]).astype(float) == 1
+    except ValueError as error:
+        raise ValueError(
+            f"obs['filter_pass'] holds other things than numbers ({error}). It is Geneformer's column: 1 for a cell to keep, 0 for "
+            "one to leave out. Give yours another name."
+        ) from error
+
+
+def refuse_filtered(obs: Mapping[str, Any]) -> None:
+    """ValueError where tokenization would leave cells out, for whom row i has to stay cell i."""
+    kept = passed(obs)
+    if kept is not None and not kept.all():
+        raise ValueError(
+            f"obs['filter_pass'] leaves out {(~kept).sum():,} of {len(kept):,} cells, so the rows that come back would not be the "
+            "rows of adata. Drop these cells first: adata = adata[adata.obs['filter_pass'] == 1].copy()."
+        )
 
 
 def plain(indptr: np.ndarray, indices: np.ndarray, data: np.ndarray) -> Csr:

@@ -7,7 +7,8 @@ The form that everything else in the course relies on:
 
 - ``X``: CSR float32 of whole numbers, cells x genes
 - ``obs``: ``cell_type``, ``batch``, ``condition`` (categories; "unknown" where not known), ``n_counts`` (of the whole cell,
-  before any gene was dropped), ``donor`` where known; the file's own columns stay beside them
+  before any gene was dropped), ``donor`` where known; the file's own columns stay beside them;
+  where Geneformer's ``filter_pass`` is among these, only its cells with 1 are there
 - ``var``: ``ensembl_id`` ("" where not known), ``gene_symbol``; a unique index
 - ``uns["scfm"]``: name, source, sha256, licence, citation, and what was done to the genes
 """

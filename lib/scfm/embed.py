@@ -200,10 +200,7 @@ def embed(
     network, device = model.network, model.network.device
     n_layers = network.config.num_hidden_layers + layer
     check(model, cells, pooling, layer)
-    gene_tokens = ~np.isin(cells.tokens, list(model.special.values()))
-    if pooling != "cls":
-        genes_per_cell = np.add.reduceat(np.append(gene_tokens, False), cells.offsets[:-1]) * (cells.lengths > 0)
-        _refuse(cells, genes_per_cell == 0, "no genes, so their mean is undefined")
+    refuse_without_genes(model, cells)
     width, vocab_size = network.config.hidden_size, network.config.vocab_size
     per_cell = np.empty((len(cells), width), np.float32)
     if pooling == "gene":
@@ -226,7 +223,7 @@ def embed(
                 per_cell[indices] = x.cpu().numpy()  # (cell, d)
     if pooling != "gene":
         return per_cell
-    return _gene_table(model, cells.tokens[gene_tokens], sums)
+    return _gene_table(model, cells.tokens[~np.isin(cells.tokens, list(model.special.values()))], sums)
 
 
 def _gene_table(model: RankModel, tokens: np.ndarray, sums: Tensor) -> pd.DataFrame:
@@ -262,17 +259,7 @@ def check(model: RankModel, cells: TokenizedCells, pooling: str = "mean", layer:
             f"layer is {layer!r}; this model has layers 0 (the last) and -1 (second to last) to "
             f"{-config.num_hidden_layers} (the input embeddings)"
         )
-    known = getattr(model, "vocabulary_name", "")
-    if cells.vocabulary_name and known and cells.vocabulary_name != known:
-        raise ValueError(
-            f"These cells were tokenized with the vocabulary {cells.vocabulary_name!r}, this model reads {known!r}: the same "
-            "token id is another gene there. Tokenize the counts again with model.tokenize(adata)."
-        )
-    if len(cells.tokens) and not 0 <= cells.tokens.min() <= cells.tokens.max() < config.vocab_size:
-        raise ValueError(
-            f"Token ids from {cells.tokens.min()} to {cells.tokens.max()} were found, this model has 0 to "
-            f"{config.vocab_size - 1}: the cells were tokenized with another vocabulary. Use model.tokenize(adata)."
-        )
+    check_vocabulary(model, cells)
     _refuse(
         cells,
         cells.lengths > config.max_position_embeddings,
@@ -285,6 +272,40 @@ def check(model: RankModel, cells: TokenizedCells, pooling: str = "mean", layer:
         first = cells.tokens[cells.offsets[:-1]]
         _refuse(
             cells, first != model.special["<cls>"], "a first token that is not <cls>, so they have no cls embedding"
+        )
+
+
+def genes_per_cell(model: Any, cells: TokenizedCells) -> np.ndarray:
+    """How many tokens of each cell are genes, not special ones: int (cell,)."""
+    is_gene = ~np.isin(cells.tokens, list(model.special.values()))
+    return np.add.reduceat(np.append(is_gene, False), cells.offsets[:-1], dtype=np.int64) * (cells.lengths > 0)
+
+
+def refuse_without_genes(model: Any, cells: TokenizedCells) -> None:
+    """ValueError for cells of special tokens only: all of them would get one vector, as if it said something about them."""
+    _refuse(cells, genes_per_cell(model, cells) == 0, "no genes, so there is nothing of theirs to embed")
+
+
+def check_vocabulary(model: Any, cells: TokenizedCells) -> None:
+    """Refuse cells of another vocabulary, by its name, its hash and its size; what cells or model do not say is not compared."""
+    name, known = cells.vocabulary_name, getattr(model, "vocabulary_name", "")
+    if name and known and name != known:
+        raise ValueError(
+            f"These cells were tokenized with the vocabulary {name!r}, this model reads {known!r}: the same token id is "
+            "another gene there. Tokenize the counts again with model.tokenize(adata)."
+        )
+    own = getattr(model, "vocabulary_sha256", "") if cells.vocabulary_sha256 else ""
+    if own and cells.vocabulary_sha256 != own:
+        raise ValueError(
+            f"These cells were tokenized with a vocabulary that has the name of this model's ({known!r}) but not its content: "
+            "other genes, other medians, or another order, so the same token id can be another gene. Tokenize the counts again "
+            "with model.tokenize(adata)."
+        )
+    size = model.network.config.vocab_size
+    if len(cells.tokens) and not 0 <= cells.tokens.min() <= cells.tokens.max() < size:
+        raise ValueError(
+            f"Token ids from {cells.tokens.min()} to {cells.tokens.max()} were found, this model has 0 to {size - 1}: the "
+            "cells were tokenized with another vocabulary. Use model.tokenize(adata)."
         )
 
 

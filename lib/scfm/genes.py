@@ -134,6 +134,7 @@ _PUBLISHED: dict[str, dict[str, tuple[str, ...]]] = {
     },
 }
 _MAX_LENGTH = {"V1": 2048, "V2": 4096}
+ALTERNATIVES = "alternative_names.tsv.gz"
 
 
 @dataclass(frozen=True)
@@ -170,16 +171,29 @@ class RankVocabulary:
         path = Path(folder) / "vocabulary.tsv.gz"
         if not path.exists():
             raise VocabularyError(f"{folder} has no vocabulary.tsv.gz, so its token ids cannot be matched to genes.")
-        table = pd.read_csv(path, sep="\t", dtype={"ensembl_id": str, "gene_symbol": str}, keep_default_na=False)
+        settings = json.loads((Path(folder) / "rank_tokenizer.json").read_text())
+        table = pd.read_csv(
+            path,
+            sep="\t",
+            dtype={"ensembl_id": str, "gene_symbol": str},
+            keep_default_na=False,
+            # pandas' own way of reading numbers is off in the last bit at times; older folders are still read so, since it decides
+            # ties and all that was measured with them was
+            float_precision="round_trip" if settings.get("exact_medians") else None,
+        )
         special = table[table["ensembl_id"].str.startswith("<")]
         genes = table.drop(special.index)
         ids = genes["ensembl_id"].tolist()
-        settings = json.loads((Path(folder) / "rank_tokenizer.json").read_text())
+        others = Path(folder) / ALTERNATIVES
+        known: dict[str, str] = {}
+        if others.exists():  # a vocabulary without other names has no such file, and older folders have none either
+            pairs = pd.read_csv(others, sep="\t", dtype=str, keep_default_na=False)
+            known = dict(zip(pairs["name"], pairs["ensembl_id"], strict=True))
         return cls(
             name=settings["name"],
             tokens=dict(zip(ids, genes["token_id"].tolist(), strict=True)),
             medians=dict(zip(ids, genes["median"].astype(float).tolist(), strict=True)),
-            mapping={gene: gene for gene in ids},
+            mapping={gene: gene for gene in ids} | known,
             symbols=dict(zip(ids, genes["gene_symbol"].tolist(), strict=True)),
             special=dict(zip(special["ensembl_id"], special["token_id"].tolist(), strict=True)),
             max_len=settings["max_len"],
@@ -187,7 +201,8 @@ class RankVocabulary:
         )
 
     def save(self, folder: str | Path) -> None:
-        """Write ``vocabulary.tsv.gz`` (token id, Ensembl id, symbol, median) and ``rank_tokenizer.json`` into ``folder``."""
+        """Write ``vocabulary.tsv.gz`` (token id, Ensembl id, symbol, median) and ``rank_tokenizer.json`` into ``folder``; and
+        ``alternative_names.tsv.gz`` where genes have other names."""
         import pandas as pd
 
         genes = sorted(self.tokens, key=self.tokens.__getitem__)
@@ -204,8 +219,14 @@ class RankVocabulary:
         with cache.atomic_write(Path(folder) / "vocabulary.tsv.gz") as path:
             # mtime 0: the same vocabulary gives the same bytes, so its hash can be published
             table.to_csv(path, sep="\t", index=False, compression={"method": "gzip", "mtime": 0})
+        (Path(folder) / ALTERNATIVES).unlink(missing_ok=True)  # another vocabulary's
+        if self.alternatives:
+            pairs = pd.DataFrame(sorted(self.alternatives.items()), columns=["name", "ensembl_id"])
+            with cache.atomic_write(Path(folder) / ALTERNATIVES) as path:
+                pairs.to_csv(path, sep="\t", index=False, compression={"method": "gzip", "mtime": 0})
         with cache.atomic_write(Path(folder) / "rank_tokenizer.json") as path:
-            path.write_text(json.dumps({"name": self.name, "max_len": self.max_len}, indent=1) + "\n")
+            settings = {"name": self.name, "max_len": self.max_len, "exact_medians": True}
+            path.write_text(json.dumps(settings, indent=1) + "\n")
 
     def __len__(self) -> int:
         return len(self.tokens) + len(self.special)
@@ -214,6 +235,11 @@ class RankVocabulary:
     def starts_with_cls(self) -> bool:
         """Whether a cell's tokens are framed by ``<cls>`` and ``<eos>`` (V2 and our mini) or bare (V1)."""
         return CLS in self.special
+
+    @functools.cached_property
+    def alternatives(self) -> dict[str, str]:
+        """``mapping`` as far as it matters: other names of genes that have a token, retired Ensembl ids among them."""
+        return {name: gene for name, gene in self.mapping.items() if name != gene and gene in self.tokens}
 
     def frequency_of_tokens(self) -> np.ndarray:
         """``frequencies`` by token id: (len(self),) float64, zero for special tokens, summing to one."""

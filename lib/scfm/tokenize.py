@@ -230,7 +230,8 @@ def bin_encode(
     Args:
         adata: raw counts in X (cell, gene); ``var["gene_symbol"]``.
         n_bins: number of bins including that of zero; None keeps the values unbinned.
-        max_len: the most tokens per cell with <cls>. Of a longer cell a random sample of genes is kept (``sample_seed``).
+        max_len: the most tokens per cell with <cls>. Of a longer cell a random sample of genes is kept; it goes by ``sample_seed``
+            and by what the cell holds, not by its row.
         include_zeros: keep the genes with a zero count too, all those of the vocabulary.
         normalize, log1p: scale each cell to this total (1e4, say), then take log1p. Only unbinned values change: a bin
             depends on the order of the counts alone.
@@ -255,7 +256,8 @@ def bin_encode(
         for group in range(len(group_token)):
             place[groups == -2 - group] = np.flatnonzero(groups == -2 - group)[0]
         column_token = np.where(place == np.arange(len(place)), column_token, -1)
-        onto = sp.csr_matrix((np.ones(len(place), matrix.dtype), place, np.arange(len(place) + 1)))
+        # float32: in the matrix's own type of one byte, say, the sum of two counts would not fit
+        onto = sp.csr_matrix((np.ones(len(place), np.float32), place, np.arange(len(place) + 1)))
         onto.resize(len(place), len(place))
         matrix = (matrix @ onto).tocsr()
         matrix.sort_indices()
@@ -330,11 +332,14 @@ def bin_rows(
 
 
 def vocabulary_sha256(vocabulary: genes.RankVocabulary | genes.SymbolVocabulary) -> str:
-    """A hash over genes, tokens and medians: two vocabularies with the same hash encode a cell in the same way."""
+    """A hash over genes, their other names, tokens and medians: two vocabularies with the same hash encode a cell in the same way."""
     medians: Mapping[str, float] = getattr(vocabulary, "medians", {})
+    alternatives: Mapping[str, str] = getattr(vocabulary, "alternatives", {})
     digest = hashlib.sha256()
     for gene, token in sorted([*vocabulary.tokens.items(), *vocabulary.special.items()]):
         digest.update(f"{gene}\t{token}\t{medians.get(gene)!r}\n".encode())
+    for name, gene in sorted(alternatives.items()):
+        digest.update(f"{name}\t{gene}\n".encode())
     return digest.hexdigest()
 
 

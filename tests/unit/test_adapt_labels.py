@@ -37,6 +37,7 @@ def cells():
         (lambda y: np.append(y[:-1].astype(object), None), "1 of 40 labels are missing"),
         (lambda y: pd.Series(y).where(np.arange(40) > 4), "5 of 40 labels are missing"),
         (lambda y: np.append(y[:-1], ""), "1 of 40 labels are missing"),
+        (lambda y: np.append(y[:-3], ["unknown"] * 3), "3 of 40 labels are missing"),  # load_dataset's word for it
         (lambda y: np.stack([y, y], 1), r"shape \(40, 2\)"),
         (lambda y: np.arange(40) / 7, "classes, not quantities"),
         (lambda y: {}, "no column"),
@@ -94,8 +95,12 @@ def test_cells_that_the_model_cannot_read_are_refused_in_words(model, cells) -> 
         scfm.adapt(model, few, ["a", "b"])
     with pytest.raises(ValueError, match="no tokens"):
         scfm.adapt(model, TokenizedCells.from_lists([[2, 5, 3], []]), ["a", "b"])
+    for pooling in ("mean", "cls"):
+        with pytest.raises(ValueError, match="no genes"):
+            scfm.adapt(model, TokenizedCells.from_lists([[2, 5, 3], [2, 3]]), ["a", "b"], pooling=pooling)
+    empty = TokenizedCells.from_lists([[tiny_scgpt.CLS, 1], [tiny_scgpt.CLS]], [[0, 3], [0]])
     with pytest.raises(ValueError, match="no genes"):
-        scfm.adapt(model, TokenizedCells.from_lists([[2, 5, 3], [2, 3]]), ["a", "b"], pooling="mean")
+        scfm.adapt(tiny_task.model("scgpt"), empty, ["a", "b"])
     with pytest.raises(ValueError, match="rank-encoded for Geneformer"):
         scfm.adapt(tiny_task.model("scgpt"), *cells)
     batched = tiny_scgpt.model(num_batches=3, domain_norm="dsbn")
@@ -155,6 +160,26 @@ def test_a_split_by_donor_keeps_donors_whole(n_groups, share, seed) -> None:
     assert set(donors[learned]).isdisjoint(donors[watched])
     assert len(watched) > 0
     assert set(donors[watched]) == set(notes[0].removeprefix("validation cells are those of ").split(", "))
+
+
+@pytest.mark.parametrize("missing", ["unknown", "", None])
+def test_cells_of_an_unknown_donor_are_no_donor_of_their_own(missing: str | None) -> None:
+    known = labels.of_cells(np.tile(["B", "T"], 50), 100)
+    donors = np.repeat(["d1", "d2", "d3", missing], 25)
+    with pytest.raises(ValueError, match="does not say for 25 of 100 cells which donor"):
+        labels.split(known, 0.2, 0, donors)
+    learned, _, _ = labels.split(known, 0.0, 0, donors)  # nothing is watched, so nothing must be kept apart
+    assert len(learned) == 100
+
+
+def test_an_unknown_label_is_missing_wherever_labels_are_read(model, cells) -> None:
+    tokens, types = cells
+    sex = np.where(np.arange(40) % 2, "f", "m").astype(object)
+    sex[:10] = "unknown"
+    fit = scfm.adapt(model, tokens, {"type": types, "sex": sex}, progress=False)
+    assert fit.classes == {"type": ["B", "T"], "sex": ["f", "m"]}
+    scored = fit.evaluate(tokens, {"type": types, "sex": sex})
+    assert scored[scored["group"] == "all"].groupby("column")["n"].first().to_dict() == {"sex": 30, "type": 40}
 
 
 def test_several_columns_may_have_gaps(model, cells) -> None:

@@ -103,7 +103,7 @@ def test_the_cheapest_that_is_not_significantly_worse() -> None:
         cheapest(long, "m", 2, True, **how)
 
 
-def test_where_no_method_is_good_everywhere_the_chart_says_so() -> None:
+def test_where_no_method_is_good_everywhere_the_chart_says_so(monkeypatch) -> None:
     turned = {("m", "head"): {5: 0.9}, ("m", "full"): {5: 0.5}}
     two = pd.concat(
         [
@@ -112,9 +112,14 @@ def test_where_no_method_is_good_everywhere_the_chart_says_so() -> None:
         ]
     )
     found = cheapest(two, "m", 5, True, ("head", "full"), covered={"in": True, "in too": True})
-    assert not found["alone"]
-    assert found["method"] == "head"
+    assert found["method"] == comparisons.NO_ONE
+    assert np.isnan(found["behind"])
     assert set(found["best"].values()) == {"head", "full"}
+    monkeypatch.setattr(comparisons, "COVERED", {"in": True, "in too": True})
+    chart = comparisons.decision_chart(two, methods=("head", "full"))
+    words = [text.get_text() for text in ladder_figure.chart(chart).texts]
+    assert comparisons.NO_ONE in words
+    assert "best: full, head" in words
 
 
 def test_the_figure_has_a_panel_per_model_and_set_and_a_key(monkeypatch) -> None:
@@ -154,15 +159,6 @@ def test_the_bill_counts_points_over_the_head_and_per_minute_more() -> None:
     assert full["points"] == pytest.approx(15)  # 10 points with 5 labels, 20 with 30
     assert full["points_per_minute"] == pytest.approx(15 / ((18 - 0.3) / 60))
     assert np.isnan(found.loc[("none", "logistic PCA"), "points"])
-
-
-def test_above_its_twin_means_that_intervals_do_not_touch() -> None:
-    long = table({("m", "head"): {5: 0.9, 30: 0.9}})
-    twin = long.assign(method="twin head")
-    twin.loc[twin["labels_per_class"] == 5, "value"] -= 0.8
-    lines = comparisons.summary(pd.concat([long, twin]).query("metric == 'balanced_accuracy'"))
-    found = comparisons.above_twins(lines)
-    assert found.to_numpy().tolist() == [["m", "in", "head", 1, 2]]
 
 
 def test_differences_are_drawn_per_model_and_set() -> None:

@@ -416,6 +416,23 @@ def test_empty_cells_are_kept_and_reported(
     assert "2 cell(s) have no counts" in caplog.text
 
 
+def test_cells_that_did_not_pass_geneformers_filter_are_left_out_at_once(
+    human: anndata.AnnData, save: Callable[..., Path], caplog: pytest.LogCaptureFixture
+) -> None:
+    """Tokenization would leave them out later, and cells[i] would no longer be the cell of row i."""
+    human.obs["filter_pass"] = (np.arange(N_CELLS) % 4 > 0).astype(int)
+    adata = load_dataset(save(human))
+    assert adata.obs_names.tolist() == human.obs_names[human.obs["filter_pass"] == 1].tolist()
+    assert f"{-(-N_CELLS // 4)} of {N_CELLS} cells are left out, since their filter_pass is not 1" in caplog.text
+    assert adata.obs["filter_pass"].eq(1).all()
+    human.obs["filter_pass"] = 0
+    with pytest.raises(DatasetError, match="1 in none of its cells"):
+        load_dataset(save(human))
+    human.obs["filter_pass"] = "PASS"
+    with pytest.raises(ValueError, match="holds other things than numbers"):
+        load_dataset(save(human))
+
+
 def test_duplicated_cell_names_are_made_unique(
     human: anndata.AnnData, save: Callable[..., Path], caplog: pytest.LogCaptureFixture
 ) -> None:
@@ -498,6 +515,28 @@ def test_10x_folders_that_do_not_fit(tmp_path: Path, counts: np.ndarray, table: 
     (tmp_path / "empty").mkdir()
     with pytest.raises(FileFormatError, match="neither"):
         load_dataset(tmp_path / "empty")
+
+
+def test_a_named_matrix_is_read_whatever_lies_around_it(
+    tmp_path: Path, counts: np.ndarray, table: pd.DataFrame
+) -> None:
+    folder = tenx_folder(tmp_path / "geo", counts, table, zipped=True, v3=True, prefix="GSM1_")
+    for file in tenx_folder(tmp_path / "other", counts[:5], table, zipped=True, v3=True, prefix="GSM2_").iterdir():
+        shutil.move(file, folder)
+    assert load_dataset(folder / "GSM1_matrix.mtx.gz").n_obs == N_CELLS
+    assert load_dataset(folder / "GSM2_matrix.mtx.gz").n_obs == 5
+    with pytest.raises(FileFormatError, match="several matrices"):
+        load_dataset(folder)
+
+    plain = tenx_folder(tmp_path / "plain", counts, table, zipped=False, v3=False)
+    tenx_folder(plain / "filtered", counts[:5], table, zipped=False, v3=False)
+    (plain / "matrix.mtx").rename(plain / "counts.mtx")
+    assert load_dataset(plain / "counts.mtx").n_obs == N_CELLS  # not filtered/matrix.mtx
+    (plain / "barcodes.tsv").rename(plain / "counts_barcodes.tsv")
+    assert load_dataset(plain / "counts.mtx").n_obs == N_CELLS
+    (plain / "counts_barcodes.tsv").unlink()
+    with pytest.raises(FileFormatError, match=r"Beside counts\.mtx there is no barcodes\.tsv"):
+        load_dataset(plain / "counts.mtx")
 
 
 def test_a_damaged_zarr_store(tmp_path: Path, human: anndata.AnnData) -> None:

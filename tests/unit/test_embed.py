@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import numpy as np
 import pytest
 import tiny_geneformer as tiny
@@ -10,6 +12,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from scfm import embed
+from scfm.models.geneformer import Geneformer
+from scfm.tokenize import vocabulary_sha256
 from scfm.tokenized import TokenizedCells
 
 
@@ -172,12 +176,24 @@ def test_what_is_refused():
         v1.embed(TokenizedCells.from_lists([[5] * 65]))
     with pytest.raises(ValueError, match="1 of 2 cells have no tokens"):
         v1.embed(TokenizedCells.from_lists([[5], []]))
-    with pytest.raises(ValueError, match="no genes"):
-        v2.embed(TokenizedCells.from_lists([[2, 3], [2, 5, 3]]), pooling="mean")
+    for pooling in ("mean", "cls", "gene"):
+        with pytest.raises(ValueError, match="1 of 2 cells have no genes"):
+            v2.embed(TokenizedCells.from_lists([[2, 3], [2, 5, 3]]), pooling=pooling)
     with pytest.raises(ValueError, match="first token that is not <cls>"):
         v2.embed(TokenizedCells.from_lists([[5, 6]]), pooling="cls")
     with pytest.raises(ValueError, match="whole numbers"):
         v2.embed([[0.5, 1.0]])
+
+
+def test_a_vocabulary_of_the_same_name_with_other_genes_is_refused():
+    model, cells = tiny.model("V2"), tiny.cells("V2", vocabulary_name="tiny")
+    cells.vocabulary_sha256 = vocabulary_sha256(model.vocabulary)
+    assert model.embed(cells, progress=False).shape == (12, 16)
+    genes = list(model.vocabulary.tokens)
+    turned = dict(zip(genes, reversed(model.vocabulary.tokens.values()), strict=True))
+    other = Geneformer(model.network, replace(model.vocabulary, tokens=turned), "tiny")
+    with pytest.raises(ValueError, match=r"the name of this model's .'tiny'. but not its content"):
+        other.embed(cells, progress=False)
 
 
 def test_no_cells_give_no_rows():

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import tracemalloc
 from pathlib import Path
 
 import numpy as np
@@ -11,7 +12,7 @@ import tiny_task
 import torch
 
 import scfm
-from scfm.tuning import adapters, quantize
+from scfm.tuning import adapters, calibration, fitscores, quantize
 from scfm.tuning.adapters import digest
 from scfm.tuning.modelcard import card
 
@@ -306,6 +307,28 @@ def test_scores_are_those_of_scikit_learn() -> None:
     assert (table["value"] <= table["high"] + 1e-9).all()
     with pytest.raises(ValueError, match="knows no class 'NK'"):
         fit.evaluate(new, np.append(truth[:-1], "NK"))
+
+
+def test_intervals_are_those_of_all_resamples_without_holding_them(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(fitscores, "N_BOOT", 200)
+    rng = np.random.default_rng(4)
+    true = rng.integers(0, 3, 20_000)
+    proba = np.where(true[:, None] == np.arange(3), 0.5, 0.25) + rng.normal(0, 0.2, (20_000, 3)).clip(-0.25, 0.5)
+    proba = (proba / proba.sum(1, keepdims=True)).astype(np.float32)
+    tracemalloc.start()
+    table = fitscores._scores(np.array(list("ABC"))[true], proba, list("ABC"), None).set_index("metric")
+    peak = tracemalloc.get_traced_memory()[1]
+    tracemalloc.stop()
+    assert peak < 200 * 20_000 * 8 / 2  # an index for each cell and resample would be twice that
+
+    rng = np.random.default_rng(0)
+    draws = [rng.integers(0, 20_000, 20_000) for _ in range(200)]
+    right, sure = proba.argmax(1) == true, proba.max(1)
+    for metric, values in (
+        ("accuracy", [right[d].mean() for d in draws]),
+        ("calibration_error", [calibration.expected_error(sure[d], right[d]) for d in draws]),
+    ):
+        assert table.loc[metric, ["low", "high"]].tolist() == pytest.approx(np.quantile(values, [0.025, 0.975]))
 
 
 def test_scores_of_several_columns_leave_out_missing_labels_and_replace_old_ones() -> None:

@@ -138,6 +138,13 @@ def test_counts_go_in_directly():
     expected = model.embed(cells, dtype="float32", progress=False)
     np.testing.assert_array_equal(model.embed(adata, dtype="float32", progress=False), expected)
     assert len(model.tokenize(adata, max_len=3)[1]) == 3
+    adata.obs["filter_pass"] = [0, 1]  # row i would no longer be cell i
+    assert model.tokenize(adata).cell_ids.tolist() == ["b"]
+    for answer in (model.embed, model.masked_loss):
+        with pytest.raises(ValueError, match="leaves out 1 of 2 cells"):
+            answer(adata)
+    adata.obs["filter_pass"] = [1, 1]
+    np.testing.assert_array_equal(model.embed(adata, dtype="float32", progress=False), expected)
 
 
 def test_a_warm_start_that_was_not_kept(folder):

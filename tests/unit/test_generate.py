@@ -94,6 +94,9 @@ def test_counts_as_a_prompt_show_zeros_too():
     assert (cells.lengths == 26).all()
     np.testing.assert_array_equal(made.values, scfm.generate(m, cells, ASKED, steps=1, **QUIET).values)
     assert list(made.cell_ids) == list(adata.obs_names)
+    observed.obs["filter_pass"] = 0
+    with pytest.raises(ValueError, match=r"filter_pass.*leaves out"):
+        scfm.generate(m, observed, ASKED, steps=1, **QUIET)
 
 
 @pytest.mark.parametrize("measure", ["zero_prob", "variance", "dropout", "agreement", "largest", "random"])

@@ -101,6 +101,10 @@ def test_real_cells(cells):
     assert (cells.column_token[-3:] == -1).all(), "outside the vocabulary, or a second column of a gene"
     with pytest.raises(metrics.TooFewCells, match="No type of"):
         simple.RealCells.of(study(5), model())
+    filtered = study()
+    filtered.obs["filter_pass"] = np.arange(filtered.n_obs) > 0
+    with pytest.raises(ValueError, match="leaves out 1 of"):
+        simple.RealCells.of(filtered, model())
     by_default = simple.RealCells.of(study(), model(), n_genes=12)
     assert len(by_default.genes) == 12
     assert len(set(by_default.genes)) == 12

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from pathlib import Path
 
 import anndata as ad
@@ -167,3 +168,25 @@ def test_replay_where_it_means_nothing_is_refused() -> None:
         Memory(made, strange)
     with pytest.raises(ValueError, match="does not say which cells"):
         memory.of_corpus(made)
+
+
+def test_held_out_cells_are_those_of_the_corpus_as_it_was(tmp_path: Path, monkeypatch) -> None:
+    made, cells = model(), {"a": adata(200, 2), "b": adata(100, 3)}
+    for name, own in cells.items():
+        own.uns["scfm"] = {"sha256": f"hash of {name}"}
+    monkeypatch.setattr("scfm.cache.repo_data", lambda: tmp_path)
+    monkeypatch.setattr("scfm.datasets.load_dataset", cells.__getitem__)
+    folder = tmp_path / "models" / "tiny"
+    folder.mkdir(parents=True)
+    log = {
+        "settings": {"seed": 0, "held_out_cells": 0.2},
+        "corpus": {"a": "hash of a", "b": "hash of b"},
+    }
+    (folder / "training_log.json").write_text(json.dumps(log))
+    held_out, replay = memory.of_corpus(made, 20, 50)
+    assert (held_out.n_obs, replay.n_obs) == (20, 50)
+    assert set(held_out.obs_names).isdisjoint(replay.obs_names)
+
+    cells["b"].uns["scfm"]["sha256"] = "hash of another file"  # a replacement, say, with other cells in it
+    with pytest.raises(ValueError, match="another state of b than what is loaded"):
+        memory.of_corpus(made, 20, 50)

@@ -56,6 +56,51 @@ def test_paired_difference_sees_what_two_intervals_hide() -> None:
         metrics.paired_difference(scores, "m", "scvi", "acc")
 
 
+def test_few_draws_get_students_interval_and_one_draw_decides_nothing() -> None:
+    rng = np.random.default_rng(3)
+    hits = [not metrics.of_draws(rng.normal(1.0, 1.0, 5)).excludes(1.0) for _ in range(400)]
+    assert np.mean(hits) > 0.92  # the bootstrap of five holds the truth in some 84 of 100
+    many = rng.normal(1.0, 1.0, metrics.ENOUGH_DRAWS)
+    assert metrics.of_draws(many) == metrics.interval(many)
+    one = metrics.of_draws([0.5])
+    assert one.mean == 0.5
+    assert np.isnan([one.low, one.high]).all()
+    assert not one.excludes(0.0)
+    assert one.overlaps(metrics.Interval(0.9, 0.8, 1.0))
+    with pytest.raises(metrics.TooFewCells):
+        metrics.of_draws([])
+
+
+def test_a_difference_is_of_one_dataset_at_a_time() -> None:
+    rows = [(m, s, d, "acc", s + 0.1) for m in ("ours", "pca") for s in range(20) for d in ("blood", "islets")]
+    scores = pd.DataFrame(rows, columns=["method", "seed", "dataset", "metric", "value"])
+    with pytest.raises(ValueError, match="several scores"):
+        metrics.paired_difference(scores, "ours", "pca", "acc")
+    assert metrics.paired_difference(scores[scores["dataset"] == "blood"], "ours", "pca", "acc").mean == 0
+
+
+def test_a_probe_across_groups_says_which_was_tested_and_is_summed_up_over_groups(blobs) -> None:
+    embedding, names = blobs
+    groups = np.tile(["d1", "d2", "d3"], 40)
+    table = metrics.probe({"clear": embedding, "half": embedding[:, :4]}, names, 5, 9, groups=groups)
+    assert table.groupby("group")["seed"].unique().map(list).to_dict() == {key: [0, 1, 2] for key in ("d1", "d2", "d3")}
+    assert metrics.over_groups(table, "clear", "balanced_accuracy").mean > 0.95
+    with pytest.raises(ValueError, match="several scores"):
+        metrics.paired_difference(table, "clear", "half", "balanced_accuracy")
+    assert metrics.over_groups(table, "half", "balanced_accuracy", "clear").mean <= 0.01
+
+
+def test_a_group_that_cannot_be_tested_is_left_out() -> None:
+    names = np.repeat(["T", "B", "own"], [40, 40, 20])
+    groups = np.r_[np.tile(["d1", "d2"], 40), np.repeat("d3", 20)]  # d3 holds a type that no other has
+    embedding = np.random.default_rng(0).normal(size=(100, 4)).astype(np.float32)
+    table = metrics.probe({"noise": embedding}, names, 5, 6, groups=groups)
+    assert set(table["group"]) == {"d1", "d2"}
+    alone = np.where(names == "T", "a", "b")
+    with pytest.raises(metrics.TooFewCells, match="No group can be tested"):
+        metrics.probe({"noise": embedding}, np.where(names == "own", "B", names), 5, 4, groups=alone)
+
+
 def test_clustering_of_clear_types_is_nearly_perfect_and_of_shuffled_ones_is_not(blobs) -> None:
     embedding, names = blobs
     good = metrics.clustering(embedding, names)

@@ -9,6 +9,8 @@ import pytest
 import torch
 
 import scfm
+from scfm import metrics
+from scfm.generation import completion
 from scfm.studies import headstudy
 from scfm.tuning import calibration, openset
 from scfm.tuning.heads import Head
@@ -54,7 +56,9 @@ def test_a_model_in_a_folder_has_its_random_twin_whatever_the_folder_is_called(n
     expected = headstudy.frozen(listed, adata, seed=1)
     for called in ("mine", "geneformer-v1-10m"):
         found = headstudy.frozen(scfm.load_model(listed.save(tmp_path / called)), adata, seed=1)
-        for method in headstudy.HEADS:
+        assert set(found) == {"pretrained", "random twin"}  # a saved model keeps no warm start; the listed one has it
+        assert set(expected) == set(headstudy.HEADS)
+        for method in found:
             np.testing.assert_allclose(found[method], expected[method], atol=1e-5)
 
 
@@ -78,6 +82,18 @@ def test_reliability_by_hand_and_logits_refused() -> None:
     assert calibration.expected_error(np.array([0.95, 0.95]), np.array([True, False])) == pytest.approx(0.45)
     with pytest.raises(ValueError, match="not logits"):
         calibration.reliability(np.array([3.0]), np.array([True]))
+    with pytest.raises(ValueError, match="not logits"):
+        calibration.expected_error(np.array([3.0]), np.array([True]))
+
+
+def test_the_calibration_error_is_the_gap_of_the_reliability_table_wherever_it_is_told() -> None:
+    rng = np.random.default_rng(3)
+    said = rng.random((40, 50)).astype(np.float32)
+    happened = rng.random((40, 50)) < said**2
+    table = calibration.reliability(said.ravel(), happened.ravel())
+    expected = np.average((table["confidence"] - table["accuracy"]).abs(), weights=table["cells"])
+    assert calibration.expected_error(said.ravel(), happened.ravel()) == pytest.approx(expected)
+    assert completion.reliability(said, happened).to_numpy().tolist() == table.to_numpy().tolist()
 
 
 def test_auroc_counts_pairs() -> None:
@@ -99,7 +115,7 @@ def test_intervals_over_groups_are_wider_than_over_their_draws() -> None:
     rng = np.random.default_rng(6)
     rows = [(m, str(g), "balanced_accuracy", s, g / 10 + rng.normal(0, 0.001) + (0.1 if m == "a" else 0)) for m in "ab" for g in range(5) for s in range(6)]  # fmt: skip
     table = pd.DataFrame(rows, columns=["method", "group", "metric", "seed", "value"])
-    own = headstudy.over_groups(table, "a", "balanced_accuracy")
-    gap = headstudy.over_groups(table, "a", "balanced_accuracy", "b")
+    own = metrics.over_groups(table, "a", "balanced_accuracy")
+    gap = metrics.over_groups(table, "a", "balanced_accuracy", "b")
     assert own.high - own.low > 0.1
     assert gap.low == pytest.approx(0.1, abs=0.005)

@@ -396,13 +396,18 @@ def test_cells_that_cannot_be_embedded():
     model, cells = tiny.model(), tiny.cells()
     without = tiny.TokenizedCells(cells.tokens, cells.offsets)
     other = tiny.TokenizedCells(cells.tokens, cells.offsets, cells.values, vocabulary_name="another")
+    changed = tiny.TokenizedCells(
+        cells.tokens, cells.offsets, cells.values, vocabulary_name="tiny", vocabulary_sha256="0" * 64
+    )
     beyond = tiny.TokenizedCells.from_lists([[tiny.CLS, 99]], [[0, 3]])
     no_cls = tiny.TokenizedCells.from_lists([[tiny.CLS, 1], [3, 1], []], [[0, 3], [2, 3], []])
     for wrong, message in [
         (without, "no values"),
         (other, "'another'"),
+        (changed, "'tiny'. but not its content"),
         (beyond, "this model has 0 to 42"),
         (no_cls, "2 of 3 cells do not begin with <cls>"),
+        (tiny.TokenizedCells.from_lists([[tiny.CLS, 1], [tiny.CLS]], [[0, 3], [0]]), "1 of 2 cells have no genes"),
     ]:
         with pytest.raises(ValueError, match=message):
             model.embed(wrong, progress=False)

@@ -88,7 +88,7 @@ def test_falls_are_paired_differences_along_the_way() -> None:
 def test_the_contest_of_genes_has_its_controls(adata) -> None:
     model, twin = scfm.load_model("geneformer-mini"), scfm.load_model("geneformer-mini", weights="random")
     labels = gene_families.by_symbol(adata.var["gene_symbol"])
-    table = gene_families.contest(model, twin, adata[:40].copy(), labels, 64, 10, 6)
+    table = gene_families.contest({"pretrained": model, "random twin": twin}, adata[:40].copy(), labels, 64, 10, 6)
     mean = table[table["metric"] == "balanced_accuracy"].groupby("method")["value"].mean()
     assert abs(mean["shuffled labels"] - 0.5) < 0.12
     assert mean["pretrained"] > 0.6

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import itertools
 import warnings
+from dataclasses import replace
 
 import anndata
 import numpy as np
@@ -14,9 +15,10 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from hypothesis.extra import numpy as hnp
 
+from scfm import cache
 from scfm.errors import NotCountsError
 from scfm.genes import RankVocabulary, SymbolVocabulary, VocabularyError
-from scfm.tokenize import bin_encode, bin_rows, rank_encode, rank_rows
+from scfm.tokenize import bin_encode, bin_rows, rank_encode, rank_rows, vocabulary_sha256
 
 N_GENES = 12
 MEDIANS = np.array([1.0, 1.0, 2.0, 0.5, 3.0, 1.0, 0.7, 4.0, 2.0, 1.5, 1.0, 9.0])  # with ties on purpose
@@ -170,6 +172,38 @@ def test_columns_of_one_gene_are_summed():
     assert bins.values.tolist() == [0, 5, 1, 2, 0, 5]
 
 
+def test_sums_of_counts_of_one_byte_do_not_wrap():
+    adata = as_adata([[200, 7, 100]])
+    adata.X = sp.csr_matrix(np.array([[200, 7, 100]], np.uint8))
+    adata.var["gene_symbol"] = ["G1", "G2", "G1"]
+    assert bin_encode(adata, symbols(), n_bins=None).values.tolist() == [0, 300, 7]
+    adata.X = sp.csr_matrix((np.array([200, 100, 7], np.uint8), [0, 0, 1], [0, 3]), shape=(1, 3))  # one entry twice
+    assert bin_encode(adata, symbols(), n_bins=None).values.tolist() == [0, 300, 7]
+
+
+def test_other_names_of_genes_survive_the_disk_and_count_in_the_hash(tmp_path):
+    vocabulary, adata = replace(ranks(), symbols=dict.fromkeys(ranks().tokens, "")), as_adata(np.ones((1, N_GENES)))
+    vocabulary.medians["ENSG00000000003"] = 0.9620899225997185  # pandas' fast way to read numbers is one bit off here
+    adata.var["ensembl_id"] = ["ENSG_OLD", *adata.var["ensembl_id"][1:]]
+    vocabulary.save(tmp_path)
+    read = RankVocabulary.load(tmp_path)
+    assert read == vocabulary
+    assert vocabulary_sha256(read) == vocabulary_sha256(vocabulary)
+    assert np.array_equal(rank_encode(adata, read).tokens, rank_encode(adata, vocabulary).tokens)
+
+    without = replace(vocabulary, mapping={gene: gene for gene in vocabulary.tokens})
+    assert vocabulary_sha256(without) != vocabulary_sha256(vocabulary)  # it encodes this cell in another way
+    without.save(tmp_path)
+    assert [file.name for file in sorted(tmp_path.iterdir())] == ["rank_tokenizer.json", "vocabulary.tsv.gz"]
+    assert RankVocabulary.load(tmp_path) == without
+
+
+def test_the_hash_of_a_vocabulary_without_other_names_is_that_of_its_genes():
+    """What was written beside tokens before other names counted is still right."""
+    mini = RankVocabulary.load(cache.repo_data() / "models" / "geneformer-mini")
+    assert vocabulary_sha256(mini).startswith("e667402cade321ee")
+
+
 def test_only_cells_that_passed_the_filter():
     adata = as_adata(np.eye(4, N_GENES) + 1)
     adata.obs["filter_pass"] = [1, 0, 1, 0]
@@ -278,6 +312,18 @@ def test_a_long_cell_is_sampled_with_its_seed_and_keeps_cls():
     assert (kept > 0).all()  # every gene has its chance
     assert np.array_equal(short.tokens, bin_encode(adata, symbols(), n_bins=None, max_len=6, n_threads=1).tokens)
     assert not np.array_equal(short.tokens, bin_encode(adata, symbols(), max_len=6, sample_seed=1).tokens)
+
+
+@pytest.mark.parametrize("zeros", [False, True])
+def test_the_sample_of_a_long_cell_does_not_depend_on_its_row(zeros):
+    adata = as_adata(np.arange(1, 1 + 40 * N_GENES).reshape(40, N_GENES))
+    how = {"n_bins": None, "max_len": 6, "include_zeros": zeros, "sample_seed": 2**32 - 1}
+    whole = bin_encode(adata, symbols(), **how)
+    order = np.random.default_rng(0).permutation(40)[:25]
+    part = bin_encode(adata[order].copy(), symbols(), **how)
+    for new, old in enumerate(order):
+        assert part[new].tolist() == whole[old].tolist()
+    assert len({tuple(whole[i].tolist()) for i in range(40)}) > 20
 
 
 def test_zeros_can_be_kept():

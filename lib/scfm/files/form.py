@@ -8,8 +8,10 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from scfm._rows import passed
 from scfm.errors import ColumnError, DatasetError, GeneNameError, NotCountsError
 from scfm.files import counts
+from scfm.metrics import NO_LABEL
 
 if TYPE_CHECKING:
     import anndata
@@ -18,7 +20,7 @@ if TYPE_CHECKING:
 log = logging.getLogger("scfm")
 
 UNKNOWN = "unknown"
-_MISSING = {"", "nan", "none", "na", "n/a", "<na>", "unknown"}
+_MISSING = {*(word.lower() for word in NO_LABEL), "na", "n/a"}  # in a file, also what people write
 # columns of a user's file that are taken without being named
 _GUESSES = {
     "label": ("cell_type", "celltype", "CellType", "cell_types", "cell_label"),
@@ -50,6 +52,7 @@ def in_form(
             f"{name} seems to be transposed: its {raw.n_obs:,} cell names are gene names ({raw.obs_names[0]}, ...). Cells "
             "belong in the rows: save adata.T."
         )
+    raw = _passed(raw, name)
     columns = _columns(raw.obs, entry, label, batch, name)
     if entry.get("drop_batches_without_counts"):
         raw, matrix, var, where = _counts_by_batch(raw, columns["batch"])
@@ -118,6 +121,23 @@ def _columns(
             named = next((guess for guess in _GUESSES[role] if guess in obs), None)
         chosen[role] = asked or (named if named in obs else None)
     return chosen
+
+
+def _passed(raw: anndata.AnnData, name: str) -> anndata.AnnData:
+    """Only the cells with Geneformer's filter_pass == 1, now: tokenization would leave the others out, and rows out of step."""
+    kept = passed(raw.obs)
+    if kept is None or kept.all():
+        return raw
+    if not kept.any():
+        raise DatasetError(f"{name} has a column filter_pass that is 1 in none of its cells: delete it to keep all.")
+    log.warning(
+        "%s: %s of %s cells are left out, since their filter_pass is not 1 (Geneformer's column of cells that passed quality "
+        "control). Delete the column from the file to keep them.",
+        name,
+        f"{(~kept).sum():,}",
+        f"{len(kept):,}",
+    )
+    return raw[kept].copy()
 
 
 def _counts_by_batch(raw: anndata.AnnData, batch: str | None) -> tuple[anndata.AnnData, Any, pd.DataFrame, str]:

@@ -63,7 +63,7 @@ def read_any(path: str | Path) -> anndata.AnnData:
     if ending in _TABLES:
         return _read_table(path, _TABLES[ending])
     if ending == ".mtx":
-        return _read_folder(path.parent)
+        return _read_mtx(path)
     if ending == ".zarr" or path.name.endswith(".zarr.zip"):
         raise FileFormatError(f"{path.name} is a file; a .zarr store is a folder. Unpack it first.")
     hint = (
@@ -216,18 +216,24 @@ def _read_folder(path: Path) -> anndata.AnnData:
 
 
 def _read_mtx(matrix_path: Path) -> anndata.AnnData:
-    """10x's three files: matrix.mtx, barcodes.tsv, genes.tsv or features.tsv; each may be gzipped and share a prefix."""
+    """10x's three files: matrix.mtx, barcodes.tsv, genes.tsv or features.tsv; each may be gzipped and share a prefix.
+
+    A matrix of another name (counts.mtx) has them beside it as counts_barcodes.tsv, counts.barcodes.tsv or barcodes.tsv.
+    """
     import pandas as pd
     from scipy import io
 
-    prefix = matrix_path.name.split("matrix.mtx")[0]
+    start, called_matrix, _ = matrix_path.name.rpartition("matrix.mtx")
+    stem = matrix_path.name.removesuffix(".gz").removesuffix(".mtx")
+    prefixes = [start] if called_matrix else [f"{stem}_", f"{stem}.", ""]
 
     def beside(*names: str) -> Path:
-        for name in names:
-            for candidate in (matrix_path.with_name(prefix + name), matrix_path.with_name(prefix + name + ".gz")):
+        for name in (prefix + name for prefix in prefixes for name in names):
+            for candidate in (matrix_path.with_name(name), matrix_path.with_name(name + ".gz")):
                 if candidate.exists():
                     return candidate
-        raise FileFormatError(f"Beside {matrix_path.name} there is no {' or '.join(prefix + name for name in names)}.")
+        wanted = " or ".join(prefixes[-1] + name for name in names)
+        raise FileFormatError(f"Beside {matrix_path.name} there is no {wanted}.")
 
     barcodes, features = beside("barcodes.tsv"), beside("features.tsv", "genes.tsv")
     try:

@@ -119,13 +119,11 @@ def embed_shard(
     A cell without any gene of the vocabulary has no embedding: its row is NaN, and it is counted in the report. ``how`` goes to
     ``model.embed`` (pooling, layer). Returns the shard's report; raises as ``model.embed``.
     """
-    from scfm.embed import choose_dtype
+    from scfm.embed import choose_dtype, genes_per_cell
 
     start = time.monotonic()
     cells = TokenizedCells.load(tokens)
-    genes = ~np.isin(cells.tokens, list(model.special.values()))
-    n_genes = np.add.reduceat(np.append(genes, False), cells.offsets[:-1]) * (cells.lengths > 0)
-    full = np.flatnonzero(n_genes)
+    full = np.flatnonzero(genes_per_cell(model, cells))
     found = (
         model.embed(cells[full], dtype=dtype, max_tokens=max_tokens, progress=progress, **how) if len(full) else None
     )

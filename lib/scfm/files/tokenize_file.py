@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from scfm import cache, genes
-from scfm._rows import cores
+from scfm._rows import canonical, cores, passed
 from scfm.errors import FileFormatError, NotCountsError
 from scfm.tokenize import NO_N_COUNTS, RankEncoder
 from scfm.tokenized import read_about
@@ -120,17 +120,17 @@ def tokenize_file(
 
 def _encode(cells: CellsOnDisk, encoder: RankEncoder, first: int, last: int) -> TokenizedCells:
     """Read, check and encode the cells first to last of the file."""
-    matrix, n_counts, cell_ids = cells.read(first, last)
+    import scipy.sparse as sp
+
+    (indptr, indices, data), n_counts, cell_ids = cells.read(first, last)
+    matrix = sp.csr_matrix((data, indices, indptr), shape=(last - first, cells.n_genes))
     kept = cells.passed(first, last)
     if kept is not None:
-        import scipy.sparse as sp
-
-        indptr, indices, data = matrix
-        chosen = sp.csr_matrix((data, indices, indptr), shape=(last - first, cells.n_genes))[kept]
-        matrix = chosen.indptr, chosen.indices, chosen.data
+        matrix = matrix[kept]
         n_counts, cell_ids = None if n_counts is None else n_counts[kept], cell_ids[kept]
+    matrix = canonical(matrix)  # files may hold a row's columns in any order
     try:
-        out = encoder.encode(matrix, n_counts, cell_ids, n_threads=1)
+        out = encoder.encode((matrix.indptr, matrix.indices, matrix.data), n_counts, cell_ids, n_threads=1)
     except (NotCountsError, ValueError) as error:
         raise type(error)(f"{cells.name}, cells {first:,} to {last - 1:,}: {error}") from error
     out.report["filtered_out"] = 0 if kept is None else int((~kept).sum())
@@ -279,8 +279,7 @@ class CellsOnDisk:
         obs = root["obs"]
         self.cell_ids = self._names(obs, own)
         self.n_counts = np.asarray(column(obs, "n_counts", own), np.float64) if "n_counts" in obs else None
-        passed = column(obs, "filter_pass", own) if "filter_pass" in obs else None
-        self.filter_pass = None if passed is None else np.asarray(passed, np.float64) == 1
+        self.filter_pass = passed({"filter_pass": column(obs, "filter_pass", own)} if "filter_pass" in obs else {})
 
     @staticmethod
     def _names(frame: Any, rows: slice = slice(None)) -> np.ndarray:

@@ -16,6 +16,7 @@ import numpy as np
 from scfm.generation.prompts import gene_prompt, keep_genes
 from scfm.generation.simple_generators import RealCells
 from scfm.tokenized import TokenizedCells
+from scfm.tuning import calibration
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -217,10 +218,7 @@ def score(guess: Guess, question: Question) -> dict[str, float]:
     if guess.nonzero is not None:
         is_on = question.truth > 0
         found["brier"] = float(((guess.nonzero - is_on) ** 2).mean())
-        curve = reliability(guess.nonzero, is_on)
-        found["calibration_error"] = float(
-            (np.abs(curve["said"] - curve["happened"]) * curve["n"]).sum() / curve["n"].sum()
-        )
+        found["calibration_error"] = calibration.expected_error(np.ravel(guess.nonzero), np.ravel(is_on))
     if guess.tokens:
         found |= {"tokens": guess.tokens, "looks": guess.looks, "seconds": guess.seconds}
     return found
@@ -241,14 +239,8 @@ def surer_is_better(confidence: np.ndarray, error: np.ndarray) -> float:
 
 def reliability(said: np.ndarray, happened: np.ndarray, n_bins: int = 10) -> pd.DataFrame:
     """Is what was given a probability of 0.3 true 3 times in 10? Columns said, happened (means) and n, by tenths of ``said``."""
-    import pandas as pd
-
-    p, truth = np.ravel(said).astype(np.float64), np.ravel(happened).astype(np.float64)
-    tenth = np.minimum((p * n_bins).astype(int), n_bins - 1)
-    n = np.bincount(tenth, minlength=n_bins)
-    used = n > 0
-    means = (np.bincount(tenth, of, minlength=n_bins)[used] / n[used] for of in (p, truth))
-    return pd.DataFrame(dict(zip(("said", "happened"), means, strict=True)) | {"n": n[used]})
+    table = calibration.reliability(np.ravel(said), np.ravel(happened), n_bins)
+    return table.set_axis(["said", "happened", "n"], axis=1)
 
 
 # --- does K help? -----------------------------------------------------------------------------------

@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from scfm._rows import refuse_filtered
 from scfm.genes import CLS, PAD
 from scfm.tokenized import TokenizedCells
 
@@ -130,6 +131,7 @@ class Prompts:
             return cls(cells, embedding, names, _keys(ids))
         cells = prompt
         if not isinstance(cells, TokenizedCells):
+            refuse_filtered(prompt.obs)
             cells = model.tokenize(prompt, max_len=len(model.vocabulary) + 1, include_zeros=True)
         model.check(cells)
         if len(cells) == 0:

@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from scfm import metrics
+from scfm._rows import refuse_filtered
 from scfm.generation.prompts import bin_matrix
 from scfm.tokenized import TokenizedCells
 
@@ -67,6 +68,7 @@ class RealCells:
 
         from scfm import baselines
 
+        refuse_filtered(adata.obs)
         kept, _ = metrics.usable_cells(adata.obs[label], smallest)
         if len(kept) == 0:
             raise metrics.TooFewCells(f"No type of {name or 'this set'} has {smallest} cells.")

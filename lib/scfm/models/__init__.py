@@ -2,6 +2,6 @@
 
 from __future__ import annotations
 
-from scfm.models.registry import ModelError, list_models, load_model
+from scfm.models.registry import ModelError, has_warm_start, list_models, load_model
 
-__all__ = ["ModelError", "list_models", "load_model"]
+__all__ = ["ModelError", "has_warm_start", "list_models", "load_model"]

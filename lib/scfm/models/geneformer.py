@@ -6,6 +6,7 @@ Theodoris et al. 2023 (10.1038/s41586-023-06139-9), Chen et al. 2024 (10.1101/20
 
 from __future__ import annotations
 
+import functools
 import json
 from collections.abc import Iterable, Sequence
 from pathlib import Path
@@ -14,6 +15,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from scfm import cache
+from scfm._rows import refuse_filtered
 from scfm.genes import RankVocabulary, VocabularyError
 from scfm.tokenized import TokenizedCells
 
@@ -80,6 +82,13 @@ class Geneformer:
         """Name of the vocabulary, as in ``TokenizedCells.vocabulary_name``; empty if it is not at hand."""
         return self._vocabulary.name if self._vocabulary is not None else ""
 
+    @functools.cached_property
+    def vocabulary_sha256(self) -> str:
+        """Hash of the vocabulary, as in ``TokenizedCells.vocabulary_sha256``; empty if it is not at hand."""
+        from scfm.tokenize import vocabulary_sha256
+
+        return vocabulary_sha256(self._vocabulary) if self._vocabulary is not None else ""
+
     @property
     def default_pooling(self) -> str:
         """``"cls"`` for Geneformer V2, whose ``<cls>`` was trained at scale; ``"mean"`` for V1 and for our mini."""
@@ -119,10 +128,11 @@ class Geneformer:
         return embed(self, self.as_cells(cells), pooling or self.default_pooling, layer, dtype, max_tokens, progress)  # type: ignore[arg-type]
 
     def as_cells(self, cells: Any) -> TokenizedCells:
-        """TokenizedCells from whatever :meth:`embed` accepts."""
+        """TokenizedCells from whatever :meth:`embed` accepts, row i = cell i."""
         if isinstance(cells, TokenizedCells):
             return cells
         if hasattr(cells, "obs") and hasattr(cells, "X"):  # an AnnData
+            refuse_filtered(cells.obs)
             return self.tokenize(cells)
         if isinstance(cells, np.ndarray) and cells.ndim == 2:
             pad = self.special["<pad>"]

@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from scfm import cache, hub
+from scfm._seeded import seeded
 from scfm.genes import RankVocabulary, VocabularyError
 
 if TYPE_CHECKING:
@@ -18,6 +19,7 @@ if TYPE_CHECKING:
     from scfm.models.scgpt import ScGPT
 
 WEIGHTS = "model.safetensors"
+START = "start.safetensors"  # what pretraining began with, where that was not random weights
 PICKLED_WEIGHTS = ("pytorch_model.bin", "model.bin", "best_model.pt", "pytorch_model.pt")
 # a published vocabulary is recognized by its size, which config.json states
 VERSION_OF_SIZE = {25_426: "V1", 20_275: "V2"}
@@ -102,6 +104,14 @@ def list_models() -> pd.DataFrame:
     return pd.DataFrame(rows).set_index("model")
 
 
+def has_warm_start(name: str | Path) -> bool:
+    """Can ``load_model(name, weights="start")`` give the state before the first step of pretraining? Nothing is downloaded."""
+    entry = hub.catalogue()["models"].get(hub.plain_name(str(name)))
+    if entry is None:
+        return (Path(name) / START).exists()
+    return "bundled" in entry and (cache.repo_data() / entry["bundled"] / START).exists()
+
+
 # --- which files? -----------------------------------------------------------------------------------
 
 
@@ -173,7 +183,7 @@ def _from_folder(folder: Path, name: str, entry: dict[str, Any], weights: str, s
         network, digest = random_network(config, seed), None
         name = f"{name} (random weights, seed {seed})"
     elif weights == "start":
-        network, digest = warm_start_network(folder, config, seed), cache.sha256(folder / "start.safetensors")
+        network, digest = warm_start_network(folder, config, seed), cache.sha256(folder / START)
         name = f"{name} (warm start, seed {seed})"
     else:
         path = paths.get(WEIGHTS, folder / WEIGHTS)
@@ -257,12 +267,10 @@ def read_config(path: Path, expected: dict[str, Any]) -> BertConfig:
 
 def random_network(config: BertConfig, seed: int) -> BertForMaskedLM:
     """The network with BERT's own random initialization (normal, sd 0.02), the same for the same seed."""
-    import torch
     from transformers import BertForMaskedLM
 
     config._attn_implementation = "sdpa"
-    with torch.random.fork_rng(devices=[]):  # the caller's random state stays as it was
-        torch.manual_seed(seed)
+    with seeded(seed):
         return BertForMaskedLM(config)
 
 
@@ -270,11 +278,9 @@ def warm_start_network(folder: Path, config: BertConfig, seed: int) -> BertForMa
     """The random twin with the tensors of ``start.safetensors`` in it: the state before the first step of pretraining."""
     from safetensors.torch import load_file
 
-    path = folder / "start.safetensors"
+    path = folder / START
     if not path.exists():
-        raise ModelError(
-            f"{folder.name} keeps no warm start (no start.safetensors): it has only 'pretrained' and 'random'."
-        )
+        raise ModelError(f"{folder.name} keeps no warm start (no {START}): it has only 'pretrained' and 'random'.")
     network = random_network(config, seed)
     _, unexpected = network.load_state_dict({k: v.float() for k, v in load_file(path).items()}, strict=False)
     if unexpected:

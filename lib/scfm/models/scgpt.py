@@ -6,6 +6,7 @@ checkpoints is in ``scgpt_files.py``. Cui et al. 2024 (10.1038/s41592-024-02201-
 
 from __future__ import annotations
 
+import functools
 import json
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -13,6 +14,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from scfm import cache
+from scfm._rows import refuse_filtered
 from scfm.genes import CLS, PAD, SymbolVocabulary, VocabularyError
 from scfm.models.scgpt_network import LORA_TARGETS, NotAvailableError, ScGPTConfig, ScGPTModel
 from scfm.tokenized import TokenizedCells
@@ -78,6 +80,13 @@ class ScGPT:
     def vocabulary_name(self) -> str:
         """Name of the vocabulary, as in ``TokenizedCells.vocabulary_name``; empty if it is not at hand."""
         return self._vocabulary.name if self._vocabulary is not None else ""
+
+    @functools.cached_property
+    def vocabulary_sha256(self) -> str:
+        """Hash of the vocabulary, as in ``TokenizedCells.vocabulary_sha256``; empty if it is not at hand."""
+        from scfm.tokenize import vocabulary_sha256
+
+        return vocabulary_sha256(self._vocabulary) if self._vocabulary is not None else ""
 
     @property
     def special(self) -> dict[str, int]:
@@ -179,19 +188,22 @@ class ScGPT:
         Raises
         ------
         ValueError
-            Cells without values or without ``<cls>``, or of another vocabulary; batch labels missing or useless.
+            Cells without values, without ``<cls>`` or without genes, or of another vocabulary; batch labels missing or useless.
         """
+        from scfm.embed import refuse_without_genes
         from scfm.models import scgpt_embed
 
         cells = self.as_cells(cells)
         self.check(cells)
+        refuse_without_genes(self, cells)
         return scgpt_embed.embed(self.network, cells, batch_labels, normalize, dtype, max_tokens, progress)
 
     def as_cells(self, cells: Any) -> TokenizedCells:
-        """TokenizedCells from whatever :meth:`embed` accepts."""
+        """TokenizedCells from whatever :meth:`embed` accepts, row i = cell i."""
         if isinstance(cells, TokenizedCells):
             return cells
         if hasattr(cells, "obs") and hasattr(cells, "X"):  # an AnnData
+            refuse_filtered(cells.obs)
             return self.tokenize(cells)
         raise TypeError(
             f"TokenizedCells or an AnnData of raw counts was expected, not {type(cells).__name__}. Lists of token ids and of "
@@ -200,22 +212,14 @@ class ScGPT:
 
     def check(self, cells: TokenizedCells) -> None:
         """Refuse cells that this model cannot read; ValueError says why."""
-        config = self.network.config
+        from scfm.embed import check_vocabulary
+
         if cells.values is None:
             raise ValueError(
                 "These cells have no values: they were rank-encoded for Geneformer. scGPT reads a value for each gene; "
                 "tokenize the counts again with model.tokenize(adata)."
             )
-        if cells.vocabulary_name and self.vocabulary_name and cells.vocabulary_name != self.vocabulary_name:
-            raise ValueError(
-                f"These cells were tokenized with the vocabulary {cells.vocabulary_name!r}, this model reads "
-                f"{self.vocabulary_name!r}: the same token id is another gene there. Use model.tokenize(adata)."
-            )
-        if len(cells.tokens) and not 0 <= cells.tokens.min() <= cells.tokens.max() < config.vocab_size:
-            raise ValueError(
-                f"Token ids from {cells.tokens.min()} to {cells.tokens.max()} were found, this model has 0 to "
-                f"{config.vocab_size - 1}: the cells were tokenized with another vocabulary. Use model.tokenize(adata)."
-            )
+        check_vocabulary(self, cells)
         without = cells.lengths == 0
         if CLS in self.special:
             first = (

@@ -20,8 +20,9 @@ import torch
 from torch import Tensor
 
 from scfm import cache
+from scfm._seeded import seeded
 from scfm.genes import PAD, SymbolVocabulary, VocabularyError
-from scfm.models.registry import WEIGHTS, ModelError
+from scfm.models.registry import START, WEIGHTS, ModelError
 from scfm.models.scgpt import ScGPT
 from scfm.models.scgpt_network import ScGPTConfig, ScGPTModel
 
@@ -47,7 +48,7 @@ def load(folder: Path | None, name: str, entry: dict[str, Any], weights: str, se
     ModelError
         Missing, damaged, unsafe or mismatching files; the message says what is wrong and what to do.
     """
-    start = None if folder is None else folder / "start.safetensors"
+    start = None if folder is None else folder / START
     if weights == "start" and not (start and start.exists()):
         raise ModelError(f"{name} keeps no warm start: it has only 'pretrained' and 'random'.")
     if folder is None:
@@ -77,8 +78,7 @@ def load(folder: Path | None, name: str, entry: dict[str, Any], weights: str, se
             )
         config.pad_token_id, config.cls_token_id = vocabulary.special[PAD], vocabulary.special["<cls>"]
     if weights in ("random", "start"):
-        with torch.random.fork_rng(devices=[]):  # the caller's random state stays as it was
-            torch.manual_seed(seed)
+        with seeded(seed):
             network, digest = ScGPTModel(config), None
         name = f"{name} ({'random weights' if weights == 'random' else 'warm start'}, seed {seed})"
         if weights == "start" and start is not None:  # the random twin with the tensors that pretraining began with

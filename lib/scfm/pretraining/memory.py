@@ -9,7 +9,6 @@ replay: Rolnick et al. 2019, arXiv:1811.11682; forgetting: French 1999, 10.1016/
 from __future__ import annotations
 
 import hashlib
-import tomllib
 from collections.abc import Iterator
 from dataclasses import replace
 from typing import TYPE_CHECKING, Any
@@ -254,7 +253,8 @@ def of_corpus(
     Raises
     ------
     ValueError
-        The model does not say what it was trained on (released checkpoints do not), or a set of the corpus is not in reach.
+        The model does not say what it was trained on (released checkpoints do not), or a set of the corpus is not in reach, or not
+        as it was then.
     """
     import json
 
@@ -265,9 +265,16 @@ def of_corpus(
         raise ValueError(
             f"{model.name} does not say which cells it was pretrained on. Give Memory cells that resemble its corpus instead."
         )
-    settings = json.loads(log.read_text())["settings"]
-    sets = tomllib.loads((cache.repo_data() / "corpora.toml").read_text())["mini"]["train"]
-    corpus = read_corpus(sets)
+    known = json.loads(log.read_text())
+    settings = known["settings"]
+    corpus = read_corpus(list(known["corpus"]))
+    # which cells were held out goes by their place in the corpus: with other cells in it, they are not those that were
+    if changed := [name for name, sha256 in known["corpus"].items() if corpus.hashes[name] != sha256]:
+        raise ValueError(
+            f"{model.name} was pretrained on another state of {', '.join(changed)} than what is loaded by that name here, so its "
+            "held-out cells cannot be told from its training cells. Put the listed file into a folder of SCFM_CACHE "
+            "(scfm.list_datasets()), or give Memory cells that resemble its corpus instead."
+        )
     schedule = Schedule(seed=settings["seed"], held_out_cells=settings["held_out_cells"])
     rng = np.random.default_rng([seed, 8])
     train, held_out = (rng.permutation(part) for part in split(corpus, schedule))

@@ -22,6 +22,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from scfm import cache, genes
+from scfm._seeded import seeded
 from scfm.models.scgpt import GENE_MEANS
 from scfm.pretraining.corpus import Corpus, gene_directions
 from scfm.pretraining.minibatches import augment
@@ -70,8 +71,7 @@ def new_network(settings: Settings, vocabulary: genes.SymbolVocabulary) -> ScGPT
 
     from scfm.models.scgpt_network import ScGPTConfig, ScGPTModel
 
-    with torch.random.fork_rng(devices=[]):
-        torch.manual_seed(settings.seed)
+    with seeded(settings.seed):
         network: Any = ScGPTModel(
             ScGPTConfig(
                 vocab_size=len(vocabulary),

@@ -1,8 +1,6 @@
 """From a table of a few draws to statements: intervals that are honest for five draws, paired tests, verdicts, a decision.
 
-The draws of labels are few (five in the ladder), so the bootstrap is the wrong tool: it resamples five numbers as if they
-were the world, and its "95 %" intervals catch the truth some 85 times in 100. Student's t knows how badly five numbers tell
-their own spread, and widens by 2.8 instead of 2 standard errors (Student 1908, 10.1093/biomet/6.1.1).
+The draws of labels are few (five in the ladder), so the intervals are Student's t, never the bootstrap (:func:`scfm.metrics.student`).
 """
 
 from __future__ import annotations
@@ -13,8 +11,8 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from scfm import cache
-from scfm.metrics import Interval, TooFewCells
+from scfm import cache, metrics
+from scfm.metrics import student
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -22,6 +20,7 @@ if TYPE_CHECKING:
 RUNGS = ("head", "lora", "partial", "full")
 FROM_SCRATCH = ("logistic PCA", "logistic HVG")
 BASELINES = "none"  # the model column of what needs no model
+NO_ONE = "no single method"  # a decision that cannot be made: the sets ask for different methods
 COVERED = {  # is its tissue in the corpus?
     "pbmc_zheng_facs": True,
     "kang_ifnb_pbmc": True,
@@ -53,35 +52,9 @@ def store(found: pd.DataFrame, path: Path) -> pd.DataFrame:
     return table
 
 
-def student(values: Sequence[float] | np.ndarray, level: float = 0.95) -> Interval:
-    """Student's t interval of the mean of a few draws. ``values``: (draw,), two at least.
-
-    Raises
-    ------
-    TooFewCells
-        One value, or values that are not finite: they have no spread to go by.
-    """
-    from scipy import stats
-
-    array = np.asarray(values, dtype=np.float64)
-    if array.ndim != 1 or len(array) < 2 or not np.isfinite(array).all():
-        raise TooFewCells(f"An interval needs two finite values at least; got {array.tolist()}.")
-    half = stats.t.ppf((1 + level) / 2, len(array) - 1) * array.std(ddof=1) / np.sqrt(len(array))
-    return Interval(float(array.mean()), float(array.mean() - half), float(array.mean() + half))
-
-
 def summary(scores: pd.DataFrame, by: Sequence[str] = ("model", "dataset", "method", "labels_per_class")) -> pd.DataFrame:  # fmt: skip
-    """One row per ``by`` with mean, low, high (:func:`student`; NaN for a single draw) and n draws, from the long table."""
-    import pandas as pd
-
-    rows = []
-    for key, part in scores.groupby(list(by), sort=False, observed=True):
-        draws = part.groupby("seed")["value"].mean()
-        found = (
-            student(draws.to_numpy()) if len(draws) > 1 else Interval(float(draws.iloc[0]), float("nan"), float("nan"))
-        )
-        rows.append((*key, found.mean, found.low, found.high, len(draws)))
-    return pd.DataFrame(rows, columns=[*by, "mean", "low", "high", "n"])
+    """:func:`scfm.metrics.summary` by the columns that tell the ladder's lines apart."""
+    return metrics.summary(scores, by)
 
 
 def wide(table: pd.DataFrame, model: str, dataset: str, metric: str = "balanced_accuracy") -> pd.DataFrame:
@@ -156,24 +129,6 @@ def bill(table: pd.DataFrame, metric: str = "balanced_accuracy") -> pd.DataFrame
     return found
 
 
-def above_twins(lines: pd.DataFrame, rungs: Sequence[str] = ("head", "lora", "full")) -> pd.DataFrame:
-    """At how many budgets a rung's interval lies wholly above that of its random twin: columns model, dataset, rung, clear, budgets.
-
-    ``lines``: rows of :func:`summary` by model, dataset, method and labels_per_class.
-    """
-    import pandas as pd
-
-    rows = []
-    for (model, dataset), part in lines.groupby(["model", "dataset"], sort=False):
-        for rung in rungs:
-            ours, twin = (part[part["method"] == m].set_index("labels_per_class") for m in (rung, f"twin {rung}"))
-            both = ours.index.intersection(twin.index)
-            if len(both):
-                clear = int((ours.loc[both, "low"] > twin.loc[both, "high"]).sum())
-                rows.append((model, dataset, rung, clear, len(both)))
-    return pd.DataFrame(rows, columns=["model", "dataset", "rung", "clear", "budgets"])
-
-
 # --- a decision -----------------------------------------------------------------------------------------
 
 
@@ -191,8 +146,9 @@ def cheapest(
     "Best": the highest mean on a set; "not significantly worse": the 95 % t interval of the paired difference to it reaches 0.
     The price is the median of cpu seconds. The table's nearest budget that is not above ``labels_per_class`` is read.
 
-    Returns ``{"method", "best": {dataset: method}, "behind": mean points lost to the best, "budget", "sets", "draws"}``. With few
-    draws much is "not significantly worse": this is a rule for spending little, and no proof that two methods are equal.
+    Returns ``{"method", "best": {dataset: method}, "behind": mean points lost to the best, "budget", "sets", "draws"}``. Where every
+    method is significantly worse than the best one on some set, method is :data:`NO_ONE` and behind NaN. With few draws much is
+    "not significantly worse": this is a rule for spending little, and no proof that two methods are equal.
 
     Raises
     ------
@@ -223,15 +179,14 @@ def cheapest(
             if method != best[dataset] and student(gap).low > 0:
                 allowed.discard(method)
         allowed &= set(part.columns)
-    chosen = min(allowed or set(best.values()), key=lambda m: (cost[m], methods.index(m)))
+    chosen = min(allowed, key=lambda m: (cost[m], methods.index(m)), default=NO_ONE)
     return {
         "method": chosen,
         "best": best,
-        "behind": float(np.mean(lost[chosen])),
+        "behind": float(np.mean(lost[chosen])) if allowed else float("nan"),
         "budget": int(budget),
         "sets": sets,
         "draws": draws,
-        "alone": bool(allowed),  # False: no method is good on all sets, and the cheapest of the best ones is given
     }
 
 

@@ -18,6 +18,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from scfm._seeded import seeded
 from scfm.models.scgpt import ScGPT
 from scfm.models.scgpt_network import ScGPTConfig, ScGPTModel
 from scfm.objectives import Weights, combine
@@ -48,8 +49,7 @@ def with_parts(base: ScGPTModel, seed: int = 0, **parts: Any) -> ScGPTModel:
     config.unavailable = {
         ability: why for ability, why in config.unavailable.items() if ability not in ("classification", "adversarial")
     }
-    with torch.random.fork_rng(devices=[]):  # the caller's random state stays as it was
-        torch.manual_seed(seed)
+    with seeded(seed):
         network = ScGPTModel(config)
     state = network.state_dict()
     for name, value in base.state_dict().items():
@@ -198,8 +198,7 @@ def finetune(
     rows: list[tuple[int, int, str, float]] = []
     interrupted = False
     begin = time.perf_counter()
-    with torch.random.fork_rng(devices=[network.device] if network.device.type == "cuda" else []):
-        torch.manual_seed(seed)  # dropout
+    with seeded(seed):  # dropout
         network.train()
         try:
             with tqdm(total=steps, desc="fine-tuning", unit="step", disable=not progress, delay=1, leave=False) as bar:

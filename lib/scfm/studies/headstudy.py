@@ -32,10 +32,11 @@ SHIFTS: dict[str, tuple[str, str, dict[str, str]]] = {
     "lung_celllines_5batch": ("technology", "technology", {}),
     "pbmc_zheng_facs": ("", "", {}),
 }
-HEADS = ("pretrained", "random twin")
+HEADS = ("pretrained", "warm start", "random twin")
 RIVALS = ("logistic HVG", "logistic PCA", "kNN PCA", "CellTypist recipe")
 ROLES = dict.fromkeys(("pretrained", "pretrained, kNN"), "model") | {
     "random twin": "twin",
+    "warm start": "twin",
     "shuffled labels": "control",
 }
 ROLES |= dict.fromkeys(RIVALS, "baseline")
@@ -65,14 +66,20 @@ def cells_of(
 
 
 def frozen(model: Any, adata: anndata.AnnData, seed: int = 0) -> dict[str, np.ndarray]:
-    """The embeddings that a head reads, of the pretrained network and of its random twin: method → float32 (cell, d)."""
+    """The embeddings that a head reads: method → float32 (cell, d).
+
+    Of the pretrained network, of its warm start where the model keeps one, and of its random twin.
+    """
     from scfm import models
 
-    twin = models.load_model(model.source or model.name, weights="random", seed=seed)
+    name = model.source or model.name
+    made = {"pretrained": model}
+    if models.has_warm_start(name):
+        made["warm start"] = models.load_model(name, weights="start", seed=seed)
+    made["random twin"] = models.load_model(name, weights="random", seed=seed)
     tokens = model.tokenize(adata)
-    made = zip(HEADS, (model, twin), strict=True)
     how = {"pooling": "mean"} if hasattr(model.network, "bert") else {}  # scGPT has one embedding, its <cls>
-    return {method: net.embed(tokens, dtype="float32", progress=False, **how) for method, net in made}
+    return {method: net.embed(tokens, dtype="float32", progress=False, **how) for method, net in made.items()}
 
 
 def compare(
@@ -103,7 +110,9 @@ def compare(
             answers[method] = (head.predict(x[test]), head.n_parameters, time.perf_counter() - begin)
         shuffled = np.random.default_rng([seed, draw]).permutation(own)
         pretrained = features["pretrained"]
-        answers["shuffled labels"] = (linear_head(pretrained[train], shuffled).predict(pretrained[test]), 0, 0.0)
+        begin = time.perf_counter()
+        head = linear_head(pretrained[train], shuffled)
+        answers["shuffled labels"] = (head.predict(pretrained[test]), head.n_parameters, time.perf_counter() - begin)
         for method, x in (("kNN PCA", genes["PCA"]), ("pretrained, kNN", pretrained)):
             begin = time.perf_counter()
             found = KNeighborsClassifier(5).fit(x[train], own).predict(x[test])
@@ -169,25 +178,13 @@ def _genes_for(key: _Hashed, learned: tuple[int, ...] | None) -> dict[str, np.nd
 def strangers(
     embeddings: Mapping[str, np.ndarray], adata: anndata.AnnData, per_class: int, n_draws: int, seed: int = 0
 ) -> pd.DataFrame:
-    """:func:`scfm.tuning.openset.hold_out` of both networks and of PCA, whose genes and components saw no tested cell."""
+    """:func:`scfm.tuning.openset.hold_out` of the networks and of PCA, whose genes and components saw no tested cell."""
     names = adata.obs["cell_type"].astype(str).to_numpy()
 
     def features_of(learned: np.ndarray) -> dict[str, np.ndarray]:
         return dict(embeddings) | {"logistic PCA": gene_features(adata, learned)["PCA"]}
 
     return openset.hold_out(features_of, names, per_class, n_draws, seed)
-
-
-def over_groups(scores: pd.DataFrame, method: str, metric: str, rival: str | None = None) -> metrics.Interval:
-    """Mean and interval over groups (donors, technologies, held-out types): groups are resampled first, their draws second.
-
-    With ``rival`` of the difference, draw by draw. A single group gives the interval over its draws.
-    """
-    own = scores[scores["metric"] == metric]
-    wide = own.pivot_table(index=["group", "seed"], columns="method", values="value")
-    values = (wide[method] - wide[rival] if rival else wide[method]).dropna()
-    table = values.unstack("seed").dropna().to_numpy()  # (group, draw)
-    return metrics.interval(table if len(table) > 1 else table[0])
 
 
 def study(model: Any, name: str, per_class: int = 10, n_draws: int = 20, seed: int = 0) -> pd.DataFrame:

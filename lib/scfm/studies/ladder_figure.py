@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from scfm.plots import PALETTE, axes
-from scfm.studies.comparisons import BASELINES, COVERED, RUNGS, summary
+from scfm.studies.comparisons import BASELINES, COVERED, NO_ONE, RUNGS, summary
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -30,7 +30,7 @@ def figure(table: pd.DataFrame, metric: str = "balanced_accuracy", datasets: Seq
     names = list(datasets or dict.fromkeys(part["dataset"]))
     names.sort(key=lambda name: not COVERED.get(name, True))  # stable: the tissues of the corpus first
     # every panel of a row shares its scale, so that rungs can be compared by eye across sets
-    panels = axes(3.9 * len(names) + 1.3, 3.5 * len(models), rows=len(models), columns=len(names), sharey=True)
+    panels = axes(3.9 * len(names) + 1.3, 4.4 * len(models), rows=len(models), columns=len(names), sharey=True)
     grid = np.asarray(panels, dtype=object).reshape(len(models), len(names))
     for row, model in enumerate(models):
         for column, name in enumerate(names):
@@ -46,6 +46,9 @@ def figure(table: pd.DataFrame, metric: str = "balanced_accuracy", datasets: Seq
             ax.set_xlabel("labels per class" if row == len(models) - 1 else "")
             if column == 0:
                 ax.set_ylabel(f"{model}\n{metric.replace('_', ' ')}")
+    budgets = part["labels_per_class"]
+    for ax in grid.ravel():  # one scale of labels as well
+        ax.set_xlim(budgets.min() / 1.3, budgets.max() * 1.3)
     _legend(grid[0, -1])
     return panels
 
@@ -156,7 +159,10 @@ def chart(decisions: pd.DataFrame, title: str = "") -> Any:
             ax.add_patch(Rectangle((x - 0.47, y - 0.44), 0.94, 0.88, facecolor=colour, alpha=0.32, lw=0))
             behind = 100 * found["behind"]
             small = "the best itself" if behind == 0 else f"{behind:.1f} points behind"
-            ax.text(x, y - 0.08, found["method"], ha="center", va="center", fontsize=9, fontweight="bold")
+            if found["method"] == NO_ONE:
+                small = f"best: {found['best']}"
+            size = 9 if len(found["method"]) < 14 else 7.5
+            ax.text(x, y - 0.08, found["method"], ha="center", va="center", fontsize=size, fontweight="bold")
             ax.text(x, y + 0.24, small, ha="center", va="center", fontsize=7)
     ax.set_xlim(-0.5, len(budgets) - 0.5)
     ax.set_ylim(len(rows) - 0.5, -0.5)

@@ -161,7 +161,7 @@ def measure(stored: Path, models: Sequence[str], datasets: Sequence[str], per_cl
 
     table = pd.read_parquet(stored) if stored.exists() else pd.DataFrame(columns=ladder.COLUMNS)
     for dataset in datasets:
-        done = set(table["model"][table["dataset"] == dataset])
+        done = set(table["model"][(table["dataset"] == dataset) & (table["labels_per_class"] == per_class)])
         if done >= set(models):
             continue
         whole = judge.evaluation_set(dataset)

@@ -15,8 +15,6 @@ from scfm.models.scgpt import ScGPT
 if TYPE_CHECKING:
     import anndata
 
-NO_LABEL = ("unknown", *metrics.NO_LABEL)
-
 
 @dataclass(frozen=True)
 class Study:
@@ -64,7 +62,7 @@ def prepare(
     names = np.asarray(labels).astype(str)
     if len(names) != adata.n_obs:
         raise ValueError(f"{len(names):,} labels for {adata.n_obs:,} cells: one for each was expected.")
-    classes = [name for name in np.unique(names).tolist() if name not in NO_LABEL]
+    classes = [name for name in np.unique(names).tolist() if name not in metrics.NO_LABEL]
     place = {name: number for number, name in enumerate(classes)}
     return Study(
         *_rectangle(model, chosen),
@@ -79,7 +77,7 @@ def prepare(
 def _numbered(names: np.ndarray | None, n_cells: int) -> tuple[list[str], np.ndarray]:
     if names is None:
         return ["all"], np.zeros(n_cells, np.int64)
-    unknown = np.isin(names, NO_LABEL)
+    unknown = np.isin(names, metrics.NO_LABEL)
     if unknown.any() and not unknown.all():
         raise ValueError(
             f"The batch of {unknown.sum():,} of {n_cells:,} cells is not known: leave these cells out, or give them a batch."

@@ -22,6 +22,7 @@ from typing import Any
 import torch
 from torch import nn
 
+from scfm._seeded import seeded
 from scfm.tuning.choices import Choices
 from scfm.tuning.features import input_modules, kind_of, layers_of
 
@@ -123,9 +124,8 @@ def _with_peft(network: Any, choices: Choices, n_layers: int) -> Adapted:
         from scfm.tuning import quantize
 
         copied = quantize.quantized(copied, choices.quantize)
-    with torch.random.fork_rng(devices=[]), warnings.catch_warnings():
+    with seeded(choices.seed), warnings.catch_warnings():
         warnings.simplefilter("ignore")  # peft's advice is about language models
-        torch.manual_seed(choices.seed)
         if choices.method in ("prefix", "prompt"):
             # on the encoder alone: the masked-LM head would answer for every position, and nobody asks it
             whole: Any = peft.get_peft_model(copied.bert, config)

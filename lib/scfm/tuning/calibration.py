@@ -22,21 +22,28 @@ def reliability(confidence: np.ndarray, right: np.ndarray, n_bins: int = 10) -> 
     """
     import pandas as pd
 
-    confidence, right = np.asarray(confidence, np.float64), np.asarray(right, bool)
-    if len(confidence) != len(right) or len(right) == 0:
-        raise ValueError(f"{len(confidence):,} confidences but {len(right):,} answers; one each per cell was expected.")
-    if confidence.min() < 0 or confidence.max() > 1 + 1e-6:
-        raise ValueError("confidence holds numbers outside 0..1; give probabilities, softmax(logits), not logits.")
-    number = np.minimum((confidence * n_bins).astype(int), n_bins - 1)
-    table = pd.DataFrame({"bin": number, "confidence": confidence, "accuracy": right, "cells": 1})
+    confidence, right, number = _binned(confidence, right, n_bins)
+    table = pd.DataFrame({"bin": number, "confidence": confidence.astype(np.float64), "accuracy": right, "cells": 1})
     found = table.groupby("bin").agg({"confidence": "mean", "accuracy": "mean", "cells": "sum"})
     return found.reset_index(drop=True)
 
 
 def expected_error(confidence: np.ndarray, right: np.ndarray, n_bins: int = 10) -> float:
-    """Expected calibration error: the gap between confidence and accuracy, averaged over the bins by their cells."""
-    table = reliability(confidence, right, n_bins)
-    return float(np.average((table["confidence"] - table["accuracy"]).abs(), weights=table["cells"]))
+    """Expected calibration error: the gap between confidence and accuracy in the bins of :func:`reliability`, averaged over the
+    cells."""
+    confidence, right, number = _binned(confidence, right, n_bins)
+    gap = np.bincount(number, confidence, n_bins) - np.bincount(number, right, n_bins)  # times the cells of the bin
+    return float(np.abs(gap).sum() / len(right))
+
+
+def _binned(confidence: np.ndarray, right: np.ndarray, n_bins: int) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """Both as arrays, and the number of each cell's bin."""
+    confidence, right = np.asarray(confidence), np.asarray(right, bool)
+    if len(confidence) != len(right) or len(right) == 0:
+        raise ValueError(f"{len(confidence):,} confidences but {len(right):,} answers; one each per cell was expected.")
+    if confidence.min() < 0 or confidence.max() > 1 + 1e-6:
+        raise ValueError("confidence holds numbers outside 0..1; give probabilities, softmax(logits), not logits.")
+    return confidence, right, np.minimum((confidence * n_bins).astype(int), n_bins - 1)
 
 
 def log_loss(logits: np.ndarray, truth: np.ndarray, temperature: float = 1.0) -> float:

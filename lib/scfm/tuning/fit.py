@@ -288,12 +288,8 @@ def resolve(model: Any, choices: Choices) -> Choices:
 
 def check_cells(model: Any, cells: TokenizedCells, choices: Choices) -> None:
     """Refuse cells that this model cannot read, in the words of ``model.embed``."""
-    pooling = choices.pooling or "mean"
     if hasattr(model.network, "bert"):
-        embed.check(model, cells, pooling, choices.layer or 0)
+        embed.check(model, cells, choices.pooling or "mean", choices.layer or 0)
     else:
         model.check(cells)
-    if pooling == "mean" or choices.level == "gene":
-        genes = ~np.isin(cells.tokens, list(model.special.values()))
-        per_cell = np.add.reduceat(np.append(genes, False), cells.offsets[:-1]) * (cells.lengths > 0)
-        embed._refuse(cells, per_cell == 0, "no genes, so their mean is undefined")
+    embed.refuse_without_genes(model, cells)

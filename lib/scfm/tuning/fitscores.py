@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from scfm.tuning import calibration
 from scfm.tuning import labels as labelled
 
 if TYPE_CHECKING:
@@ -96,11 +98,10 @@ def _by_column(fit: Fit, labels: Any) -> dict[str, Any]:
 def _scores(truth: np.ndarray, proba: np.ndarray, classes: list[str], batches: np.ndarray | None) -> pd.DataFrame:
     import pandas as pd
 
-    said = np.asarray(classes)[proba.argmax(1)]
     rng = np.random.default_rng(0)
-    draws = [np.arange(len(truth)), *(rng.integers(0, len(truth), len(truth)) for _ in range(N_BOOT))]
     numbers = {name: number for number, name in enumerate(classes)}
-    true, answer = (np.array([numbers[x] for x in names]) for names in (truth, said))
+    true, answer, sure = np.array([numbers[x] for x in truth]), proba.argmax(1), proba.max(1)
+    right = answer == true
     rows: list[tuple] = []
 
     def add(group: str, name: str, n: int, scores: list[dict[str, float]]) -> None:
@@ -109,18 +110,20 @@ def _scores(truth: np.ndarray, proba: np.ndarray, classes: list[str], batches: n
             low, high = np.nanquantile(values, [0.025, 0.975]) if np.isfinite(values).any() else (np.nan, np.nan)
             rows.append((group, name, n, metric, scores[0][metric], float(low), float(high)))
 
-    tables = [confusion(true[d], answer[d], len(classes)) for d in draws]
-    overall = [overall_scores(t) for t in tables]
-    overall = [
-        one | {"calibration_error": calibration_error(proba[d], true[d])} for one, d in zip(overall, draws, strict=True)
-    ]
+    tables, overall = [], []
+    for draw in range(1 + N_BOOT):  # all cells, then one resample at a time: together they would not fit into memory
+        d = rng.integers(0, len(true), len(true)) if draw else np.arange(len(true))
+        tables.append(confusion(true[d], answer[d], len(classes)))
+        overall.append(
+            overall_scores(tables[-1]) | {"calibration_error": calibration.expected_error(sure[d], right[d])}
+        )
     add("all", "all", len(truth), overall)
     for k, name in enumerate(classes):
         if (true == k).any():
             add("class", name, int((true == k).sum()), [class_scores(t, k) for t in tables])
     for batch in np.unique(batches) if batches is not None else []:
         rows_of = np.flatnonzero(batches == batch)
-        own = [rows_of, *(rng.choice(rows_of, len(rows_of)) for _ in range(N_BOOT))]
+        own = itertools.chain([rows_of], (rng.choice(rows_of, len(rows_of)) for _ in range(N_BOOT)))
         scores = [overall_scores(confusion(true[d], answer[d], len(classes))) for d in own]
         add("batch", str(batch), len(rows_of), [{m: s[m] for m in METRICS[:2]} for s in scores])
     return pd.DataFrame(rows, columns=["group", "name", "n", "metric", "value", "low", "high"])
@@ -152,13 +155,3 @@ def class_scores(table: np.ndarray, k: int) -> dict[str, float]:
         "recall": right / there if there else float("nan"),
         "f1": 2 * right / (said + there) if said + there else float("nan"),
     }
-
-
-def calibration_error(proba: np.ndarray, true: np.ndarray, n_bins: int = 10) -> float:
-    """Expected calibration error: how far confidence and accuracy lie apart, over ``n_bins`` bins of confidence
-    (Guo et al. 2017, arXiv:1706.04599)."""
-    sure, right = proba.max(1), proba.argmax(1) == true
-    bins = np.minimum((sure * n_bins).astype(int), n_bins - 1)
-    n = np.bincount(bins, minlength=n_bins)
-    gap = np.abs(np.bincount(bins, sure, n_bins) - np.bincount(bins, right, n_bins))
-    return float(gap.sum() / n.sum())

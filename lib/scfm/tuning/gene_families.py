@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -46,13 +46,13 @@ def dosage_sensitive() -> dict[str, str]:
 
 
 def contest(
-    model: Any, twin: Any, adata: anndata.AnnData, labels: dict[str, str], max_len: int | None = None, per_class: int = 20,
+    networks: Mapping[str, Any], adata: anndata.AnnData, labels: dict[str, str], max_len: int | None = None, per_class: int = 20,
     n_draws: int = 20, seed: int = 0,
 ) -> pd.DataFrame:  # fmt: skip
-    """What a frozen model knows of genes, on genes that were kept aside, beside what their counts in these cells say.
+    """What frozen networks of one vocabulary know of genes, on genes that were kept aside, beside what their counts in these cells say.
 
-    A gene's vector is its mean over the cells that have it, as ``adapt(level="gene", method="head")`` reads it. Beside it: the random
-    twin; mean, share of cells and spread of its log counts; 20 principal components of its counts over the cells; and shuffled
+    ``networks``: name → model, "pretrained" among them, and for comparison its random twin and its warm start.
+    A gene's vector is its mean over the cells that have it, as ``adapt(level="gene", method="head")`` reads it. Beside it: mean, share of cells and spread of its log counts; 20 principal components of its counts over the cells; and shuffled
     labels. Genes that no sentence holds take no part. Long table of :func:`scfm.metrics.probe`.
     """
     import pandas as pd
@@ -60,11 +60,10 @@ def contest(
     from scfm.adapt import adapt
     from scfm.genes import ensembl_to_symbol
 
-    cells = model.tokenize(adata, max_len=max_len)
+    cells = networks["pretrained"].tokenize(adata, max_len=max_len)
     how: dict[str, Any] = {"level": "gene", "dtype": "float32", "validation": 0, "progress": False}
     vectors = {
-        name: adapt(m, cells, labels, "head", **how).embed(cells, progress=False)
-        for name, m in (("pretrained", model), ("random twin", twin))
+        name: adapt(m, cells, labels, "head", **how).embed(cells, progress=False) for name, m in networks.items()
     }
     symbol = ensembl_to_symbol()
     class_of = {g: labels.get(g) or labels.get(symbol.get(g, "")) for g in vectors["pretrained"].index}

@@ -12,6 +12,7 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
+from scfm._seeded import seeded
 from scfm.metrics import small_fit
 
 IGNORE = -100  # a cell without a label in this column (torch's own default for cross-entropy)
@@ -34,8 +35,7 @@ class Head(nn.Module):
         self.classes = {column: list(names) for column, names in classes.items()}
         self.register_buffer("center", torch.zeros(d))
         self.register_buffer("scale", torch.ones(d))
-        with torch.random.fork_rng(devices=[]):
-            torch.manual_seed(seed)
+        with seeded(seed):
             self.readers = nn.ModuleList(_reader(d, len(names), kind, dropout) for names in self.classes.values())
 
     @property

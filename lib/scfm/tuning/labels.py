@@ -50,8 +50,8 @@ def of_cells(labels: Any, n_cells: int) -> Labels:
         if missing.any():
             if not several:
                 raise ValueError(
-                    f"{missing.sum():,} of {n_cells:,} labels are missing (NaN, None or empty). A cell without a label cannot be "
-                    "learned from: leave it out of cells and labels (keep = labels.notna())."
+                    f"{missing.sum():,} of {n_cells:,} labels are missing (NaN, None, empty or 'unknown'). A cell without a label "
+                    "cannot be learned from: leave it out of cells and labels (keep, _ = scfm.metrics.usable_cells(labels))."
                 )
             notes.append(f"{missing.sum():,} cells have no {column}: they count nothing there")
         found, numbers = np.unique(names[~missing], return_inverse=True)
@@ -122,7 +122,10 @@ def gene_names(vocabulary: Any, ids: np.ndarray) -> list[str]:
 
 
 def names_of(given: Any, n: int, what: str) -> tuple[np.ndarray, np.ndarray]:
-    """One column of labels as str (n,), and which of them are missing: bool (n,). ValueError: another length or form."""
+    """One column of labels as str (n,), and which of them are missing (NaN, None, "", "unknown"): bool (n,).
+
+    ValueError: another length or form.
+    """
     import pandas as pd
 
     array = np.asarray(given)
@@ -174,7 +177,7 @@ def split(
     Raises
     ------
     ValueError
-        The groups have another length, or only one of them exists, or none can be spared.
+        The groups have another length, or only one of them exists, or a cell's is not known, or none can be spared.
     """
     rng = np.random.default_rng([seed, 11])
     if groups is not None:
@@ -225,7 +228,12 @@ def _split_groups(
         )
     if share == 0:
         return np.arange(n), np.empty(0, np.int64), ["groups were given, but validation=0: nothing is watched"]
-    groups = groups.astype(str)
+    groups, unknown = names_of(groups, n, "groups")
+    if unknown.any():  # of any donor, a watched one too
+        raise ValueError(
+            f"groups does not say for {unknown.sum():,} of {n:,} cells which donor or batch they are of (NaN, None, empty or "
+            "'unknown'), so they cannot be kept apart from the cells that are watched. Leave these cells out, or leave groups out."
+        )
     watched = np.zeros(n, bool)
     chosen: list[str] = []
     for name in rng.permutation(names):

@@ -23,6 +23,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from scfm import cache
+from scfm._seeded import seeded
 from scfm.tuning.adapters import Adapted, optimizer_groups, stages, unfreeze
 from scfm.tuning.choices import Choices
 from scfm.tuning.features import cut_by_budget
@@ -103,7 +104,7 @@ def train(
     bar = tqdm(
         total=run.planned, initial=run.steps, desc=choices.method, unit="step", disable=not progress, delay=1, leave=False
     )  # fmt: skip
-    with torch.random.fork_rng(devices=[device.index or 0] if device.type == "cuda" else []):
+    with seeded(choices.seed) as reseed:
         adapted.network.train()
         for module in adapted.network.modules():
             if isinstance(module, nn.modules.batchnorm._BatchNorm):
@@ -112,7 +113,7 @@ def train(
         while run.steps < run.planned and not run.stopped_early:
             if choices.gradual:
                 unfreeze(by_stage, run.steps, run.planned)
-            torch.manual_seed(choices.seed * 1_000_003 + run.steps)
+            reseed(choices.seed * 1_000_003 + run.steps)
             for group in optimizer.param_groups:
                 group["lr"] = group["rate"] * schedule(run.steps, run.planned, choices)
             old = () if replay is None else replay(run.steps)
