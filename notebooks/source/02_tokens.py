@@ -149,7 +149,7 @@ print(
 ax = plots.slope(
     {"by count": symbols[by_count[:20]].tolist(), "by surprise": symbols[by_surprise[:20]].tolist()},
     marked=symbols[everyday].tolist(),
-    title=f"The first 20 words of one {chosen_type}",
+    title=f"The first 20 words of one {chosen_type} (orange: everyday genes)",
 )
 n_everyday = [int(np.isin(order[:20], everyday).sum()) for order in (by_count, by_surprise)]
 plots.show(
@@ -166,7 +166,8 @@ print(f"Everyday genes among the first 20: {n_everyday[0]} by count, {n_everyday
 
 # %% [markdown]
 # One cell is an anecdote. Over all cells: where in the sentence does the average everyday gene stand? 0 % is the first word,
-# 100 % the last. (Equal counts share the average of their places, so ties favour nobody.)
+# 100 % the last. (Equal counts share the average of their places, so ties favour nobody.) Genes that are seen everywhere have high counts, so any division would move some of them back. The control divides each
+# gene by the median of *another* one: only what goes beyond it is due to the gene's own.
 
 # %%
 matrix = adata.X.tocsr()
@@ -178,12 +179,13 @@ own, rest = (
 )
 groups["telling"] = np.argsort(rest - own)[:20]  # the 20 genes in which this type exceeds the others most
 
-rows = []
+rows, mixed_up = [], np.random.default_rng(seed).permutation(median)
 for i in range(adata.n_obs):
     g, c = matrix[i].indices, matrix[i].data.astype(float)
     for order, value in (
         ("by count", c),
         ("by surprise", c / median[g]),
+        ("medians shuffled", c / mixed_up[g]),  # the control: divided by the median of another gene
     ):  # the cell's depth cannot change its own order
         place = (rankdata(-value) - 0.5) / len(g)
         rows += [
@@ -215,7 +217,7 @@ plots.show(
 record("everyday_place_by_count", before.mean() / 100, tolerance=0.01)
 record("everyday_place_by_surprise", after.mean() / 100, tolerance=0.02, key=True)
 print(
-    f"Everyday genes move from {before.mean():.0f} % to {after.mean():.0f} % of the sentence; they sink in {(after > before).sum()} of {len(before)} types."
+    f"Everyday genes move from {before.mean():.0f} % to {after.mean():.0f} % of the sentence; they sink in {(after > before).sum()} of {len(before)} types. With the medians shuffled they would stand at {where['mean'].unstack()['medians shuffled'].mean():.0f} %."
 )
 
 # %%
@@ -236,6 +238,9 @@ shown.style.set_properties(**{"text-align": "right"})
 # %%
 telling = of_groups["mean"].unstack().loc["telling"]
 moved = telling["by surprise"] - telling["by count"]
+at_first = telling["by count"], before[chosen_type]
+print(f"By count the telling genes stood at {at_first[0]:.0f} % and the everyday ones at {at_first[1]:.0f} %:", end=" ")
+print("in front of them already." if at_first[0] < at_first[1] else "behind them.")
 sank = (after - before)[chosen_type]
 record("telling_moved", moved / 100, tolerance=0.03)
 print(
@@ -371,7 +376,7 @@ for share in (1.0, 0.1):
 
 # %% [markdown]
 # Where nearly all counts are one, the sentence is nearly the list of the genes that were seen, sorted by their medians, the smallest first: by how weak they usually are where they are seen.
-# Then it is *which* genes are there that carries the cell, more than their order. Remember it: it decides the experiment at the end.
+# Then it is *which* genes are there that carries the cell, more than their order. Remember it for the experiment at the end.
 #
 # ## Ties, and the rule that settles them
 #
@@ -629,7 +634,7 @@ ax.set(
     xlabel="count (above each bar: how many genes have it)",
     ylabel="bin",
     ylim=(0, n_bins + 5),
-    title="The bins of one cell",
+    title=f"The bins of one cell (its {len(levels)} lowest counts)",
 )
 ax.grid(axis="y", color="#E5E5E5")
 ax.legend(loc="lower right")
@@ -840,7 +845,12 @@ for name, found in own.items():
     print(f"{name}: {verdict} ({found.mean:+.2f} [{found.low:+.2f}, {found.high:+.2f}])")
 most = max(own, key=lambda name: own[name].mean)
 level = [name for name in own if own[name].mean >= own[most].low]
-print("Most of the cell itself is left in:", " and ".join(level) + (" (level)." if len(level) > 1 else "."))
+print(
+    "By the order of the genes that are still seen, most of the cell itself is left in:",
+    " and ".join(level) + ".",
+    end=" ",
+)
+print("(Bins and log-normalized values both go by the counts, so these two are level by construction.)")
 relative = []
 for full, less in zip(itself["log-normalized"], thinned[0.10]["log-normalized"], strict=True):
     shared = (full > 0) & (less > 0)
@@ -849,7 +859,7 @@ for full, less in zip(itself["log-normalized"], thinned[0.10]["log-normalized"],
 found = metrics.interval(relative, n_boot=500)
 record("log_change_at_10", found.mean, tolerance="10%")
 print(
-    f"And the log-normalized values of genes still seen? They change by {100 * found.mean:+.0f} % [{100 * found.low:+.0f}, {100 * found.high:+.0f}] (median gene): what is left of a cell is divided by less."
+    f"And the log-normalized values of genes still seen? They change by {100 * found.mean:+.0f} % [{100 * found.low:+.0f}, {100 * found.high:+.0f}] (median gene): the few molecules that are left are divided by a smaller total."
 )
 
 # %% [markdown] tags=["instructor"]
@@ -862,7 +872,7 @@ print(
 #
 # An encoding that loses what nobody needs has lost nothing. So the last measure is a task: a simple classifier, ten labelled cells per
 # type, reads the type from each encoding. No network is involved; each gene is one feature. Beside the encodings stand two baselines:
-# **log-normalized** counts, what everyone uses without a foundation model, and **presence**, which genes were seen at all.
+# **log-normalized** counts, what everyone uses without a foundation model, and **presence**, which genes were seen at all. The score is *balanced accuracy*: the share of right answers in each type, averaged over the types.
 #
 # The probe by hand first: standardize, fit a logistic regression on the labelled cells, score the others.
 
@@ -909,7 +919,7 @@ print(f"By hand = by scfm.metrics.probe: {metrics.interval(by_hand)} balanced ac
 
 # %% [markdown]
 # Three settings. *Deep*: the cells as they are. *Shallow*: learn and read at a tenth of the molecules. *Deep to shallow*: learn from deep cells, read
-# shallow ones, as one does with a reference atlas and a cheap new run. There a robust encoding should pay.
+# shallow ones, as one does with a reference atlas and a cheap new run. Here a robust encoding should show its worth.
 
 # %%
 flat = metrics.probe(shallow_features, types, labels_per_class, n_draws, seed, scale="each")
@@ -1022,10 +1032,17 @@ print(
     f"Dividing by the total changes ranks by {gained['ranks']:+.2f}, bins by {gained['bins']:+.2f}, presence by {gained['presence']:+.2f}.",
     end=" ",
 )
+closed = {
+    m: 1 - fair_difference["as shares", m].mean / difference["deep to shallow", m].mean
+    for m in ("ranks", "bins", "presence")
+}
 print(
-    "So it was mostly the length of the sentence."
-    if gained[["ranks", "bins", "presence"]].min() > 0.03
-    else "So the length of the sentence does not explain it."
+    "Of the gap to log-normalized it closes " + ", ".join(f"{v:.0%} for {m}" for m, v in closed.items()) + ":", end=" "
+)
+print(
+    "most of it was the length of the sentence."
+    if min(closed.values()) > 0.5
+    else "the length does not explain it all."
 )
 both.pivot(index="method", columns="setting", values="text").loc[
     list(deep_shares), ["deep to shallow", "as shares"]
@@ -1037,15 +1054,15 @@ wins = [f"{m} ({s})" for (s, m), d in every.items() if d.low > 0.01]
 losses = [f"{m} ({s})" for (s, m), d in every.items() if d.high < -0.01]
 print("Above log-normalized counts by more than a point:", ", ".join(wins) or "nothing", end=".\n")
 print("Below by more than a point:", ", ".join(losses) or "nothing", end=".\n")
-gap = difference["deep", "presence"]
+gap, far = difference["deep", "presence"], difference["deep to shallow", "presence"]
+print(
+    f"Presence alone, minus the values: {100 * gap.mean:+.1f} points among deep cells, {100 * far.mean:+.1f} from deep to shallow.",
+    end=" ",
+)
 if gap.low > -0.05:
-    print(
-        "Presence alone is within five points of the values: for telling these types apart, which genes are seen is most of the message."
-    )
+    print("For telling these types apart at one depth, which genes are seen is most of the message.")
 else:
-    print(
-        f"Presence alone costs {-100 * gap.mean:.0f} points: in these cells the values carry a real part of the message."
-    )
+    print("In these cells the values carry a real part of the message.")
 print(
     "An encoding is not yet a model: all it knows of other cells is its medians. What pretraining adds to it is lesson 03's question."
 )

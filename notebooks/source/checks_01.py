@@ -28,7 +28,7 @@ def hidden_guessers(function, fields):
     need(len(got) == len(expected), f"{len(got)} models, but there are {len(expected)}.")
     keys = [(rows[name]["year"], name) for name in got]
     need(keys == sorted(keys), "the right models, but not oldest first (and by name within a year).")
-    return f"{len(got)} models of biology, all trained on the same question. Only the token differs."
+    return f"{len(got)} models of biology, all trained by hiding a part and asking for it. What is hidden differs: which gene, how much of it, a patch of an image."
 
 
 @checker(

@@ -28,6 +28,10 @@ def paired_verdict(verdict):
         verdict(draws + 0.02 + 0.001 * noise, draws) == "ours",
         "Better by 0.02 in every single draw is a win: take the interval of the difference, not two separate intervals.",
     )
+    need(
+        verdict(draws + 0.02 + 4 * noise, draws) == "undecided",
+        "Ahead by 0.02 on average while the draws differ by 0.2: zero is inside the interval, so that is 'undecided'.",
+    )
     return "Paired comparisons see small differences that two separate intervals hide."
 
 
@@ -75,7 +79,13 @@ def both_or_nothing(fair):
     ) != fair(0.6, 0.6) else need(
         min(0.7, 0.6) == fair(0.7, 0.6), "More mixing at the same biology should not score lower."
     )
-    need(fair(0.0, 0.9) <= 0.01, "No mixing at all should score (about) nothing, and not divide by zero.")
+    need(fair(0.0, 0.9) <= 0.01, "No mixing at all should score (about) nothing.")
+    with np.errstate(all="ignore"):  # a NaN fails below, with a word
+        try:
+            both = fair(0.0, 0.0)
+        except ZeroDivisionError:
+            both = None
+    need(both is not None and both <= 0.01, "fair(0, 0) should be 0, and not divide by zero.")
     return "A constant embedding cannot win any more."
 
 

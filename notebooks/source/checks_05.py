@@ -54,7 +54,8 @@ def merged(merge):
     hints=[
         "np.linalg.svd(delta, compute_uv=False) gives the singular values, the largest first.",
         "Square them, cumsum, divide by the total: the share of the first 1, 2, 3, ... directions.",
-        "The first place where it is >= share, plus 1 (places count from 0).",
+        "The first place where it is >= share, plus 1 (places count from 0). Rounding can leave the last sum a hair below 1: "
+        "then the answer is all of them.",
     ],
 )
 def enough(rank_needed):
@@ -65,4 +66,7 @@ def enough(rank_needed):
     need(rank_needed(delta, 0.9) == 2, "13/14 = 93 % lies in the first two directions.")
     need(rank_needed(delta, 0.99) == 3, "For 99 % all three are needed.")
     need(rank_needed(np.outer([1.0, 2.0], [3.0, 4.0, 5.0]), 0.99) == 1, "An outer product has rank 1.")
+    for seed in range(50):
+        got = rank_needed(np.random.default_rng(seed).normal(size=(6, 8)), 1.0)
+        need(got == 6, f"All of a random 6 x 8 matrix (share 1) needs its 6 directions, not {got}; mind the rounding.")
     return "Now 'low-rank' is a number, not an adjective."
