@@ -40,8 +40,7 @@ def _watch(process: Any, every: float, again: float = 30.0) -> None:
     with contextlib.suppress(psutil.Error):
         while process.is_running() and process.status() != psutil.STATUS_ZOMBIE:
             time.sleep(every)
-    while (
-        True
-    ):  # a signal that comes while Python imports something can be lost; after the first there is time to tidy up
+    # Again and again: a signal that comes while Python imports something can be lost. In between there is time to tidy up.
+    while True:
         os.kill(os.getpid(), signal.SIGTERM)
         time.sleep(again)

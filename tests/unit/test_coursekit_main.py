@@ -64,6 +64,7 @@ def test_a_terminal_that_knows_no_tick(tmp_path: Path) -> None:
 
 
 def test_a_closed_terminal_stops_a_command_and_nohup_does_not() -> None:
+    inherited = signal.signal(signal.SIGHUP, signal.SIG_DFL)  # the tests themselves may run under nohup
     before = signal.getsignal(signal.SIGHUP)
     with pytest.raises(KeyboardInterrupt), _terminate_as_interrupt():
         signal.raise_signal(signal.SIGHUP)
@@ -74,4 +75,4 @@ def test_a_closed_terminal_stops_a_command_and_nohup_does_not() -> None:
             signal.raise_signal(signal.SIGHUP)
         assert signal.getsignal(signal.SIGHUP) == signal.SIG_IGN
     finally:
-        signal.signal(signal.SIGHUP, before)
+        signal.signal(signal.SIGHUP, inherited)

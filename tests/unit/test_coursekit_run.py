@@ -159,8 +159,8 @@ def test_a_stopped_run_leaves_no_card_and_no_kernel(root: Path, tmp_path: Path, 
         stdout=subprocess.PIPE,
         stderr=subprocess.PIPE,
         text=True,
-        # tests that run in the background inherit that SIGINT is ignored; a person at a terminal does not
-        preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL),
+        # tests that run in the background or under nohup inherit that signals are ignored; a person at a terminal does not
+        preexec_fn=lambda: [signal.signal(one, signal.SIG_DFL) for one in (signal.SIGINT, signal.SIGHUP)],
     )
     kernels: list[psutil.Process] = []
     deadline = time.monotonic() + 120

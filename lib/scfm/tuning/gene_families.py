@@ -52,8 +52,9 @@ def contest(
     """What frozen networks of one vocabulary know of genes, on genes that were kept aside, beside what their counts in these cells say.
 
     ``networks``: name → model, "pretrained" among them, and for comparison its random twin and its warm start.
-    A gene's vector is its mean over the cells that have it, as ``adapt(level="gene", method="head")`` reads it. Beside it: mean, share of cells and spread of its log counts; 20 principal components of its counts over the cells; and shuffled
-    labels. Genes that no sentence holds take no part. Long table of :func:`scfm.metrics.probe`.
+    A gene's vector is its mean over the cells that have it, as ``adapt(level="gene", method="head")`` reads it. Beside it: mean,
+    share of cells and spread of its log counts; 20 principal components of its counts over the cells; and shuffled labels. Genes
+    that no sentence holds take no part. Long table of :func:`scfm.metrics.probe`.
     """
     import pandas as pd
 
