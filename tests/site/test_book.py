@@ -159,13 +159,15 @@ def test_a_quiz_answers_wrong_and_right(tab: Tab, book: Book) -> None:
     wrong, right = quiz.locator("details.wrong").first, quiz.locator("details.right").first
     assert not wrong.locator("p").is_visible()
     wrong.locator("summary").click()
-    assert wrong.locator("p").inner_text().startswith("✗ Not this one.")
-    assert quiz.locator(".tally").inner_text() == "Not yet. Try another one."
+    wrong.locator("p", has_text=re.compile(r"^\s*✗ Not this one\.")).wait_for()
+    quiz.locator(
+        ".tally", has_text=re.compile(r"^Not yet\. Try another one\.$")
+    ).wait_for()  # said after the toggle event
     assert not right.locator("p").is_visible()
     right.locator("summary").focus()
     page.keyboard.press("Enter")  # without a mouse
-    assert right.locator("p").inner_text().startswith("✓ Right.")
-    assert quiz.locator(".tally").inner_text() == "Answered, after 2 tries."
+    right.locator("p", has_text=re.compile(r"^\s*✓ Right\.")).wait_for()
+    quiz.locator(".tally", has_text=re.compile(r"^Answered, after 2 tries\.$")).wait_for()
     assert tab.faults == []
 
 
