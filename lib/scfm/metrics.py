@@ -129,13 +129,13 @@ def paired_difference(scores: pd.DataFrame, method: str, baseline: str, metric: 
     ValueError
         A method has several scores in a draw: the table holds several datasets, models, budgets or groups.
     """
-    own = scores[(scores["metric"] == metric) & scores["method"].isin([method, baseline])]
-    if own.duplicated([draw, "method"]).any():
+    part = scores[scores["metric"] == metric]
+    if part[part["method"].isin([method, baseline])].duplicated([draw, "method"]).any():
         raise ValueError(
             f"There are several scores ({metric}) of one method in one draw: choose one dataset, model and number of labels first, or "
             "use over_groups."
         )
-    wide = scores[scores["metric"] == metric].pivot_table(index=draw, columns="method", values="value")
+    wide = part.pivot_table(index=draw, columns="method", values="value")
     missing = {method, baseline} - set(wide.columns)
     if missing:
         raise KeyError(f"No scores of {', '.join(sorted(missing))}; there are {', '.join(map(str, wide.columns))}.")
