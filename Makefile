@@ -127,10 +127,10 @@ bench-atlas: $(READY) $(SNAKEMAKE)  ## cells per second and memory of an atlas a
 	@$(PY) benchmarks/atlas.py $(ARGS)
 
 pretrain: $(READY)  ## pretrain a mini model, resumable (MODEL=scgpt-mini, ARGS="--help" for its options)
-	@$(PY) -m scfm.pretrain $(MODEL) $(ARGS)
+	@$(PY) -m scfm.pretraining $(MODEL) $(ARGS)
 
 ladder: $(READY)  ## every rung at every label budget, in resumable shards (JOBS=2; ARGS="--plan" says what is missing)
-	@$(PY) -m scfm.ladder --jobs $(JOBS) $(ARGS)
+	@$(PY) -m studies.ladder --jobs $(JOBS) $(ARGS)
 
 lock: $(READY) $(SITE) $(BROWSER) $(SNAKEMAKE)  ## write the locks from what is installed in .venv
 	@$(PY) -m coursekit lock

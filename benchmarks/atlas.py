@@ -22,10 +22,10 @@ from pathlib import Path
 import h5py
 import numpy as np
 
-from coursekit import atlas
-from coursekit.card import cpu_name
-from scfm.cache import repo_data
+from coursekit.rerun import atlas
+from coursekit.run.card import cpu_name
 from scfm.genes import RankVocabulary
+from scfm.store.cache import repo_data
 
 GENES_PER_CELL, CHUNK = 500, 20_000
 LIMIT_GIB, SPREAD = 3.0, 0.25

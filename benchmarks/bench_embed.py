@@ -16,8 +16,8 @@ import numpy as np
 import torch
 from side_by_side import Contest, main
 
-from scfm import cache
 from scfm.models import load_model
+from scfm.store import cache
 from scfm.tokenized import TokenizedCells
 
 

@@ -25,9 +25,9 @@ from bench_embed import make_cells as ranked_cells
 from side_by_side import Contest, main
 from torch import nn
 
-from scfm import cache
 from scfm.genes import SymbolVocabulary
 from scfm.models.scgpt import ScGPT, ScGPTConfig, ScGPTModel
+from scfm.store import cache
 from scfm.tokenized import TokenizedCells
 
 N_GENES = 60_694

@@ -87,7 +87,7 @@ def ranks_by_hand(path: Path, out: Path) -> None:
 
 
 def ranks_by_library(path: Path, out: Path) -> None:
-    from scfm.tokenize import tokenize_file
+    from scfm.files.tokenize_file import tokenize_file
 
     tokenize_file(path, out, vocabulary(), progress=False)
 

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from scfm import cache
+from scfm.store import cache
 
 
 @pytest.fixture(scope="session")

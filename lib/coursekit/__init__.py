@@ -3,7 +3,7 @@
 Only the standard library is imported here, so that ``python -m coursekit doctor`` works in a broken environment.
 """
 
-from . import check
-from .recording import record
+from coursekit import check
+from coursekit.lesson.recording import record
 
 __all__ = ["check", "record"]

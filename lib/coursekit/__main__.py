@@ -13,8 +13,8 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
-from . import commands
-from .course import PROFILES, CourseError, find_root
+from coursekit import commands
+from coursekit.course import PROFILES, CourseError, find_root
 
 
 def _parser() -> argparse.ArgumentParser:

@@ -27,9 +27,9 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from . import progress
-from .course import CourseError, checks_path, find_root
-from .recording import _display
+from coursekit.course import CourseError, checks_path, find_root
+from coursekit.lesson import progress
+from coursekit.lesson.recording import _display
 
 MIME = "application/vnd.coursekit.check+json"
 

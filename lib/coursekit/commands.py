@@ -6,11 +6,11 @@ import argparse
 import sys
 from pathlib import Path
 
-from .course import CourseError, atomic_write, choose, lessons
+from coursekit.course import CourseError, atomic_write, choose, lessons
 
 
 def build(args: argparse.Namespace, root: Path) -> int:
-    from . import build
+    from coursekit.lesson import build
 
     chosen = choose(root, args.lessons)
     problems: list[str] = []
@@ -31,8 +31,8 @@ def build(args: argparse.Namespace, root: Path) -> int:
 
 
 def run(args: argparse.Namespace, root: Path) -> int:
-    from . import card as cards
-    from .run import parameters_again, progress_line, run
+    from coursekit.run import card as cards
+    from coursekit.run.execute import parameters_again, progress_line, run
 
     path = Path(args.lesson)
     file = path.resolve() if path.suffix == ".ipynb" else None
@@ -62,7 +62,7 @@ def run(args: argparse.Namespace, root: Path) -> int:
     if args.progress_lines:
         print(f"@folder {done.folder}", flush=True)
     else:
-        from .courserun import Outcome, table
+        from coursekit.run.courserun import Outcome, table
 
         print(table([Outcome(lesson, done.folder, done.card)]))
         if not done.passed:
@@ -71,7 +71,7 @@ def run(args: argparse.Namespace, root: Path) -> int:
 
 
 def course(args: argparse.Namespace, root: Path) -> int:
-    from .courserun import run_all, table
+    from coursekit.run.courserun import run_all, table
 
     chosen = choose(root, args.lessons)
     if not chosen:
@@ -90,7 +90,7 @@ def course(args: argparse.Namespace, root: Path) -> int:
 
 
 def verify(args: argparse.Namespace, root: Path) -> int:
-    from .verify import verify
+    from coursekit.run.verify import verify
 
     lines, good = verify(root, args.card, bar=True)
     print("\n".join(lines))
@@ -98,8 +98,8 @@ def verify(args: argparse.Namespace, root: Path) -> int:
 
 
 def expect(args: argparse.Namespace, root: Path) -> int:
-    from . import card as cards
-    from .expect import draft
+    from coursekit.run import card as cards
+    from coursekit.run.expect import draft
 
     lesson = choose(root, [args.lesson])[0]
     last = cards.latest(lesson.runs)
@@ -116,9 +116,9 @@ def expect(args: argparse.Namespace, root: Path) -> int:
 
 
 def list_lessons(args: argparse.Namespace, root: Path) -> int:
-    from .course import lesson_facts
-    from .notebook import read_source
-    from .params import parameters_of
+    from coursekit.course import lesson_facts
+    from coursekit.lesson.notebook import read_source
+    from coursekit.lesson.params import parameters_of
 
     for lesson in lessons(root):
         full = read_source(lesson)
@@ -130,8 +130,8 @@ def list_lessons(args: argparse.Namespace, root: Path) -> int:
 
 
 def table(args: argparse.Namespace, root: Path) -> int:
-    from . import card as cards
-    from .courserun import Outcome, table
+    from coursekit.run import card as cards
+    from coursekit.run.courserun import Outcome, table
 
     outcomes = []
     for lesson in lessons(root):
@@ -144,14 +144,14 @@ def table(args: argparse.Namespace, root: Path) -> int:
 
 
 def progress(args: argparse.Namespace, root: Path) -> int:
-    from .progress import report
+    from coursekit.lesson.progress import report
 
     print(report(root))
     return 0
 
 
 def site(args: argparse.Namespace, root: Path) -> int:
-    from .site import build
+    from coursekit.book.site import build
 
     output = args.output.resolve() if args.output else None
     folder = build(root, choose(root, args.lessons), args.profile, args.jobs, output, args.fresh)
@@ -160,15 +160,15 @@ def site(args: argparse.Namespace, root: Path) -> int:
 
 
 def workshop(args: argparse.Namespace, root: Path) -> int:
-    from . import workshop, workshoppage
-    from .outline import outline
+    from coursekit.lesson.outline import outline
+    from coursekit.workshop import paper, plan
 
-    minutes = workshop.in_minutes(args.hours)
+    minutes = plan.in_minutes(args.hours)
     known = lessons(root)
     wanted = [lesson.number for lesson in choose(root, args.lessons)] if args.lessons else []
-    made = workshop.plan([outline(one) for one in known], minutes, wanted, workshop.first_lessons(root))
-    files = workshoppage.write(root, made, known)
-    print(workshoppage.markdown(made))
+    made = plan.plan([outline(one) for one in known], minutes, wanted, plan.first_lessons(root))
+    files = paper.write(root, made, known)
+    print(paper.markdown(made))
     print(
         f"To print: {files[1].relative_to(root)}; notes: {files[2].relative_to(root)}; quizzes and notebooks beside them"
     )
@@ -176,7 +176,7 @@ def workshop(args: argparse.Namespace, root: Path) -> int:
 
 
 def slides(args: argparse.Namespace, root: Path) -> int:
-    from .slides import write
+    from coursekit.workshop.slides import write
 
     for path in write(root, choose(root, args.lessons)):
         print(f"slides: {path.relative_to(root)}")
@@ -184,7 +184,7 @@ def slides(args: argparse.Namespace, root: Path) -> int:
 
 
 def gain(args: argparse.Namespace, root: Path) -> int:
-    from . import quizpage
+    from coursekit.workshop import quizpage
 
     for name, value in quizpage.gain(args.before, args.after, quizpage.topics(root / quizpage.QUESTIONS)).items():
         print(f"{name}: {value}")
@@ -192,7 +192,7 @@ def gain(args: argparse.Namespace, root: Path) -> int:
 
 
 def grid(args: argparse.Namespace, root: Path) -> int:
-    from . import grid, gridrun
+    from coursekit.rerun import grid, gridrun
 
     plan = grid.plan(root, args.grid, args.words, args.threads)
     for note in plan.notes:
@@ -206,7 +206,7 @@ def grid(args: argparse.Namespace, root: Path) -> int:
 
 
 def board(args: argparse.Namespace, root: Path) -> int:
-    from . import board, boardpage
+    from coursekit.rerun import board, boardpage
 
     tidy = board.results_of(root, args.grids)
     page = boardpage.publish(root, tidy)
@@ -216,7 +216,7 @@ def board(args: argparse.Namespace, root: Path) -> int:
 
 
 def atlas(args: argparse.Namespace, root: Path) -> int:
-    from . import atlas
+    from coursekit.rerun import atlas
 
     own = atlas.plan(
         root,
@@ -236,7 +236,7 @@ def atlas(args: argparse.Namespace, root: Path) -> int:
 
 
 def bundle(args: argparse.Namespace, root: Path) -> int:
-    from .bundle import make
+    from coursekit.workshop.bundle import make
 
     output = args.output.resolve() if args.output else None
     make(root, choose(root, args.lessons), args.data, output, args.profile, args.jobs, args.dirty)
@@ -246,7 +246,7 @@ def bundle(args: argparse.Namespace, root: Path) -> int:
 def changed(args: argparse.Namespace, root: Path) -> int:
     import json
 
-    from .changed import changed
+    from coursekit.run.changed import changed
 
     found, why = changed(root, args.since)
     print(why, file=sys.stderr)
@@ -255,7 +255,7 @@ def changed(args: argparse.Namespace, root: Path) -> int:
 
 
 def new(args: argparse.Namespace, root: Path) -> int:
-    from . import new
+    from coursekit.lesson import new
 
     more = {name: getattr(args, name) for name in ("file", "label", "batch", "random") if hasattr(args, name)}
     for path in new.make(root, args.what, args.name, **more):
@@ -267,7 +267,8 @@ def new(args: argparse.Namespace, root: Path) -> int:
 
 
 def readme(args: argparse.Namespace, root: Path) -> int:
-    from . import build, readme
+    from coursekit.book import readme
+    from coursekit.lesson import build
 
     kept = readme.keep(root, [path.resolve() for path in args.runs])
     build.readme(root, write=True)
@@ -277,20 +278,20 @@ def readme(args: argparse.Namespace, root: Path) -> int:
 
 
 def atlas_step(args: argparse.Namespace, root: Path) -> int:
-    from .atlas import step
+    from coursekit.rerun.atlas import step
 
     step(args.plan, args.what, args.number)
     return 0
 
 
 def grid_run(args: argparse.Namespace, root: Path) -> int:
-    from .grid import run_one
+    from coursekit.rerun.grid import run_one
 
     return 0 if run_one(args.plan, args.key) else 1
 
 
 def lock(args: argparse.Namespace, root: Path) -> int:
-    from .lock import disagreements, write
+    from coursekit.machine.lock import disagreements, write
 
     print(f"wrote {write(root).name}")
     problems = disagreements(root)
@@ -300,7 +301,7 @@ def lock(args: argparse.Namespace, root: Path) -> int:
 
 
 def checkpoints(args: argparse.Namespace, root: Path) -> int:
-    from . import checkpoint, keep
+    from coursekit.workshop import checkpoint, keep
 
     for lesson in choose(root, args.lessons):
         print(keep.make(lesson, args.words, args.threads), flush=True)
@@ -309,7 +310,7 @@ def checkpoints(args: argparse.Namespace, root: Path) -> int:
 
 
 def doctor(args: argparse.Namespace, root: Path) -> int:
-    from .doctor import FAIL, WARN, examine
+    from coursekit.machine.doctor import FAIL, WARN, examine
 
     levels = []
     for finding in examine(root, network=not args.offline):

@@ -19,48 +19,95 @@ _FUNCTIONS = {
     "load_dataset": "scfm.datasets",
     "list_datasets": "scfm.datasets",
     "load_model": "scfm.models",
+    "list_models": "scfm.models",
+    "adapt": "scfm.adaptation.adapting",
+    "load_fit": "scfm.adaptation.saving",
+    "generate": "scfm.generation.generating",
+    "results": "scfm.store.results",
 }
 _MODULES = (
-    "adapt",  # also callable: the room of its function
+    "adaptation",
     "baselines",
-    "cache",
+    "calibration",
     "datasets",
     "drawings",
     "embed",
-    "generate",  # also callable: the room of its function
+    "errors",
+    "files",
+    "generation",
     "genes",
+    "inside",
+    "integration",
     "metrics",
     "models",
+    "objectives",
     "plots",
-    "pretrain",
+    "pretraining",
+    "store",
     "tokenize",
+    "tokenized",
 )
 
 __all__ = [
     "adapt",
+    "adaptation",
     "baselines",
-    "cache",
+    "calibration",
     "datasets",
     "drawings",
     "embed",
+    "errors",
+    "files",
     "generate",
+    "generation",
     "genes",
+    "inside",
+    "integration",
     "list_datasets",
+    "list_models",
     "load_dataset",
+    "load_fit",
     "load_model",
     "metrics",
     "models",
+    "objectives",
     "plots",
-    "pretrain",
+    "pretraining",
+    "results",
+    "store",
     "tokenize",
+    "tokenized",
 ]
 
 if TYPE_CHECKING:
-    from scfm import baselines, cache, datasets, drawings, embed, genes, metrics, models, plots, pretrain, tokenize
-    from scfm.adapt import adapt
+    from scfm import (
+        adaptation,
+        baselines,
+        calibration,
+        datasets,
+        drawings,
+        embed,
+        errors,
+        files,
+        generation,
+        genes,
+        inside,
+        integration,
+        metrics,
+        models,
+        objectives,
+        plots,
+        pretraining,
+        store,
+        tokenize,
+        tokenized,
+    )
+    from scfm.adaptation.adapting import adapt
+    from scfm.adaptation.saving import load_fit
     from scfm.datasets import list_datasets, load_dataset
-    from scfm.generate import generate
-    from scfm.models import load_model
+    from scfm.generation.generating import generate
+    from scfm.models import list_models, load_model
+    from scfm.store.results import results
 
 
 def __getattr__(name: str) -> Any:
@@ -72,4 +119,4 @@ def __getattr__(name: str) -> Any:
 
 
 def __dir__() -> list[str]:
-    return __all__
+    return list(__all__)

@@ -27,7 +27,6 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from scfm import cache
 from scfm.errors import (
     ColumnError,
     DatasetError,
@@ -39,6 +38,7 @@ from scfm.errors import (
 )
 from scfm.files.form import UNKNOWN, in_form
 from scfm.files.technology import simulate_batch
+from scfm.store import cache
 
 if TYPE_CHECKING:
     import anndata
@@ -296,7 +296,7 @@ def _downloads(file: str) -> Path:
 
 
 def _fetch(entry: dict[str, Any]) -> Path:
-    from scfm.files.download import fetch
+    from scfm.store.download import fetch
 
     file = entry["file"]
     return fetch(file, entry["urls"], _downloads(file), sha256=entry.get("sha256"), md5=entry.get("md5"))
@@ -304,7 +304,7 @@ def _fetch(entry: dict[str, Any]) -> Path:
 
 def _census(entry: dict[str, Any], seed: int) -> Path:
     from scfm.files.census import slice_census
-    from scfm.files.download import fetch
+    from scfm.store.download import fetch
 
     file = entry["file"] if seed == 0 else entry["file"].replace(".h5ad", f"_seed{seed}.h5ad")
     folder = _downloads(file)

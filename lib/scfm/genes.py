@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from scfm import cache
+from scfm.store import cache
 
 if TYPE_CHECKING:
     import anndata
@@ -300,7 +300,7 @@ def _published(version: str) -> RankVocabulary:
     for part, names in _PUBLISHED[version].items():
         path = cache.find(*names)
         if path is None:
-            from scfm import hub  # the only step that may need a network
+            from scfm.store import hub  # the only step that may need a network
 
             path = hub.fetch_dictionary(names[0])
         content[part] = restricted_load(path)

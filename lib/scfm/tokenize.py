@@ -1,8 +1,8 @@
 """From counts to tokens: `rank_encode` as Geneformer does it, `bin_encode` as scGPT does it.
 
 Lesson 02 builds both by hand on one cell. This is the same for many cells, on the sparse matrix as it lies. The loops over
-a cell's genes are in `_kernels.py`, the checks that come before them in `_rows.py`; what comes out is a `TokenizedCells`
-(`tokenized.py`); `tokenize_file` (`tokenize_file.py`) does it for a file that does not fit into memory.
+a cell's genes are in `inside/kernels.py`, the checks that come before them in `inside/rows.py`; what comes out is a
+`TokenizedCells` (`tokenized.py`). `scfm.files.tokenize_file` does it for a file that does not fit into memory.
 """
 
 from __future__ import annotations
@@ -11,20 +11,18 @@ import hashlib
 import warnings
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, replace
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import numpy as np
 
 from scfm import genes
-from scfm._rows import Census, Csr, check_room, csr, in_threads, passed, plain, shared_columns, take_census
+from scfm.inside.rows import Census, Csr, check_room, csr, in_threads, passed, plain, shared_columns, take_census
 from scfm.tokenized import TokenizedCells
 
 if TYPE_CHECKING:
     import anndata
 
-    from scfm.files.tokenize_file import tokenize_file
-
-__all__ = ["TokenizedCells", "bin_encode", "bin_rows", "rank_encode", "rank_rows", "tokenize_file"]
+__all__ = ["TokenizedCells", "bin_encode", "bin_rows", "rank_encode", "rank_rows"]
 
 # --- ranks: Geneformer ----------------------------------------------------------------------------
 
@@ -177,7 +175,7 @@ def _rank(
     n_threads: int | None,
     census: Census,
 ) -> tuple[np.ndarray, np.ndarray]:
-    from scfm import _kernels
+    from scfm.inside import kernels
 
     n_counts = np.ascontiguousarray(n_counts, np.float64)
     column_median = np.ascontiguousarray(column_median, np.float64)
@@ -199,7 +197,7 @@ def _rank(
     groups, group_token = shared_columns(column_token)
 
     def rank(first: int, last: int) -> None:
-        _kernels.rank(*matrix, n_counts, groups, column_median, group_token, first, last, offsets, tokens, cls, eos)
+        kernels.rank(*matrix, n_counts, groups, column_median, group_token, first, last, offsets, tokens, cls, eos)
 
     in_threads(rank, len(n_counts), n_threads)
     return offsets, tokens
@@ -299,7 +297,7 @@ def bin_rows(
 
     Returns offsets int64 (n_cells + 1,), tokens int32 (n_tokens,), values float32 (n_tokens,); genes in column order.
     """
-    from scfm import _kernels
+    from scfm.inside import kernels
 
     if n_bins is not None and n_bins < 2:
         raise ValueError(f"n_bins is {n_bins}; at least 2 are needed, that of zero and one more")
@@ -322,7 +320,7 @@ def bin_rows(
     numpy_seed = -1 if seed is None else seed
 
     def encode(first: int, last: int) -> None:
-        _kernels.encode_bins(
+        kernels.encode_bins(
             *matrix, column_token, n_genes, quantiles, float(normalize or 0), log1p, include_zeros, cls, numpy_seed,
             sample_seed, first, last, offsets, tokens, values,
         )  # fmt: skip
@@ -341,11 +339,3 @@ def vocabulary_sha256(vocabulary: genes.RankVocabulary | genes.SymbolVocabulary)
     for name, gene in sorted(alternatives.items()):
         digest.update(f"{name}\t{gene}\n".encode())
     return digest.hexdigest()
-
-
-def __getattr__(name: str) -> Any:
-    if name == "tokenize_file":  # its file readers are loaded only when they are needed
-        from scfm.files.tokenize_file import tokenize_file
-
-        return tokenize_file
-    raise AttributeError(f"module 'scfm.tokenize' has no attribute {name!r}")

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from scfm import cache
+from scfm.store import cache
 
 if TYPE_CHECKING:
     import pyarrow as pa
@@ -256,9 +256,7 @@ class TokenizedCells:
     def _load_folder(cls, folder: Path) -> TokenizedCells:
         manifest = folder / "manifest.json"
         if not manifest.exists():
-            raise FileNotFoundError(
-                f"{folder} has no manifest.json, so it was not written by scfm.tokenize.tokenize_file"
-            )
+            raise FileNotFoundError(f"{folder} has no manifest.json, so it was not written by scfm.files.tokenize_file")
         content = json.loads(manifest.read_text())
         if not content["complete"]:
             raise ValueError(

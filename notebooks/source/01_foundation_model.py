@@ -27,7 +27,8 @@ import torch
 
 import scfm
 from coursekit import check, record
-from scfm import cache, drawings, hub, metrics, plots
+from scfm import drawings, metrics, plots
+from scfm.store import cache, hub
 
 SIZES = {
     "quick": {"dataset": "pbmc68k", "cells_per_draw": 12},

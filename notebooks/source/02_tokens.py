@@ -58,7 +58,7 @@ if left_out:
 
 # %%
 if model == "geneformer-mini":
-    vocabulary = genes.RankVocabulary.load(scfm.cache.repo_data() / "models" / model)
+    vocabulary = genes.RankVocabulary.load(scfm.store.cache.repo_data() / "models" / model)
 else:  # V1 and V2 differ in their dictionaries, not only in their size
     vocabulary = genes.RankVocabulary.published("V1" if "v1" in model else "V2")
 record.used("model", f"{vocabulary.name} (vocabulary only)", tokenize.vocabulary_sha256(vocabulary))
@@ -1082,7 +1082,7 @@ print(
 
 # %%
 rows = [(f"{vocabulary.name}, Ensembl ids", found) for found in [genes.overlap(whole, vocabulary)]]
-scgpt = scfm.cache.find("dictionaries/scgpt/default_census_vocab.json")
+scgpt = scfm.store.cache.find("dictionaries/scgpt/default_census_vocab.json")
 if scgpt:
     human = genes.SymbolVocabulary.load(scgpt)
     assert len(human) == published["scGPT human"][1]

@@ -28,7 +28,7 @@ import pandas as pd
 import scfm
 from coursekit import check, record
 from scfm import baselines, metrics, plots
-from scfm.studies import comparisons
+from studies import comparisons
 
 SETS = {
     "quick": ["pbmc68k"],
@@ -584,7 +584,7 @@ columns = ["model", "method", "dataset", "labels_per_class", "seed", "metric", "
 record.scores(
     results, ROLES | {"shuffled labels": "control"}, key=["avg_bio", "balanced_accuracy"], cost=cost
 )  # for the leaderboard
-stored = scfm.cache.repo_data() / "results" / "zero_shot.parquet"
+stored = scfm.store.cache.repo_data() / "results" / "zero_shot.parquet"
 if profile != "quick" and not dataset:
     comparisons.store(results[columns], stored)  # what this run did not measure stays
 table = results[columns] if dataset or not stored.exists() else pd.read_parquet(stored)
@@ -676,7 +676,9 @@ for metric, question in {
 start = against[against["than"] == "warm start"]
 if len(start) and (start["pretrained is"] == "worse").all():
     print(f"On every set and by both measures ({labels_per_class} labels) the trained network is worse than its own start: learning to guess genes improved the guesses, and in this one training run the embedding got worse.")  # fmt: skip
-elsewhere = scfm.cache.repo_data() / "results" / f"{shown_model.replace('-', '_')}.parquet"  # its model card's table
+elsewhere = (
+    scfm.store.cache.repo_data() / "results" / f"{shown_model.replace('-', '_')}.parquet"
+)  # its model card's table
 if not dataset and elsewhere.exists():
     card = pd.read_parquet(elsewhere)
     card = card[card["metric"] == "balanced_accuracy"]

@@ -24,10 +24,10 @@ import pandas as pd
 
 import scfm
 from coursekit import check, record
-from scfm import metrics, plots
-from scfm.studies import comparisons, headstudy
-from scfm.tuning import calibration, openset
-from scfm.tuning.readout import gene_features, linear_head, softmax
+from scfm import calibration, metrics, plots
+from scfm.adaptation import openset
+from scfm.adaptation.readout import gene_features, linear_head, softmax
+from studies import comparisons, headstudy
 
 name = dataset or {"quick": "pbmc68k", "cpu": "pbmc_zheng_facs", "gpu": "pbmc_zheng_facs"}[profile]
 adata, left_out = headstudy.cells_of(name, label=label, seed=seed)
@@ -475,7 +475,7 @@ print("Seen by the distance (AUROC over 0.7):", ", ".join(f"{t} {v:.2f}" for t, 
 # But two technologies or two conditions are two groups, not twenty: there the interval is a hint, whatever the verdict says. Read several sets together.
 
 # %%
-stored = scfm.cache.repo_data() / "results" / "heads.parquet"
+stored = scfm.store.cache.repo_data() / "results" / "heads.parquet"
 if profile != "quick" and not dataset:
     for other in scfm.datasets.at_hand(list(headstudy.SHIFTS), exact=True):
         comparisons.store(headstudy.study(fm, other, labels_per_class, n_draws, seed), stored)

@@ -30,9 +30,9 @@ import torch
 
 import scfm
 from coursekit import check, record
-from scfm import ladder, metrics, plots
-from scfm.studies import comparisons
-from scfm.tuning import adapters
+from scfm import metrics, plots
+from scfm.adaptation import adapters
+from studies import comparisons, ladder
 
 # peft asks transformers for this property by its old name; the answer is the same
 warnings.filterwarnings("ignore", message="`is_gradient_checkpointing` is deprecated", category=FutureWarning)
@@ -268,8 +268,8 @@ print("One draw, so no verdict: " + ", ".join(f"{k} {v:.3f}" for k, v in one_dra
 # ## Rank, place, alpha, and the relatives
 #
 # One draw says little, so the course keeps tables. The large one is the *ladder*: head, LoRA, partial and full fine-tuning of two models on four sets; lesson 06 is about it. Here is a smaller one: five draws of 10 labels per type of `kang_ifnb_pbmc`, the ladder's labelled cells and test cells,
-# each fit short (30 steps of 16 cells, 128 tokens, float32). `python -m scfm.studies.sweep` makes it. Compare its rows with each other, not with the
-# ladder's longer fits. All rows but the first two train a head as well. Each method has a learning rate of its own (`scfm.tuning.choices.RATES`), none was tuned here, and methods that start
+# each fit short (30 steps of 16 cells, 128 tokens, float32). `python -m studies.sweep` makes it. Compare its rows with each other, not with the
+# ladder's longer fits. All rows but the first two train a head as well. Each method has a learning rate of its own (`scfm.adaptation.choices.RATES`), none was tuned here, and methods that start
 # slowly, such as prompts and prefixes, may catch up in longer training: a row is "this method at this setting", not the method.
 #
 #
@@ -286,7 +286,7 @@ print("One draw, so no verdict: " + ", ".join(f"{k} {v:.3f}" for k, v in one_dra
 # | twin lora | LoRA on the untrained twin: the same network with random weights |
 
 # %%
-stored = pd.read_parquet(scfm.cache.repo_data() / "results" / "peft.parquet")
+stored = pd.read_parquet(scfm.store.cache.repo_data() / "results" / "peft.parquet")
 rows = comparisons.summary(stored[stored["metric"] == "balanced_accuracy"], by=("method",)).set_index("method")
 price = stored.pivot_table(index="method", columns="metric", values="value", aggfunc="median")
 against = stored.copy()
@@ -360,7 +360,7 @@ assert plain_gap < 1e-4, plain_gap
 record("adapter_share", bytes_of["adapter"] / bytes_of["base"], tolerance=0.01)
 print(f"{bytes_of['adapter']:,} bytes beside {bytes_of['base']:,} of the base; plain peft differs by {plain_gap:.0e}.")
 try:
-    scfm.adapt.load(folder / "types", model=scfm.load_model(model, weights="random", seed=seed))
+    scfm.load_fit(folder / "types", model=scfm.load_model(model, weights="random", seed=seed))
 except ValueError as error:
     print(f"\nOn a wrong base: {str(error).replace(str(folder / 'types'), 'the folder types')}")
 
@@ -438,7 +438,7 @@ assert tried.report.trained_parameters - tried.report.head_parameters == adapter
 # one model on one set with one budget, draw by draw. It is decided where the 95 % interval of the difference leaves zero out:
 
 # %%
-climbed = pd.read_parquet(scfm.cache.repo_data() / "results" / "ladder.parquet")
+climbed = pd.read_parquet(scfm.store.cache.repo_data() / "results" / "ladder.parquet")
 pairs = [("lora", rival) for rival in ("head", "full", "logistic PCA", "logistic HVG", "twin lora")]
 gaps = comparisons.paired(climbed, pairs)
 tally = comparisons.verdicts(gaps, by=("model", "rival"))

@@ -28,10 +28,10 @@ from torch.nn import functional as F
 
 import scfm
 from coursekit import check, record
-from scfm import drawings, ladder, metrics, plots
-from scfm.pretraining import memory
-from scfm.studies import comparisons, forgetting, ladder_figure, seen
-from scfm.tuning import adapters, features, gene_families, loop
+from scfm import drawings, metrics, plots
+from scfm.adaptation import adapters, features, loop
+from scfm.adaptation import replay as memory
+from studies import comparisons, forgetting, gene_families, ladder, ladder_figure, seen
 
 SIZES = {
     "quick": {"set": "pbmc68k", "steps": 12, "tokens": 80, "test": 20},
@@ -39,7 +39,7 @@ SIZES = {
 }
 SIZES["gpu"] = SIZES["cpu"] | {"steps": 300, "tokens": 2048}
 size = SIZES[profile]
-results = scfm.cache.repo_data() / "results"
+results = scfm.store.cache.repo_data() / "results"
 fm = scfm.load_model(model, device="auto" if profile == "gpu" else "cpu")
 
 # %%
@@ -79,7 +79,7 @@ plots.show(
 )
 counts = {}
 for rung in state_of:
-    prepared = adapters.prepare(fm.network, scfm.adapt.Choices(method=rung, layer=0), n_layers)
+    prepared = adapters.prepare(fm.network, scfm.adaptation.choices.Choices(method=rung, layer=0), n_layers)
     counts[rung] = adapters.count(prepared.trained().values())
 whole = adapters.count(fm.network.parameters())
 print("Weights of the network that are trained, the head not counted:", end=" ")
@@ -111,7 +111,7 @@ for p in [*weights, *head.parameters()]:
 reads = features.Reader(network, fm.special, first.choices.pooling, layer=0)
 targets = torch.tensor([first.classes.index(t) for t in types[some]])
 
-rate = scfm.adapt.Choices(method="full").rate(network.config.hidden_size)
+rate = scfm.adaptation.choices.Choices(method="full").rate(network.config.hidden_size)
 optimizer = torch.optim.AdamW(
     [{"params": weights, "lr": rate}, {"params": head.parameters(), "lr": 1e-3}], weight_decay=0
 )
@@ -204,7 +204,7 @@ plans = {
 }
 panels = plots.axes(12.0, 2.3, columns=len(plans), sharey=True)
 for ax, (words, options) in zip(panels.flat, plans.items()):
-    choices = scfm.adapt.Choices(**({"method": "full", "layer": 0, "learning_rate": rate} | options))
+    choices = scfm.adaptation.choices.Choices(**({"method": "full", "layer": 0, "learning_rate": rate} | options))
     plan = loop.planned_rates(fm.network, choices, 50)
     image = ax.imshow(plan.to_numpy()[::-1], aspect="auto", cmap="cividis", vmin=0, vmax=rate)
     ax.set(title=words, xlabel="step")

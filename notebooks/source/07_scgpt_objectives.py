@@ -13,7 +13,7 @@
 # %% tags=["parameters"]
 profile = "quick"  # quick | cpu | gpu: the same code, other sizes
 dataset: str | None = (
-    None  # None = the profile's own; a study of scfm.studies.ablation.STUDIES, a dataset's name, or a path to your file
+    None  # None = the profile's own; a study of studies.ablation.STUDIES, a dataset's name, or a path to your file
 )
 label: str | None = None  # None = the dataset's own; the column of obs that holds the cell types
 batch: str | None = None  # None = the dataset's own; the column of obs that holds the batches
@@ -31,9 +31,11 @@ from torch.nn import functional as F
 
 import scfm
 from coursekit import check, record
-from scfm import baselines, cache, drawings, metrics, objectives, plots
-from scfm.studies import ablation, finetune
-from scfm.studies.study import prepare
+from scfm import baselines, drawings, metrics, objectives, plots
+from scfm.integration import recipe
+from scfm.integration.study import prepare
+from scfm.store import cache
+from studies import ablation
 
 SIZES = {
     "quick": {"dataset": "pbmc68k-2batch", "n_genes": 64, "steps": 20, "minibatch": 32, "lr": 5e-4, "seeds": 0},
@@ -345,7 +347,7 @@ def cosines(embedding):
 
 def play(name, which, steps, cells=adata, **more):
     """Fine-tune on some objectives, embed all cells, score those without a label."""
-    runs[name] = finetune.finetune(fm, cells, which, max_steps=steps, epochs=10_000, decay=1.0, **HOW | more)
+    runs[name] = recipe.finetune(fm, cells, which, max_steps=steps, epochs=10_000, decay=1.0, **HOW | more)
     embedded[name] = runs[name].embed(adata)
     found = ablation.scores(embedded[name], types, batches, labelled, seed)
     effects[name] = {k: found[k] for k in ("probe", "avg_bio", "ilisi", "batch_probe")}
@@ -665,7 +667,7 @@ class Reverse(torch.autograd.Function):
         return -gradient
 
 
-adversary = finetune.with_parts(net, seed, num_batches=len(study.batches), adversarial=True)
+adversary = recipe.with_parts(net, seed, num_batches=len(study.batches), adversarial=True)
 discriminator = adversary.grad_reverse_discriminator
 batch_labels = torch.from_numpy(study.batch[some]).to(device)
 
@@ -773,7 +775,7 @@ record("cls_accuracy", {"classifier": float(cls_by_head), "PCA": pca_scores["pro
 # pull at the weights they share, and do they pull in the same direction?
 
 # %%
-everything = finetune.with_parts(
+everything = recipe.with_parts(
     runs["GEP alone"].model.network,  # a network that has met the value -1 before
     seed,
     num_batches=len(study.batches),
@@ -857,7 +859,7 @@ print(
 )
 
 # %%
-start = finetune.with_parts(net, seed, num_batches=2, batch_tokens=True, adversarial=True, num_classes=4).eval()
+start = recipe.with_parts(net, seed, num_batches=2, batch_tokens=True, adversarial=True, num_classes=4).eval()
 with torch.no_grad():
     a = net(gene_ids, values)
     b = start(gene_ids, values, batch_labels=torch.zeros(1, dtype=torch.int64, device=device))
@@ -873,7 +875,7 @@ print("With new parts and before the first step, it answers as the pretrained ne
 # Now all five, with batch tokens and DSBN, as in the recipe.
 
 # %%
-play("all five", finetune.OBJECTIVES, 2 * SIZES["steps"])
+play("all five", recipe.OBJECTIVES, 2 * SIZES["steps"])
 
 # %%
 history = runs["all five"].history
@@ -908,7 +910,7 @@ record("loss_first_last", {n: [float(first[n]), float(last[n])] for n in names_h
 # %%
 from sklearn.decomposition import PCA
 
-order_of = ["before", *[f"{name} alone" for name in finetune.OBJECTIVES], "all five"]
+order_of = ["before", *[f"{name} alone" for name in recipe.OBJECTIVES], "all five"]
 panels = plots.axes(13.0, 4.0, rows=2, columns=len(order_of))
 for column, name in enumerate(order_of):
     points = PCA(2, random_state=seed).fit_transform(embedded[name])
@@ -977,7 +979,7 @@ repetitions = table.groupby("dataset")["seed"].nunique()
 if repetitions.min() < 20:
     print(
         f"{repetitions.min()} repetitions so far, not the 20 that this course asks of an interval: read each line below as the span of "
-        "these few, and a verdict as a first impression. `python -m scfm.studies.ablation` goes on where it stopped."
+        "these few, and a verdict as a first impression. `python -m studies.ablation` goes on where it stopped."
     )
 print(repetitions.rename("seeds").to_string())
 print(table["settings"].iloc[0])
@@ -991,7 +993,7 @@ missed = []
 for name in studies:
     part = table[table["dataset"] == name]
     for metric in SHOWN:
-        for objective in finetune.OBJECTIVES:
+        for objective in recipe.OBJECTIVES:
             gap = metrics.paired_difference(part, f"without {objective}", ablation.ALL, metric)
             verdict = "worse" if gap.high < 0 else "better" if gap.low > 0 else "undecided"
             missed.append((name, metric, objective, gap.mean, gap.low, gap.high, verdict))

@@ -28,12 +28,13 @@ import torch
 
 import scfm
 from coursekit import check, record
-from scfm import cache, metrics, plots
-from scfm.generate import mean_prompts
+from scfm import metrics, plots
 from scfm.generation import attention_mask, completion, kstep, pictures, yardsticks
+from scfm.generation.generating import mean_prompts
 from scfm.generation.simple_generators import RealCells, from_cell_prompts
 from scfm.models.scgpt import GENE_MEANS
-from scfm.studies import comparisons
+from scfm.store import cache
+from studies import comparisons
 
 SIZES = {
     "quick": {

@@ -18,7 +18,7 @@ def _number(got):
     ],
 )
 def warm_then_fall(share):
-    """As scfm.tuning.loop.schedule."""
+    """As scfm.adaptation.loop.schedule."""
     _number(share(0, 10, 2))
     need(0 < share(0, 10, 2) < 1, "The first step of a warm-up is small, but not zero: nothing would move.")
     need(abs(share(2, 10, 2) - 1) < 1e-9, "At step = warmup the whole rate is used.")

@@ -2,16 +2,13 @@
 
 from __future__ import annotations
 
-import sys
 from pathlib import Path
 
 import numpy as np
 import pytest
+import tiny_task
 
 import scfm
-
-sys.path.insert(0, str(Path(__file__).parents[1] / "unit"))
-import tiny_task
 
 pytestmark = pytest.mark.gpu
 FAST = {"epochs": 8, "learning_rate": 1e-3, "minibatch": 10, "progress": False}
@@ -26,7 +23,7 @@ def test_each_rung_learns_on_the_gpu_and_answers_alike_on_both(kind: str, method
     new, truth = tiny_task.cells(kind, seed=1)
     assert np.mean(fit.predict(new, progress=False) == truth) > 0.75
     assert fit.report.peak_memory_gpu
-    again = scfm.adapt.load(fit.save(tmp_path / "fit"), tiny_task.model(kind))  # the base on the CPU
+    again = scfm.load_fit(fit.save(tmp_path / "fit"), tiny_task.model(kind))  # the base on the CPU
     np.testing.assert_allclose(
         again.predict_proba(new, progress=False), fit.predict_proba(new, progress=False), atol=1e-3
     )
@@ -44,7 +41,7 @@ def test_lora_on_a_quantized_base_learns(kind: str, bits: str, tmp_path: Path) -
     assert kinds & {"Linear4bit", "Linear8bitLt"}
     new, truth = tiny_task.cells(kind, seed=1)
     assert np.mean(fit.predict(new, progress=False) == truth) > 0.75
-    again = scfm.adapt.load(fit.save(tmp_path / "fit"), model)
+    again = scfm.load_fit(fit.save(tmp_path / "fit"), model)
     np.testing.assert_allclose(
         again.predict_proba(new, progress=False), fit.predict_proba(new, progress=False), atol=2e-2
     )

@@ -15,10 +15,10 @@ from typing import Any
 import pytest
 
 from coursekit.course import Lesson, lessons
-from coursekit.expect import judge, load
-from coursekit.notebook import read_source
-from coursekit.params import parameters_of
-from coursekit.run import run
+from coursekit.lesson.notebook import read_source
+from coursekit.lesson.params import parameters_of
+from coursekit.run.execute import run
+from coursekit.run.expect import judge, load
 
 ROOT = Path(__file__).resolve().parents[2]
 pytestmark = [pytest.mark.gpu, pytest.mark.slow]
@@ -38,7 +38,7 @@ def words_of(full: Any) -> set[str]:
 def missing(full: Any) -> list[str]:
     """The data sets that a lesson names anywhere and that can neither be downloaded nor replaced, and are in no cache."""
     from scfm import datasets
-    from scfm.studies import ablation
+    from studies import ablation
 
     named = words_of(full)
     named |= {study.dataset for name, study in ablation.STUDIES.items() if name in named}

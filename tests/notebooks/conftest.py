@@ -8,9 +8,9 @@ from pathlib import Path
 
 import pytest
 
-from coursekit import card as cards
 from coursekit.course import choose
-from coursekit.run import Run, run
+from coursekit.run import card as cards
+from coursekit.run.execute import Run, run
 
 ROOT = Path(__file__).resolve().parents[2]
 

@@ -8,10 +8,11 @@ from pathlib import Path
 import nbformat
 import pytest
 
-from coursekit import checkpoint, compare, keep
 from coursekit.course import Lesson, lessons
-from coursekit.notebook import tags, to_json
-from coursekit.run import Run, prepare, run
+from coursekit.lesson.notebook import tags, to_json
+from coursekit.run import compare
+from coursekit.run.execute import Run, prepare, run
+from coursekit.workshop import checkpoint, keep
 
 ROOT = Path(__file__).resolve().parents[2]
 LESSONS = [pytest.param(lesson, id=lesson.name) for lesson in lessons(ROOT)]

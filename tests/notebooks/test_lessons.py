@@ -10,12 +10,14 @@ from unittest import mock
 import nbformat
 import pytest
 
-from coursekit import build, check, expect
+from coursekit import check
 from coursekit.course import Lesson, lessons
-from coursekit.lint import exercise_ids
-from coursekit.notebook import read_source, tags
-from coursekit.page import outside_references
-from coursekit.run import Run, prepare
+from coursekit.lesson import build
+from coursekit.lesson.lint import exercise_ids
+from coursekit.lesson.notebook import read_source, tags
+from coursekit.run import expect
+from coursekit.run.execute import Run, prepare
+from coursekit.run.page import outside_references
 
 ROOT = Path(__file__).resolve().parents[2]
 LESSONS = lessons(ROOT)

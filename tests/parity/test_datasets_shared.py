@@ -12,9 +12,10 @@ import numpy as np
 import pytest
 from scipy import sparse
 
-from scfm import cache, genes
+from scfm import genes
 from scfm.datasets import entries, list_datasets, load_dataset
 from scfm.files.convert import content_hash
+from scfm.store import cache
 
 NAMES = sorted(name for name, entry in entries().items() if entry["source"] == "cache")
 

@@ -15,8 +15,8 @@ from pathlib import Path
 import pytest
 from bookshelf import CHROMIUM, ROOT, need, without_network
 
-from coursekit import bundle, wheelhouse
 from coursekit.course import CourseError, choose
+from coursekit.workshop import bundle, wheelhouse
 
 CHOSEN = os.environ.get("BUNDLE_LESSONS", "").split()
 PROBE = """

@@ -18,10 +18,10 @@ from typing import Any
 import pytest
 from bookshelf import PATIENCE, ROOT, need
 
-from coursekit import progress
 from coursekit.course import choose
-from coursekit.lint import exercise_ids
-from coursekit.notebook import read_source, tags
+from coursekit.lesson import progress
+from coursekit.lesson.lint import exercise_ids
+from coursekit.lesson.notebook import read_source, tags
 
 LESSON, NUMBER = "02", "02.2"
 GREEN = "rgb(0, 158, 115)"  # of Okabe and Ito

@@ -8,8 +8,8 @@ from typing import Any
 import pytest
 from bookshelf import ROOT, new_tab, served
 
-from coursekit import slides
 from coursekit.course import CourseError, lessons
+from coursekit.workshop import slides
 
 OVER = """() => [...document.querySelectorAll(".slides > section")].flatMap((section, k) => {
   Reveal.slide(k); document.querySelectorAll(".fragment").forEach(f => f.classList.add("visible"));

@@ -10,8 +10,9 @@ from bookshelf import ROOT, need
 from tiny_course import LESSON, make_course
 from tiny_run import finished
 
-from coursekit import build, site
+from coursekit.book import site
 from coursekit.course import CourseError, Lesson, lessons
+from coursekit.lesson import build
 
 MATHS = r"""# %% [markdown]
 # Inline $\frac{a}{b} \le \sum_i x_i^2$ and on its own:

@@ -13,11 +13,11 @@ import pandas as pd
 import pytest
 import scipy.sparse as sp
 import tiny_geneformer
-from test_grid_runs import kill_and_wait, wait_for
+from processes import kill_and_wait, wait_for
 from tiny_course import make_course
 
-from coursekit import atlas
 from coursekit.course import CourseError
+from coursekit.rerun import atlas
 
 N_CELLS = 60
 
@@ -76,7 +76,7 @@ def test_an_atlas_that_is_killed_goes_on_where_it_was(root: Path) -> None:
 
 
 def test_the_key_follows_the_cells_and_the_choices(root: Path, tmp_path: Path) -> None:
-    from coursekit import runkey
+    from coursekit.run import runkey
 
     first = plan_of(root)
     os.utime(tmp_path / "cells.h5ad", (1, 1))

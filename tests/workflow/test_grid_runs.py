@@ -2,22 +2,19 @@
 
 from __future__ import annotations
 
-import contextlib
 import os
 import signal
 import subprocess
 import sys
-import time
 from collections import Counter
-from collections.abc import Callable
 from pathlib import Path
 
 import pandas as pd
-import psutil
 import pytest
+from processes import kill_and_wait, wait_for
 from scored_course import make_scored_course
 
-from coursekit import board, grid
+from coursekit.rerun import board, grid
 
 GRID = """
 lessons: ["01"]
@@ -49,37 +46,8 @@ def executed(log: Path) -> Counter[str]:
     return Counter(log.read_text().splitlines()) if log.exists() else Counter()
 
 
-def wait_for(condition: Callable[[], bool], seconds: float = 300) -> None:
-    end = time.monotonic() + seconds
-    while not condition():
-        assert time.monotonic() < end, "nothing happened"
-        time.sleep(0.1)
-
-
 def cards_of(root: Path) -> list[Path]:
     return sorted((root / "runs" / "grid" / "store").glob("*/*/card.json"))
-
-
-def kill_and_wait(process: subprocess.Popen[str], whole_group: bool) -> None:
-    """SIGKILL to the command alone or to all of its group; then wait until nothing that it started is left."""
-    family = psutil.Process(process.pid).children(recursive=True)
-    if whole_group:
-        os.killpg(process.pid, signal.SIGKILL)
-    else:
-        process.kill()
-    process.wait()
-
-    def gone() -> bool:
-        for child in list(family):
-            with contextlib.suppress(psutil.Error):
-                family.extend(c for c in child.children(recursive=True) if c not in family)
-        return not any(child.is_running() and child.status() != psutil.STATUS_ZOMBIE for child in alive(family))
-
-    wait_for(gone, 90)
-
-
-def alive(family: list[psutil.Process]) -> list[psutil.Process]:
-    return [child for child in family if psutil.pid_exists(child.pid)]
 
 
 def killed_half_way(tmp_path: Path, datasets: list[str], seeds: list[int], jobs: int, whole_group: bool) -> None:
@@ -161,9 +129,9 @@ def test_dry_run_of_the_slurm_profile(tmp_path: Path) -> None:
     file = root / "tiny.yaml"
     file.write_text("lessons: ['01']\nseeds: [0, 1]\nthreads: 2\nresources: {mem_mb: 1234, runtime: 17}\n")
     found = grid.plan(root, file)
-    from coursekit import workflow
+    from coursekit.rerun import snakemake
 
-    status = workflow.snakemake(found.write(), on="slurm", more=["--dry-run"])
+    status = snakemake.snakemake(found.write(), on="slurm", more=["--dry-run"])
     said = (found.folder / "snakemake.log").read_text()
     assert status == 0, said
     assert said.count("rule lesson:") == 2
@@ -175,7 +143,7 @@ def test_dry_run_of_the_slurm_profile(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("on", [None, "slurm"])
 def test_the_users_own_profiles_are_left_out(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, on: str | None) -> None:
-    from coursekit import workflow
+    from coursekit.rerun import snakemake
 
     root = make_scored_course(tmp_path)
     file = root / "tiny.yaml"
@@ -186,7 +154,7 @@ def test_the_users_own_profiles_are_left_out(tmp_path: Path, monkeypatch: pytest
     own.mkdir(parents=True)
     (own / "config.yaml").write_text("executor: of-the-user\n")
     monkeypatch.setenv("SNAKEMAKE_PROFILE", str(own))
-    status = workflow.snakemake(plan.write(), on=on, more=["--dry-run"])
+    status = snakemake.snakemake(plan.write(), on=on, more=["--dry-run"])
     assert status == 0, (plan.folder / "snakemake.log").read_text()
 
 

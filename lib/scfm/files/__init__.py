@@ -3,7 +3,6 @@
 readers         any of the usual file kinds → AnnData
 counts          are these raw counts of human genes?
 form            a file's content into the course's form
-download        files from the internet, resumed and verified
 convert         listed sets made from the public deposits that carry them
 technology      a second technology, simulated
 census          a random slice of CZ CELLxGENE Census

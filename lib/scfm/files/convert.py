@@ -20,9 +20,9 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from scfm import cache
 from scfm.errors import FileFormatError
-from scfm.files.download import fetch
+from scfm.store import cache
+from scfm.store.download import fetch
 
 if TYPE_CHECKING:
     import anndata

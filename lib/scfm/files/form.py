@@ -8,9 +8,9 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from scfm._rows import passed
 from scfm.errors import ColumnError, DatasetError, GeneNameError, NotCountsError
 from scfm.files import counts
+from scfm.inside.rows import passed
 from scfm.metrics import NO_LABEL
 
 if TYPE_CHECKING:

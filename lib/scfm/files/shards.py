@@ -20,10 +20,10 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from scfm import cache
 from scfm.errors import FileFormatError
 from scfm.files.tokenize_file import CellsOnDisk, open_cells
-from scfm.meter import peak_memory
+from scfm.inside.meter import peak_memory
+from scfm.store import cache
 from scfm.tokenized import TokenizedCells, read_about
 
 if TYPE_CHECKING:

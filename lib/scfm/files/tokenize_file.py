@@ -14,9 +14,10 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from scfm import cache, genes
-from scfm._rows import canonical, cores, passed
+from scfm import genes
 from scfm.errors import FileFormatError, NotCountsError
+from scfm.inside.rows import canonical, cores, passed
+from scfm.store import cache
 from scfm.tokenize import NO_N_COUNTS, RankEncoder
 from scfm.tokenized import read_about
 

@@ -1,5 +1,6 @@
-"""The inside of :mod:`scfm.generate`: who may look at whom, the steps, and what a generated cell is worth.
+"""What ``scfm.generate`` does: who may look at whom, the steps, and what a generated cell is worth.
 
+generating          the function itself, and what it returns
 attention_mask      who may look at whom
 prompts             what a generated cell begins with
 kstep               the steps of generation

@@ -13,10 +13,10 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from scfm import calibration
 from scfm.generation.prompts import gene_prompt, keep_genes
 from scfm.generation.simple_generators import RealCells
 from scfm.tokenized import TokenizedCells
-from scfm.tuning import calibration
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -181,7 +181,7 @@ def by_scgpt(model: ScGPT, question: Question, own_share: bool = True, **how: An
     own_share: as many of the hidden genes are expected to be expressed as of the cell's observed ones (if the network gives
     P(nonzero)).
     """
-    from scfm.generate import generate
+    from scfm.generation.generating import generate
 
     if own_share and model.network.config.zero_prob:
         how = {"share_on": question.share_on()} | how

@@ -14,8 +14,8 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from scfm._rows import refuse_filtered
 from scfm.genes import CLS, PAD
+from scfm.inside.rows import refuse_filtered
 from scfm.tokenized import TokenizedCells
 
 if TYPE_CHECKING:
@@ -160,7 +160,7 @@ class Prompts:
         if both.any():
             raise ValueError(
                 f"{both.sum():,} of the genes asked for are in the prompt (for example {symbols[int(both.argmax())]}): what is "
-                "known cannot be generated. Leave them out of genes, or out of the prompt (scfm.generate.keep_genes)."
+                "known cannot be generated. Leave them out of genes, or out of the prompt (scfm.generation.prompts.keep_genes)."
             )
 
     def tensors(self, rows: np.ndarray, config: Any, device: Any) -> tuple[Any, Any, Any, Any]:

@@ -12,8 +12,8 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from scfm import metrics
-from scfm._rows import refuse_filtered
 from scfm.generation.prompts import bin_matrix
+from scfm.inside.rows import refuse_filtered
 from scfm.tokenized import TokenizedCells
 
 if TYPE_CHECKING:
@@ -207,7 +207,7 @@ def from_cell_prompts(model: ScGPT, embeddings: np.ndarray, kind: str = "mean", 
     """
     import pandas as pd
 
-    from scfm.generate import generate
+    from scfm.generation.generating import generate
 
     if kind not in ("mean", "cells"):
         raise ValueError(f"kind is {kind!r}; it can be 'mean' or 'cells'.")

@@ -14,9 +14,9 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from scfm import cache
-from scfm._rows import refuse_filtered
 from scfm.genes import RankVocabulary, VocabularyError
+from scfm.inside.rows import refuse_filtered
+from scfm.store import cache
 from scfm.tokenized import TokenizedCells
 
 if TYPE_CHECKING:

@@ -7,9 +7,9 @@ import json
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from scfm import cache, hub
-from scfm._seeded import seeded
 from scfm.genes import RankVocabulary, VocabularyError
+from scfm.inside.seeded import seeded
+from scfm.store import cache, hub
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -56,7 +56,7 @@ def load_model(name: str | Path, device: str = "cpu", weights: str = "pretrained
     ------
     ModelError
         Unknown name; missing, damaged, pickled or mismatching files.
-    scfm.hub.HubError
+    scfm.store.hub.HubError
         A published file could not be had or verified.
     """
     if weights not in ("pretrained", "random", "start"):

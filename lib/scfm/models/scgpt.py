@@ -13,10 +13,10 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from scfm import cache
-from scfm._rows import refuse_filtered
 from scfm.genes import CLS, PAD, SymbolVocabulary, VocabularyError
+from scfm.inside.rows import refuse_filtered
 from scfm.models.scgpt_network import LORA_TARGETS, NotAvailableError, ScGPTConfig, ScGPTModel
+from scfm.store import cache
 from scfm.tokenized import TokenizedCells
 
 if TYPE_CHECKING:
@@ -116,7 +116,7 @@ class ScGPT:
     def gene_means(self) -> pd.DataFrame:
         """What a guesser that looks at no cell knows of each gene: mean bin where expressed, share of asked genes that are on.
 
-        Indexed by gene symbol, in the order of the tokens; only our own models keep it (see ``scfm.pretraining.pretrain_scgpt``).
+        Indexed by gene symbol, in the order of the tokens; only our own models keep it (see ``scfm.pretraining.scgpt_mini``).
 
         Raises
         ------

@@ -19,12 +19,12 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from scfm import cache
-from scfm._seeded import seeded
 from scfm.genes import PAD, SymbolVocabulary, VocabularyError
+from scfm.inside.seeded import seeded
 from scfm.models.registry import START, WEIGHTS, ModelError
 from scfm.models.scgpt import ScGPT
 from scfm.models.scgpt_network import ScGPTConfig, ScGPTModel
+from scfm.store import cache
 
 PICKLES = ("best_model.pt", "model.pt", "pytorch_model.bin")
 EVERYTHING = "embedding, GEP, GEPC, generation, classification"

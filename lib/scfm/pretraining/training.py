@@ -2,7 +2,7 @@
 
 Every random draw comes from (seed, number of the pool or step), so a run that was killed goes on from its last checkpoint
 exactly where an uninterrupted one would be. What is learned (network, loss, evaluation) is the recipe's own affair:
-``pretrain.py`` for masked genes in the way of Geneformer, ``pretrain_scgpt.py`` for generated values in the way of scGPT.
+``geneformer_mini.py`` for masked genes in the way of Geneformer, ``scgpt_mini.py`` for generated values in the way of scGPT.
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from scfm import cache
+from scfm.store import cache
 
 if TYPE_CHECKING:
     import torch

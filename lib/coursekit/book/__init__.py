@@ -1,0 +1,1 @@
+"""The course as a book that works offline, and the README that is its door."""

@@ -1,0 +1,214 @@
+"""The form of a lesson: what must be there, and what must not be seen in the learner's notebook."""
+
+from __future__ import annotations
+
+import ast
+import io
+import re
+import tokenize
+from typing import Any
+
+from coursekit.course import CourseError, Lesson, lesson_facts
+from coursekit.lesson.notebook import TAGS, fold_quiz, parse, quiz_options, tags, unfold_quiz, unparse
+from coursekit.lesson.notes import note_problems
+from coursekit.lesson.params import parameters_of
+
+_CALL = re.compile(r"""\bcheck\.exercise\(\s*["']([^"']+)["']""")
+_DOI = re.compile(r"https://doi\.org/10\.\d{4,}/\S+")
+
+
+def exercise_ids(cell: Any) -> list[str]:
+    """The exercise numbers that a code cell hands to ``check.exercise``."""
+    return _CALL.findall(cell["source"])
+
+
+def lint(lesson: Lesson) -> list[str]:
+    """Everything wrong with the source of a lesson, one sentence each; an empty list means that it is in form."""
+    text = lesson.source.read_text(encoding="utf-8")
+    full = parse(text)
+    problems = _canonical(text, unparse(full))
+    unknown = sorted({tag for cell in full["cells"] for tag in tags(cell)} - set(TAGS))
+    if unknown:
+        problems.append(f"unknown tag {', '.join(unknown)}; the tags are {', '.join(TAGS)}.")
+    problems += _parts(lesson, full)
+    problems += _exercises(lesson, full)
+    problems += note_problems([cell["source"] for cell in full["cells"] if "instructor" in tags(cell)])
+    problems += [f"line of the solution of {number} readable outside it: {line}" for number, line in leaks(full, full)]
+    return problems
+
+
+def _canonical(text: str, written: str) -> list[str]:
+    if text == written:
+        return []
+    old, new = text.splitlines(), written.splitlines()
+    at = next((i for i, pair in enumerate(zip(old, new, strict=False)) if pair[0] != pair[1]), min(len(old), len(new)))
+    here = old[at] if at < len(old) else "(end)"
+    there = new[at] if at < len(new) else "(end)"
+    return [
+        f"source -> notebook -> source changes line {at + 1}: {here!r} becomes {there!r}. Write it in the second form."
+    ]
+
+
+def _parts(lesson: Lesson, full: Any) -> list[str]:
+    """Title, objectives, time, parameters, quiz, key points, further reading."""
+    problems = []
+    cells = full["cells"]
+    first = cells[0] if cells else {"cell_type": "", "source": ""}
+    facts = lesson_facts(first["source"] if first["cell_type"] == "markdown" else "")
+    title = facts["title"] or ""
+    if not (title.startswith(f"{lesson.number} · ") and title.endswith("?")):
+        problems.append(f"the first cell must be markdown with the title `# {lesson.number} · A question?`.")
+    if not facts["objectives"] or facts["needs"] is None:
+        problems.append(
+            "no objectives: the first cell needs the table `| You will be able to | Time | Needs |` with one row."
+        )
+    if facts["minutes"] is None:
+        problems.append('no time estimate: the column Time of the first table must say how long, as in "35 min".')
+    try:
+        known = parameters_of(full)
+        for name in ("profile", "seed"):
+            if name not in known:
+                problems.append(f"the parameters cell does not set `{name}`.")
+        if "profile" in known and known["profile"].default != "quick":
+            problems.append(
+                'the parameters cell must say `profile = "quick"`, so that a run without options needs no network.'
+            )
+    except CourseError as error:
+        problems.append(str(error))
+    quizzes = [cell["source"] for cell in cells if "quiz" in tags(cell)]
+    if not quizzes:
+        problems.append("no quiz cell.")
+    for source in quizzes:
+        options = quiz_options(source)
+        if len(options) < 2 or not any(right for right, _, _ in options):
+            problems.append(
+                "a quiz needs two or more lines `- [ ] option -> feedback`, and at least one of them `- [x]`."
+            )
+        if unfold_quiz(fold_quiz(source)) != source:
+            problems.append(
+                "a quiz option cannot be folded and unfolded again: use only `code`, *em* and **strong** in it."
+            )
+    prose = "\n\n".join(
+        cell["source"] for cell in cells if cell["cell_type"] == "markdown" and "solution" not in tags(cell)
+    )
+    if not re.search(r"^## Key points\s*\n(?:\s*\n)?- ", prose, re.M):
+        problems.append("no key points: a heading `## Key points` with `- ` lines right below it.")
+    reading = re.search(r"^## Further reading\s*\n(.*)", prose, re.M | re.S)
+    if not reading or not _DOI.search(reading[1]):
+        problems.append(
+            "no further reading: a heading `## Further reading` with at least one https://doi.org/10. link."
+        )
+    return problems
+
+
+def _exercises(lesson: Lesson, full: Any) -> list[str]:
+    """Each exercise: one check, numbers in order, a solution right behind it, a checker in the checks file."""
+    problems = []
+    code = [cell for cell in full["cells"] if cell["cell_type"] == "code" and "instructor" not in tags(cell)]
+    numbers: list[str] = []
+    twins = 0
+    for i, cell in enumerate(code):
+        if "exercise" in tags(cell):
+            ids = exercise_ids(cell)
+            if len(ids) != 1:
+                problems.append(f"an exercise cell calls check.exercise {len(ids)} times, not once: {_head(cell)}")
+                continue
+            numbers += ids
+            twin = code[i + 1] if i + 1 < len(code) else None
+            if twin is None or "solution" not in tags(twin) or exercise_ids(twin) != ids:
+                problems.append(f"exercise {ids[0]} has no solution cell right behind it that checks the same number.")
+            else:
+                twins += 1
+        elif exercise_ids(cell) and "solution" not in tags(cell):
+            problems.append(f"check.exercise is called outside an exercise cell: {_head(cell)}")
+    lonely = sum("solution" in tags(cell) and bool(exercise_ids(cell)) for cell in code) - twins
+    if lonely > 0:
+        problems.append(f"{lonely} solution cell(s) without an exercise cell right before.")
+    if not numbers:
+        problems.append("no exercises: a code cell with the tag exercise that ends with check.exercise(...).")
+    wanted = [f"{lesson.number}.{k + 1}" for k in range(len(numbers))]
+    if numbers != wanted:
+        problems.append(f"the exercises are numbered {', '.join(numbers)}; expected {', '.join(wanted)}.")
+    present = checkers_in(lesson)
+    for number in numbers:
+        if number not in present:
+            problems.append(
+                f'exercise {number} has no checker: @checker("{number}", hints=[...]) in {lesson.checks.name}.'
+            )
+    for number in present:
+        if number not in numbers:
+            problems.append(f"{lesson.checks.name} checks {number}, which is no exercise of this lesson.")
+    return problems
+
+
+def checkers_in(lesson: Lesson) -> list[str]:
+    """The exercise numbers in the lesson's checks file, read without running it."""
+    if not lesson.checks.is_file():
+        return []
+    found = []
+    for node in ast.walk(ast.parse(lesson.checks.read_text(encoding="utf-8"))):
+        if isinstance(node, ast.FunctionDef):
+            for mark in node.decorator_list:
+                name = getattr(getattr(mark, "func", None), "id", getattr(getattr(mark, "func", None), "attr", ""))
+                if (
+                    isinstance(mark, ast.Call)
+                    and name == "checker"
+                    and mark.args
+                    and isinstance(mark.args[0], ast.Constant)
+                ):
+                    found.append(str(mark.args[0].value))
+    return found
+
+
+def leaks(full: Any, seen: Any) -> list[tuple[str, str]]:
+    """Lines of solutions that a learner can read: (exercise number, line).
+
+    ``full`` is the parsed source, ``seen`` the notebook that learners get (or ``full`` again: solution and instructor
+    cells are skipped). A line is no leak where it is an ordinary line of code of the lesson (`import`, a `def` that the
+    stub shows too), except where that way the whole solution stands in ordinary cells.
+    """
+    kept = [cell for cell in full["cells"] if not {"solution", "instructor"} & set(tags(cell))]
+    ordinary = {line for cell in kept if cell["cell_type"] == "code" for line in code_lines(cell["source"])}
+    readable = [_squeeze(cell["source"]) for cell in seen["cells"] if not {"solution", "instructor"} & set(tags(cell))]
+    found = []
+    stub: set[str] = set()
+    for cell in full["cells"]:
+        if cell["cell_type"] != "code":
+            continue
+        if "exercise" in tags(cell):
+            stub = set(code_lines(cell["source"]))
+        if "solution" not in tags(cell):
+            continue
+        number = (exercise_ids(cell) or ["?"])[0]
+        own = [line for line in code_lines(cell["source"]) if not _CALL.search(line)]
+        new = [line for line in own if line not in ordinary]
+        if own and not new:
+            found.append((number, "the whole solution stands in the stub or in ordinary cells"))
+        for line in new:
+            if line not in stub and len(_squeeze(line)) >= 8 and any(_squeeze(line) in text for text in readable):
+                found.append((number, line))
+    return found
+
+
+def code_lines(source: str) -> list[str]:
+    """The lines of code without comments, indents and blank lines; in source that does not parse, the bare lines."""
+    lines = source.split("\n")
+    try:
+        for token in tokenize.generate_tokens(io.StringIO(source).readline):
+            if token.type == tokenize.COMMENT:
+                row, column = token.start
+                lines[row - 1] = lines[row - 1][:column]
+    except (tokenize.TokenError, SyntaxError):
+        lines = [line.split("  #")[0] for line in lines]
+    bare = [line.strip() for line in lines if line.strip() and not line.lstrip().startswith("#")]
+    # a formatter puts a stub's body behind its `def`: it is the same line of code for that
+    return [line.removesuffix(" ...") if line.endswith(": ...") else line for line in bare]
+
+
+def _squeeze(text: str) -> str:
+    """Text without white space and with one kind of quotes, so that a re-wrapped quotation is still found."""
+    return re.sub(r"\s+", "", text).replace("'", '"')
+
+
+def _head(cell: Any) -> str:
+    return repr(cell["source"].strip().split("\n")[0][:60])

@@ -1,0 +1,176 @@
+"""From one source to its editions: parse py:percent, keep and drop cells by tag, write the same JSON every time.
+
+jupytext does the parsing; what is added here is the choice of cells, ids that depend on nothing but the text, and quizzes
+that hide their answers until someone clicks.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import re
+from pathlib import Path
+from typing import Any
+
+from coursekit.course import CourseError, Lesson
+
+FORMAT = "py:percent"
+TAGS = ("parameters", "exercise", "solution", "instructor", "quiz")
+SETUP = "setup"  # of the one cell that no source has; see coursekit.lesson.bootstrap
+EDITIONS = {  # edition -> the tags whose cells it leaves out
+    "learner": ("solution", "instructor"),
+    "solution": ("exercise", "instructor"),
+}
+UNCOMMITTED = {"instructor": ()}  # editions that a command writes when somebody wants them
+KERNEL = {
+    "kernelspec": {"display_name": "Python 3 (ipykernel)", "language": "python", "name": "python3"},
+    "language_info": {"name": "python"},
+}
+_FILTER = {"jupytext": {"notebook_metadata_filter": "-all", "cell_metadata_filter": "tags,-all"}}
+_OPTION = re.compile(r"^- \[( |x)\] (.+?) -> (.+)$")
+_FOLDED = re.compile(r"^<details><summary>(.+?)</summary>(✓|✗) (.+?)</details>$")
+_INLINE = (  # Markdown is not rendered inside <details>, so the little that options need is written as HTML
+    (re.compile(r"`([^`]+)`"), r"<code>\1</code>", re.compile(r"<code>(.+?)</code>"), r"`\1`"),
+    (re.compile(r"\*\*([^*]+)\*\*"), r"<strong>\1</strong>", re.compile(r"<strong>(.+?)</strong>"), r"**\1**"),
+    (re.compile(r"\*([^*]+)\*"), r"<em>\1</em>", re.compile(r"<em>(.+?)</em>"), r"*\1*"),
+)
+_ESCAPES = (("&", "&amp;"), ("<", "&lt;"), (">", "&gt;"))
+
+
+def tags(cell: Any) -> list[str]:
+    """The tags of a cell."""
+    return list(cell["metadata"].get("tags", []))
+
+
+def parse(text: str) -> Any:
+    """A source as a notebook object with all its cells, nothing dropped or changed."""
+    import jupytext
+
+    return jupytext.reads(text, fmt=FORMAT)
+
+
+def unparse(notebook: Any) -> str:
+    """A notebook as py:percent text: cell types, tags and the blank lines between cells, and nothing else."""
+    import copy
+
+    import jupytext
+
+    plain = copy.deepcopy(notebook)
+    plain["metadata"] = copy.deepcopy(_FILTER)
+    return str(jupytext.writes(plain, fmt=FORMAT))
+
+
+def read_source(lesson: Lesson) -> Any:
+    """The parsed source of a lesson. Raises CourseError where it is not there or not text."""
+    try:
+        return parse(lesson.source.read_text(encoding="utf-8"))
+    except (OSError, UnicodeDecodeError) as error:
+        raise CourseError(f"{lesson.source.name} cannot be read: {error}") from error
+
+
+def edition(full: Any, name: str, lesson: str) -> Any:
+    """The cells of an edition ("learner", "solution" or "instructor") as a notebook ready to be written or executed.
+
+    ``full`` is a parsed source, ``lesson`` the lesson's name. Quizzes are folded; ids come from the text of the cells, so
+    that an edit changes one id and not all that follow.
+    """
+    import nbformat
+
+    dropped = set({**EDITIONS, **UNCOMMITTED}[name])
+    seen: dict[str, int] = {}
+    cells = []
+    for cell in full["cells"]:
+        if dropped & set(tags(cell)):
+            continue
+        source = fold_quiz(cell["source"]) if "quiz" in tags(cell) else cell["source"]
+        metadata = {key: cell["metadata"][key] for key in ("tags", "lines_to_next_cell") if key in cell["metadata"]}
+        digest = hashlib.sha256(f"{cell['cell_type']}\n{metadata.get('tags')}\n{source}".encode()).hexdigest()[:10]
+        seen[digest] = seen.get(digest, 0) + 1
+        make = {
+            "code": nbformat.v4.new_code_cell,
+            "markdown": nbformat.v4.new_markdown_cell,
+            "raw": nbformat.v4.new_raw_cell,
+        }[cell["cell_type"]]
+        twin = f"-{seen[digest]}" if seen[digest] > 1 else ""
+        cells.append(make(source=source, metadata=metadata, id=f"{digest}{twin}"))
+    notebook = nbformat.v4.new_notebook(
+        cells=cells, metadata={**KERNEL, "coursekit": {"edition": name, "lesson": lesson}}
+    )
+    notebook["nbformat_minor"] = 5
+    return notebook
+
+
+def to_json(notebook: Any) -> str:
+    """The notebook's JSON: sorted keys, one space of indent, a newline at the end; valid nbformat 4.5."""
+    import nbformat
+
+    nbformat.validate(notebook)
+    return nbformat.writes(notebook, version=4).rstrip("\n") + "\n"
+
+
+def from_json(path: Path) -> Any:
+    """A notebook file. Raises CourseError where it is missing or not a notebook."""
+    import nbformat
+
+    try:
+        return nbformat.reads(path.read_text(encoding="utf-8"), as_version=4)
+    except (OSError, ValueError, nbformat.ValidationError) as error:
+        raise CourseError(f"{path} is not a readable notebook: {error}") from error
+
+
+def restore(notebook: Any) -> Any:
+    """The same notebook with its quizzes unfolded and without the set-up cell: what stands in the source."""
+    import copy
+
+    back = copy.deepcopy(notebook)
+    back["cells"] = [cell for cell in back["cells"] if SETUP not in tags(cell)]
+    for cell in back["cells"]:
+        if "quiz" in tags(cell):
+            cell["source"] = unfold_quiz(cell["source"])
+    return back
+
+
+def quiz_options(source: str) -> list[tuple[bool, str, str]]:
+    """The options of a quiz cell: (right, text, feedback)."""
+    found = [_OPTION.match(line) for line in source.splitlines()]
+    return [(match[1] == "x", match[2], match[3]) for match in found if match]
+
+
+def fold_quiz(source: str) -> str:
+    """Each option ``- [x] text -> feedback`` as a fold-out that hides whether it is right; other lines stay."""
+    lines = []
+    for line in source.split("\n"):
+        match = _OPTION.match(line)
+        if not match:
+            lines.append(line)
+            continue
+        mark = "✓" if match[1] == "x" else "✗"
+        lines.append(f"<details><summary>{_to_html(match[2])}</summary>{mark} {_to_html(match[3])}</details>")
+    return "\n".join(lines)
+
+
+def unfold_quiz(source: str) -> str:
+    """The inverse of ``fold_quiz``."""
+    lines = []
+    for line in source.split("\n"):
+        match = _FOLDED.match(line)
+        if not match:
+            lines.append(line)
+            continue
+        lines.append(f"- [{'x' if match[2] == '✓' else ' '}] {_from_html(match[1])} -> {_from_html(match[3])}")
+    return "\n".join(lines)
+
+
+def _to_html(text: str) -> str:
+    for plain, escaped in _ESCAPES:
+        text = text.replace(plain, escaped)
+    for pattern, put, _, _ in _INLINE:
+        text = pattern.sub(put, text)
+    return text
+
+
+def _from_html(text: str) -> str:
+    for _, _, pattern, put in reversed(_INLINE):
+        text = pattern.sub(put, text)
+    for plain, escaped in reversed(_ESCAPES):
+        text = text.replace(escaped, plain)
+    return text

@@ -1,0 +1,196 @@
+"""An atlas: a file of millions of cells, tokenized and embedded in shards through Snakemake. ``make atlas`` calls it."""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+import sys
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+from typing import Any
+
+from coursekit.course import CourseError, alone, atomic_write, replacing
+from coursekit.lesson.params import files_from
+from coursekit.rerun import snakemake
+from coursekit.run import card as cards
+from coursekit.run import runkey
+
+CELLS_PER_SHARD = 10_000
+
+
+@dataclass(frozen=True)
+class Atlas:
+    """What is to be embedded, how, and where it goes. ``how`` is handed to model.embed, ``device`` to load_model."""
+
+    root: str
+    file: str
+    model: str
+    cells: int
+    cells_per_shard: int
+    key: str
+    counts_in: str = "X"
+    device: str = "auto"
+    dtype: str = "auto"
+    how: dict[str, Any] = field(default_factory=dict)
+    threads: int = 1
+    resources: dict[str, Any] = field(default_factory=dict)
+
+    @property
+    def folder(self) -> Path:
+        """Plan, shards, embedding.h5ad and Snakemake's log."""
+        return Path(self.root) / "runs" / "atlas" / f"{Path(self.file).stem}-{self.key}"
+
+    @property
+    def embedding(self) -> Path:
+        """The result."""
+        return self.folder / "embedding.h5ad"
+
+    @property
+    def report(self) -> Path:
+        """What the result cost, and what is in it."""
+        return self.folder / "report.json"
+
+    @property
+    def done(self) -> bool:
+        """Whether the result is there, with its report."""
+        return self.embedding.is_file() and self.report.is_file()
+
+    @property
+    def shards(self) -> list[Path]:
+        """The files of the embedded shards, in order."""
+        return [
+            self.folder / "shards" / f"{number:05d}.parquet" for number in range(-(-self.cells // self.cells_per_shard))
+        ]
+
+    def write(self) -> Path:
+        """Write plan.json, which every job reads."""
+        own = {"kind": "atlas", "store": str(self.folder), "python": sys.executable, "shards": len(self.shards)}
+        path = self.folder / "plan.json"
+        with atomic_write(path) as handle:
+            json.dump({**own, "atlas": asdict(self), **asdict(self)}, handle, indent=1)
+        return path
+
+    @classmethod
+    def read(cls, path: Path) -> Atlas:
+        """Read a plan.json."""
+        return cls(**json.loads(path.read_text(encoding="utf-8"))["atlas"])
+
+
+def plan(
+    root: Path,
+    file: Path,
+    model: str = "geneformer-mini",
+    cells_per_shard: int = CELLS_PER_SHARD,
+    counts_in: str = "X",
+    device: str = "auto",
+    dtype: str = "auto",
+    how: dict[str, Any] | None = None,
+    threads: int = 1,
+    resources: dict[str, Any] | None = None,
+) -> Atlas:
+    """Work out the shards of a file; its key is made of the file's bytes, the model, the library, the lock and the choices.
+
+    Raises CourseError for a file that is not there and for shards without cells; scfm's own errors for one that is no AnnData.
+    """
+    from scfm.files import shards
+
+    if cells_per_shard < 1:
+        raise CourseError(f"A shard holds at least one cell, not {cells_per_shard} (--cells-per-shard).")
+    if not file.exists():
+        raise CourseError(f"There is no file {file} (seen from {Path.cwd()}).")
+    file = file.resolve()
+    model = files_from({"model": model}, Path.cwd())["model"]
+    total = shards.n_cells(file, counts_in)
+    if total == 0:
+        raise CourseError(f"{file.name} has no cells.")
+    known = Path(model)
+    parts = {
+        "cells": runkey.content_hash(file),
+        "model": runkey.content_hash(known) if known.is_absolute() else runkey.listed(root, "model", "", (model,)),
+        "name": known.name if known.is_absolute() else model,
+        "library": runkey.library_hash(),
+        "lock": cards.file_hash(root / cards.LOCK),
+        "choices": [cells_per_shard, counts_in, dtype, how or {}],
+    }
+    key = runkey.digest(parts)[:12]
+    return Atlas(
+        str(root), str(file), model, total, cells_per_shard, key, counts_in, device, dtype, how or {}, threads, resources or {}
+    )  # fmt: skip
+
+
+def step(plan_file: Path, what: str, number: int) -> None:
+    """One job of an atlas: "tokens" or "embedding" of a shard, or "gather"."""
+    from coursekit.rerun.watchdog import end_with
+    from scfm import load_model
+    from scfm.files import shards
+
+    end_with(os.environ.get("COURSEKIT_GRID_DRIVER"))
+    own = Atlas.read(plan_file)
+    tokens = own.folder / "tokens" / f"{number:05d}.parquet"
+    if what == "gather":
+        with replacing(own.embedding) as temporary:  # under its name after the report: where it is, all is
+            report = shards.gather(own.shards, temporary, own.file)
+            with atomic_write(own.report) as handle:
+                json.dump(report, handle, indent=1)
+        return
+    _limit_threads(own.threads)
+    if what == "tokens":
+        first, last = shards.windows(own.cells, own.cells_per_shard)[number]
+        shards.tokenize_shard(load_model(own.model), own.file, tokens, first, last, own.counts_in)
+    else:
+        model = load_model(own.model, device=own.device)
+        shards.embed_shard(model, tokens, own.shards[number], own.dtype, **own.how)
+
+
+def _limit_threads(n: int) -> None:
+    import torch
+
+    torch.set_num_threads(n)
+
+
+def make(own: Atlas, jobs: int = 1, on: str | None = None, more: Sequence[str] = ()) -> bool:
+    """Embed what is missing; True when embedding.h5ad is there, with its report. Raises CourseError where another process is at it."""
+    from tqdm import tqdm
+
+    if own.done:
+        return True
+    quiet = not sys.stderr.isatty()
+    with (
+        alone(own.folder / "lock", f"{own.folder.name} is being made by another process; wait for it, or stop it."),
+        tqdm(total=own.cells, unit=" cells", mininterval=10 if quiet else 0.1, file=sys.stderr) as bar,
+    ):
+        if not own.done:  # Snakemake knows the embedding only
+            own.embedding.unlink(missing_ok=True)
+
+        def watch() -> None:
+            done = sum(path.is_file() for path in own.shards)
+            bar.update(min(done * own.cells_per_shard, own.cells) - bar.n)
+
+        snakemake.snakemake(own.write(), jobs, own.threads, on, more, watch)
+    if own.done:  # Snakemake forgets the tokens of a shard that was done when it was killed
+        shutil.rmtree(own.folder / "tokens", ignore_errors=True)
+    return own.done
+
+
+def words(own: Atlas, made: bool) -> str:
+    """The outcome for people."""
+    if not made:
+        done = sum(path.is_file() for path in own.shards)
+        log = own.folder / "snakemake.log"
+        tail = log.read_text(encoding="utf-8", errors="replace").splitlines()[-40:]
+        return "\n".join(
+            [
+                *tail,
+                f"{done} of {len(own.shards)} shards are there; the rest failed, see {log}. The same command goes on.",
+            ]
+        )
+    report = json.loads(own.report.read_text(encoding="utf-8"))
+    empty = (
+        f", {report['empty_cells']:,} of them without a gene of the vocabulary (NaN)" if report["empty_cells"] else ""
+    )
+    return (
+        f"{report['n_cells']:,} cells in {report['n_shards']} shards{empty}; largest process {report['peak_memory'] / 2**30:.2f} GiB.\n"
+        f"{own.embedding}   (anndata.read_h5ad: X is the embedding, row i = cell i of {Path(own.file).name})"
+    )

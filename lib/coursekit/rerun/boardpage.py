@@ -1,0 +1,258 @@
+"""The leaderboard for people: a page for the book (Markdown), its figure, and the tables behind them."""
+
+from __future__ import annotations
+
+import math
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from coursekit.course import atomic_write, replacing
+from coursekit.rerun import board
+
+if TYPE_CHECKING:
+    import pandas as pd
+
+PAGE = Path("runs") / "board"  # the book takes its pages from here (site.BOARD)
+STORED = Path("data") / "results" / "board.parquet"
+SIGN = {"better": "**yes**", "worse": "no: worse", "undecided": "undecided"}
+
+
+def publish(root: Path, tidy: pd.DataFrame) -> Path:
+    """Store the scores in data/results, and write the page; returns it."""
+    board.write_table(tidy, root / STORED)
+    return write_page(root, tidy)
+
+
+def write_page(root: Path, tidy: pd.DataFrame) -> Path:
+    """Write runs/board: index.md, leaderboard.png, and the comparisons as comparisons.parquet; returns index.md."""
+    table = board.compare(tidy)
+    folder = root / PAGE
+    folder.mkdir(parents=True, exist_ok=True)
+    board.write_table(table, folder / "comparisons.parquet")
+    picture = folder / "leaderboard.png"
+    figure = draw(table, picture) if len(table) and table["strongest"].any() else ""
+    if not figure:
+        picture.unlink(missing_ok=True)  # of an older board
+    with atomic_write(folder / "index.md") as handle:
+        handle.write(page(table, tidy, figure))
+    return folder / "index.md"
+
+
+def page(table: pd.DataFrame, tidy: pd.DataFrame, alt: str) -> str:
+    """The page as Markdown: the answer in one sentence, the figure with its ``alt`` text, and the tables."""
+    lines = ["---", "orphan: true", "---", "", "# Does the foundation model beat the baseline?", ""]
+    if not len(table):
+        return "\n".join([*lines, "No lesson of the grids that were run compares a model with a baseline yet.", ""])
+    strongest = table[table["strongest"]]
+    lines += _strongest(table, alt) if len(strongest) else ["No lesson of these grids has a baseline, only twins.", ""]
+    lines += [
+        "## Against every rival",
+        "",
+        "Twins are the same network untrained, or before its training: what lies above them was learned.",
+        "",
+        *_rivals(table),
+        "",
+        "## What it cost",
+        "",
+        *_cost(table, tidy),
+        "",
+        "Made by `make board` from run cards; every row can be repeated with `make grid`. Seconds and memory are this machine's; "
+        "all else is the same on every machine, up to the last digits.",
+    ]
+    return "\n".join(lines) + "\n"
+
+
+def _strongest(table: pd.DataFrame, alt: str) -> list[str]:
+    """The answer, its figure, and the two tables about the strongest baseline."""
+    strongest = table[table["strongest"]]
+    return [
+        *_answer(strongest),
+        "",
+        f"![{alt}](leaderboard.png)",
+        "",
+        "Each dot: the model's score minus that of the strongest baseline (the one with the best mean of all that the lesson "
+        "compares), both on the same cells and labels, with its 95 % interval; right of zero the model is better.",
+        "",
+        "## Against the strongest baseline",
+        "",
+        *_main(strongest),
+        "",
+        "*gain*: mean paired difference with its 95 % bootstrap interval (runs first, draws within them second); its sign is such "
+        "that more is better. *p*: paired randomization test, corrected for all comparisons on this page (Holm). It asks whether "
+        "other draws of cells and labels *from the same set* would say the same, and nothing about other sets. *yes* and *worse* "
+        "need both, interval and test.",
+        "",
+        "## Over the datasets",
+        "",
+        *_datasets(board.over_datasets(table)),
+        "",
+        "A claim about models in general needs datasets, not draws: below six of them no signed-rank test can reach 5 %, so none "
+        "is given.",
+        "",
+    ]
+
+
+def _answer(strongest: pd.DataFrame) -> list[str]:
+    said = []
+    for (model, metric), part in strongest.groupby(["model", "metric"], sort=True):
+        counts = part["verdict"].value_counts()
+        tally = ", ".join(f"{word} in {counts[word]}" for word in ("better", "undecided", "worse") if word in counts)
+        said.append(f"- **{_words(model)}**, {_words(metric)}: {tally} of {len(part)} comparisons.")
+    return said
+
+
+def _main(strongest: pd.DataFrame) -> list[str]:
+    head = ["lesson", "dataset", "labels", "metric", "model", "strongest baseline", "gain", "p", "model better?"]
+    head += ["ms per cell", "seeds × draws"]
+    rows = []
+    for row in _rows(strongest):
+        draws = f"{row.n_seeds} × {row.n_draws // row.n_seeds}"
+        rows.append(
+            [
+                _lesson(row),
+                _words(row.dataset),
+                _labels(row.labels_per_class),
+                _words(row.metric),
+                f"{_words(_name(row))} {row.model_mean:.3f}",
+                f"{_words(row.rival)} {row.rival_mean:.3f}",
+                _gain(row),
+                _p(row.p_holm),
+                SIGN[row.verdict],
+                f"{_ms(row.model_ms)} : {_ms(row.rival_ms)}",
+                draws,
+            ]
+        )
+    return _table(head, rows)
+
+
+def _datasets(table: pd.DataFrame) -> list[str]:
+    head = ["lesson", "model", "labels", "metric", "sets", "better", "undecided", "worse", "mean gain", "p"]
+    rows = [
+        [
+            _lesson(row),
+            _words(_name(row)),
+            _labels(row.labels_per_class),
+            _words(row.metric),
+            str(row.n_datasets),
+            *(str(n) for n in (row.better, row.undecided, row.worse)),
+            _gain(row) if not math.isnan(row.low) else f"{row.gain:+.3f}",
+            _p(row.p),
+        ]
+        for row in _rows(table)
+    ]
+    return _table(head, rows)
+
+
+def _rivals(table: pd.DataFrame) -> list[str]:
+    head = ["dataset", "labels", "metric", "model", "rival", "gain", "p", "model better?"]
+    rows = [
+        [
+            _words(row.dataset),
+            _labels(row.labels_per_class),
+            _words(row.metric),
+            _words(_name(row)),
+            f"{_words(row.rival)} ({row.rival_role})",
+            _gain(row),
+            _p(row.p_holm),
+            SIGN[row.verdict],
+        ]
+        for row in _rows(table)
+    ]
+    return _table(head, rows)
+
+
+def _cost(table: pd.DataFrame, tidy: pd.DataFrame) -> list[str]:
+    head = ["lesson", "dataset", "model", "whole run", "peak memory", "model", "strongest baseline", "machine"]
+    devices = tidy.groupby("lesson")["device"].agg(lambda names: ", ".join(sorted(set(names))))
+    rows = []
+    for row in _rows(table[table["strongest"]].drop_duplicates(["lesson", "setting", "dataset", "model"])):
+        rows.append(
+            [
+                _lesson(row),
+                _words(row.dataset),
+                _words(_name(row)),
+                f"{row.run_seconds / 60:.1f} min",
+                f"{row.run_memory_bytes / 2**30:.1f} GiB",
+                f"{_ms(row.model_ms)} ms per cell",
+                f"{_ms(row.rival_ms)} ms per cell",
+                _words(devices[row.lesson]),
+            ]
+        )
+    return _table(head, rows)
+
+
+def draw(table: pd.DataFrame, path: Path) -> str:
+    """Draw the gains over the strongest baseline; returns the figure's alternative text."""
+    from scfm import plots
+
+    part = table[table["strongest"]].copy()
+    labelled = part["labels_per_class"].map(lambda n: f", {n} labels" if n else "")
+    part["question"] = part["dataset"].astype(str) + labelled
+    part["mean"] = part["gain"]
+    part["who"] = [_name(row) + (f" ({row.setting})" if row.setting else "") for row in _rows(part)]
+    everybody = list(dict.fromkeys(part["who"]))  # one order for all panels, so that the last one's legend is all of it
+    asked = list(dict.fromkeys(zip(part["lesson"], part["metric"], strict=True)))
+    rows = max(part[(part["lesson"] == a) & (part["metric"] == b)]["question"].nunique() for a, b in asked)
+    panels = plots.axes(4.6 * len(asked) + 1.5, 1.2 + 0.5 * rows, columns=len(asked))
+    flat = [panels] if len(asked) == 1 else list(panels.flat)
+    for ax, (lesson, metric) in zip(flat, asked, strict=True):
+        own = part[(part["lesson"] == lesson) & (part["metric"] == metric)]
+        plots.intervals(
+            own,
+            label="question",
+            hue="who",
+            reference=0,
+            title=f"Lesson {lesson[:2]}: {metric.replace('_', ' ')}",
+            xlabel="gain over the strongest baseline",
+            ax=ax,
+            hue_order=everybody,
+        )
+        if ax is not flat[-1] and ax.get_legend():
+            ax.get_legend().remove()
+    with replacing(path) as temporary:
+        flat[0].figure.savefig(temporary, format="png", dpi=110, bbox_inches="tight", metadata={"Software": None})
+    told = "; ".join(f"{row.question}, {row.metric}: {row.who} {row.verdict}" for row in _rows(part))
+    return f"Gains of the models over the strongest baseline with 95 % intervals. {told}.".replace("_", " ")
+
+
+# --- words ----------------------------------------------------------------------------------------------
+
+
+def _rows(table: pd.DataFrame) -> list[Any]:
+    return list(table.itertuples())
+
+
+def _table(head: list[str], rows: list[list[str]]) -> list[str]:
+    return [f"| {' | '.join(line)} |" for line in (head, ["---"] * len(head), *rows)]
+
+
+def _words(text: Any) -> str:
+    """Text that may stand in a Markdown table."""
+    found = str(text)
+    for sign in ("\\", "|", "*", "_", "<", "[", "]"):
+        found = found.replace(sign, f"\\{sign}" if sign != "<" else "&lt;")
+    return found
+
+
+def _lesson(row: Any) -> str:
+    return row.lesson[:2] + (f" ({_words(row.setting)})" if row.setting else "")
+
+
+def _name(row: Any) -> str:
+    return row.model if row.method in ("pretrained", row.model) else f"{row.model}, {row.method}"
+
+
+def _labels(n: int) -> str:
+    return str(n) if n else "none"
+
+
+def _gain(row: Any) -> str:
+    return f"{row.gain:+.3f} [{row.low:+.3f}, {row.high:+.3f}]"
+
+
+def _p(p: float) -> str:
+    return "" if math.isnan(p) else "< 0.001" if p < 0.001 else f"{p:.3f}"
+
+
+def _ms(value: float) -> str:
+    return "?" if math.isnan(value) else f"{value:.2f}"

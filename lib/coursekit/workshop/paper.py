@@ -1,0 +1,202 @@
+"""A planned workshop on paper: the schedule as Markdown and as a page to print, and the instructor's edition of each lesson."""
+
+from __future__ import annotations
+
+import copy
+from collections.abc import Sequence
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+from coursekit.course import Lesson, atomic_write
+from coursekit.lesson.notebook import edition, read_source, to_json
+from coursekit.lesson.outline import last_seconds
+from coursekit.workshop import quizpage
+from coursekit.workshop.checkpoint import Point
+from coursekit.workshop.plan import Slot, Workshop
+
+FOLDER = Path("runs") / "workshop"
+TOGETHER = 6
+START = 9 * 60  # minutes after midnight
+_WHO = (
+    (120, "A taste: for people who want to see one honest comparison before they decide to learn more."),
+    (300, "A half day: for people who use embeddings, or will, and want to judge them."),
+    (480, "A day: for people who will adapt a model to their own labels."),
+    (2400, "Several days: for people who will train, generate and perturb, with time for their own data."),
+)
+_CSS = """
+:root { color-scheme: light dark; }
+body { font: 16px/1.5 system-ui, sans-serif; max-width: 56rem; margin: 2rem auto; padding: 0 1.2rem; color: #1b222a; background: #fff; }
+h1 { line-height: 1.2; } h2 { margin-top: 2rem; border-bottom: 2px solid #00659f; }
+table { border-collapse: collapse; width: 100%; } th, td { text-align: left; vertical-align: top; padding: .35rem .6rem; border-bottom: 1px solid #c8d0d8; }
+td:first-child, td:nth-child(2) { white-space: nowrap; font-variant-numeric: tabular-nums; }
+code { background: #eef2f5; padding: 0 .25em; border-radius: 3px; } .note { border-left: 4px solid #00659f; padding: .1rem .9rem; background: #f3f6f8; }
+tr:has(em) td { background: #f3f6f8; }
+@media (prefers-color-scheme: dark) { body { color: #e6ebf0; background: #14191f; } code, .note, tr:has(em) td { background: #232c36; } th, td { border-color: #3a4653; } }
+@media print { body { font-size: 11pt; margin: 0; max-width: none; } h2 { break-after: avoid; } tr { break-inside: avoid; } }
+"""
+
+
+def markdown(made: Workshop) -> str:
+    """The schedule as Markdown."""
+    hours = f"{made.minutes / 60:g}"
+    lines = [
+        f"# A workshop of {hours} hours",
+        "",
+        next(words for limit, words in _WHO if made.minutes <= limit or limit == 2400),
+        "",
+        f"Lessons: {'; '.join(part.outline.title for part in made.parts)}.",
+    ]
+    if made.bridges:
+        lines += [
+            "",
+            f"Not taught, but needed, and told in a short slot each: {', '.join(made.bridges)}. "
+            "Send them to the participants to read before.",
+        ]
+    for k, day in enumerate(made.days):
+        lines += ["", f"## Day {k + 1}" if len(made.days) > 1 else "## Schedule", ""]
+        lines += ["| Time | Minutes | What |", "|---|---|---|"]
+        now, lesson = START, ""
+        lines_of_day = rows(day)
+        for place, slot in enumerate(lines_of_day):
+            words = _words(slot, lines_of_day[place + 1 :])
+            if slot.number and slot.kind != "bridge" and slot.number != lesson:
+                lesson = slot.number
+                title = next(part.outline.title for part in made.parts if part.outline.number == lesson)
+                words = f"**{title}**<br>{words}"
+            lines.append(f"| {_clock(now)} | {slot.minutes} | {words.replace('|', '&#124;')} |")
+            now += slot.minutes
+        lines.append(f"| {_clock(now)} | | *End* |")
+    lines += ["", "## What is done, and what is not", "", "| Lesson | Minutes | Left out, to read later | Computing |"]
+    lines.append("|---|---|---|---|")
+    for part in made.parts:
+        gone = ", ".join(part.skipped) or "nothing"
+        lines.append(f"| {part.outline.title} | {part.minutes} | {gone} | {_computing(part.outline.lesson)} |")
+    lines += [
+        "",
+        "Start a lesson's cells before you begin to talk: what computes while you explain costs nobody time. The seconds are those "
+        "of the last run on this machine.",
+        "",
+        "## Who fell behind",
+        "",
+        "Every lesson starts from its own first cell and needs no cell of another one: at each new lesson all are level again. "
+        "Within a lesson, a new cell with two lines brings the results of everything above, as the solution leaves them, "
+        "in a second or two:",
+        "",
+        "```python",
+        "from coursekit import checkpoint",
+        _resume(made),
+        "```",
+        "",
+        '`checkpoint.points("03")` prints all the places. They are stored once, before the workshop, by `make checkpoints` on the '
+        "machine that makes the bundle (about as long as `make course`), and every stored piece is verified by its SHA-256. Where "
+        "there are none, run the solutions' notebook (`notebooks/solutions/`, menu Run, *Run All Above Selected Cell*).",
+    ]
+    return "\n".join(lines) + "\n"
+
+
+def _resume(made: Workshop) -> str:
+    """The line that leads to an exercise in the middle of this workshop; an example where it has none."""
+    numbers = [slot.words for day in made.days for slot in day if slot.kind == "exercise"]
+    return Point(numbers[len(numbers) // 2] if numbers else "03.2").call()
+
+
+def rows(day: Sequence[Slot]) -> list[Slot]:
+    """The slots as a schedule shows them: short sections that follow each other stand in one line of at least six minutes."""
+    out: list[Slot] = []
+    for slot in day:
+        last = out[-1] if out else None
+        same = last is not None and last.kind == slot.kind == "lesson" and last.number == slot.number
+        if last is not None and same and (last.minutes < TOGETHER or slot.minutes < TOGETHER // 2):
+            out[-1] = replace(last, minutes=last.minutes + slot.minutes, words=f"{last.words} · {slot.words}")
+        else:
+            out.append(slot)
+    return out
+
+
+def _words(slot: Slot, later: Sequence[Slot]) -> str:
+    if slot.kind in ("break", "lunch"):
+        return f"*{slot.words}.* Helpers: who is behind? Set them level now{_level(later)}"
+    return f"Exercise {slot.words}" if slot.kind == "exercise" else slot.words
+
+
+def _level(later: Sequence[Slot]) -> str:
+    """How those who are behind get to what comes after a break; no line where a new lesson begins, or none."""
+    after = next((slot for slot in later if slot.number and slot.kind in ("lesson", "exercise")), None)
+    if after is None or after.section == "Opening":
+        return "."
+    return f": `{Point(after.words if after.kind == 'exercise' else '', after.section).call(after.number)}`."
+
+
+def _clock(minutes: int) -> str:
+    return f"{minutes // 60:02d}:{minutes % 60:02d}"
+
+
+def _computing(lesson: Lesson) -> str:
+    found = last_seconds(lesson)
+    return f"{found[0]:.0f} s" if found else "not measured here: `make course` first"
+
+
+def to_page(text: str, title: str) -> str:
+    """Markdown as one HTML page that prints well and asks the network for nothing."""
+    import html
+
+    from markdown_it import MarkdownIt
+
+    body = MarkdownIt("commonmark", {"html": True}).enable("table").render(text)
+    head = (
+        f'<meta charset="utf-8"><meta name="viewport" content="width=device-width"><title>{html.escape(title)}</title>'
+    )
+    return f'<!doctype html>\n<html lang="en"><head>{head}<style>{_CSS}</style></head>\n<body>\n{body}</body></html>\n'
+
+
+def instructor_notebook(lesson: Lesson) -> Any:
+    """The instructor's edition: notes, exercises and solutions in one notebook; the notes stand in a box."""
+    full = copy.deepcopy(read_source(lesson))
+    made = edition(full, "instructor", lesson.name)
+    for cell in made["cells"]:
+        if "instructor" in cell["metadata"].get("tags", []):
+            cell["source"] = f'<div class="alert alert-info note">\n\n**For instructors.** {cell["source"]}\n\n</div>'
+        if "solution" in cell["metadata"].get("tags", []) and cell["cell_type"] == "code":
+            cell["source"] = f"# The solution\n{cell['source']}"
+    return made
+
+
+def notes(lessons: Sequence[Lesson]) -> str:
+    """All notes for instructors on one page, by lesson and section."""
+    from coursekit.lesson.outline import outline
+
+    lines = ["# Notes for instructors", ""]
+    for lesson in lessons:
+        own = outline(lesson)
+        lines += [f"## {own.title}", "", f"{own.minutes} minutes. Computing: {_computing(lesson)}.", ""]
+        for section in own.sections:
+            minutes = section.minutes + sum(e.minutes for e in section.exercises)
+            solve = f", with {', '.join(e.number for e in section.exercises)}" if section.exercises else ""
+            spare = "; may be skipped" if section.optional else ""
+            lines += [f"- **{section.heading}** ({minutes:.0f} min{solve}{spare})"]
+            lines += [f"    - {' '.join(note.split())}" for note in section.notes]
+        lines.append("")
+    return "\n".join(lines)
+
+
+def write(root: Path, made: Workshop, known: Sequence[Lesson]) -> list[Path]:
+    """Write schedule, notes and instructor notebooks below runs/workshop; returns the files."""
+    folder, files = root / FOLDER, []
+    stem = f"schedule-{made.minutes / 60:g}h"
+    texts = {
+        f"{stem}.md": (text := markdown(made)),
+        f"{stem}.html": to_page(text, f"A workshop of {made.minutes / 60:g} hours"),
+        "notes.html": to_page(notes(known), "Notes for instructors"),
+    }
+    questions = root / quizpage.QUESTIONS
+    chosen = quizpage.topics(questions) if questions.is_file() else []
+    if chosen:
+        texts |= {f"quiz-{time}.html": quizpage.sheet(chosen, time, _CSS) for time in quizpage.TIMES}
+        texts["quiz-key.html"] = to_page(quizpage.key(chosen), "Key to the quizzes")
+    texts |= {f"instructor/{lesson.name}.ipynb": to_json(instructor_notebook(lesson)) for lesson in known}
+    for name, text in texts.items():
+        with atomic_write(folder / name) as handle:
+            handle.write(text)
+        files.append(folder / name)
+    return files

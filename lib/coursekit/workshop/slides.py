@@ -1,0 +1,206 @@
+"""Slides of a lesson, made from its source and its last run: headings, key sentences, figures, exercises, quizzes, notes.
+
+reveal.js comes with the course (site/_static/reveal), so a room without a network can show them. ``make slides`` calls it.
+"""
+
+from __future__ import annotations
+
+import html
+import re
+import shutil
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from typing import Any
+
+from coursekit.book.lessonpage import _OPTION_LINE, _own_cells, key_points
+from coursekit.course import CourseError, Lesson, atomic_write
+from coursekit.lesson.lint import exercise_ids
+from coursekit.lesson.notebook import _to_html, from_json, quiz_options, read_source, tags
+from coursekit.lesson.outline import Outline, Section, outline
+from coursekit.run.maths import with_formulas
+
+FOLDER = Path("site") / "_build" / "slides"
+REVEAL = Path("site") / "_static" / "reveal"
+SENTENCES, LETTERS = 4, 460  # of text on one slide
+FIGURES = 2  # of one section
+POINTS = 4  # key points on one slide
+_SENTENCE = re.compile(r"(?<=[.?!])[\"”*)]*\s+(?=[A-Z*`\"“])")
+_SKELETON = """<!doctype html>
+<html lang="en"><head><meta charset="utf-8"><meta name="viewport" content="width=device-width">
+<title>{title}</title>
+<link rel="stylesheet" href="reveal/reset.css"><link rel="stylesheet" href="reveal/reveal.css"><style>{css}</style></head>
+<body><div class="reveal"><div class="slides">
+{slides}
+</div></div>
+<script src="reveal/reveal.js"></script><script src="reveal/notes.js"></script>
+<script>Reveal.initialize({{width: 1280, height: 720, margin: 0, minScale: 0.2, maxScale: 2, center: false, hash: true, slideNumber: "c/t",
+  transition: "none", plugins: [RevealNotes]}});</script>
+</body></html>
+"""
+CSS = """
+:root { --ink: #1b222a; --paper: #fff; --accent: #00659f; --soft: #eef2f5; --right: #00664a; }
+@media (prefers-color-scheme: dark) { :root { --ink: #e9eef3; --paper: #14191f; --accent: #7cc4f5; --soft: #232c36; --right: #5fd3ae; } }
+body, .reveal { background: var(--paper); color: var(--ink); font: 30px/1.4 system-ui, "Segoe UI", Helvetica, Arial, sans-serif; }
+.reveal .slides { text-align: left; }
+.reveal .slides section { box-sizing: border-box; height: 720px; padding: 44px 64px 40px; overflow: hidden; }
+.reveal h1 { font-size: 68px; line-height: 1.15; font-weight: 700; margin: 150px 0 30px; color: var(--accent); }
+.reveal h2 { font-size: 42px; line-height: 1.15; font-weight: 700; margin: 0 0 26px; color: var(--accent); }
+.reveal p, .reveal li { margin: 0 0 18px; } .reveal ul { padding-left: 1.1em; list-style: disc; }
+.reveal .small { font-size: 24px; opacity: .85; } .reveal strong { font-weight: 700; } .reveal em { font-style: italic; }
+.reveal code { font: .85em ui-monospace, Menlo, Consolas, monospace; background: var(--soft); padding: 0 .2em; border-radius: 4px; }
+.reveal pre { font: 21px/1.4 ui-monospace, Menlo, Consolas, monospace; background: var(--soft); padding: 16px 20px; border-radius: 8px; max-height: 300px; overflow: auto; white-space: pre; }
+.reveal pre code { background: none; padding: 0; font: inherit; }
+.reveal .text { max-height: 280px; overflow: auto; font-size: 27px; }
+.reveal img { display: block; margin: 0 auto; width: 1152px; object-fit: contain; max-height: 540px; background: #fff; border-radius: 6px; }
+.reveal ol.options { list-style: upper-alpha; padding-left: 1.4em; font-size: 26px; } .reveal ol.options li { margin-bottom: 12px; }
+.reveal .answer { font-size: 24px; color: var(--right); } .reveal .question { font-size: 27px; }
+.reveal .controls, .reveal .progress { color: var(--accent); }
+.reveal .slide-number { color: var(--ink); background: none; font-size: 16px; }
+"""
+
+
+def last_page(lesson: Lesson) -> Path:
+    """The folder of the run whose figures the slides show. Raises CourseError where there is none of this text."""
+    from coursekit.book.lessonpage import last_run
+
+    found = last_run(lesson)
+    if found is None:
+        raise CourseError(f"{lesson.name} has no quick run of this text. Run it first: make run NB={lesson.number}")
+    return found
+
+
+def deck(lesson: Lesson, run: Path) -> str:
+    """All slides of a lesson as one page; ``run`` is the folder of an executed notebook of the same text."""
+    own = outline(lesson)
+    full = read_source(lesson)["cells"]
+    executed = iter(_own_cells(from_json(run / "notebook.ipynb")))
+    outputs = [[] if {"instructor", "exercise"} & set(tags(c)) else next(executed).get("outputs", []) for c in full]
+    slides = [_title(own, full)]
+    for section in own.sections:
+        if section.heading == "Key points":
+            slides += _points(key_points(lesson), own)
+        elif section.heading != "Further reading":
+            slides += list(_section(section, full, outputs))
+    title = html.escape(own.title)
+    return _SKELETON.format(title=title, css=CSS, slides="\n".join(slides))
+
+
+def _title(own: Outline, cells: Sequence[Any]) -> str:
+    from coursekit.book.lessonpage import facts_of
+
+    facts = facts_of(own.lesson)
+    body = f"<h1>{html.escape(own.title)}</h1><p class='small'>{own.minutes} minutes. Needs: {rich(facts['needs'] or 'nothing')}.</p>"
+    notes = (
+        f"You will be able to: {facts['objectives'] or ''}. Start all cells now (Run All); they compute while you talk."
+    )
+    return _slide(body, notes)
+
+
+def _section(section: Section, cells: Sequence[Any], outputs: Sequence[list[Any]]) -> Iterator[str]:
+    start, end = section.cells
+    minutes = section.minutes + sum(e.minutes for e in section.exercises)
+    notes = "\n\n".join(
+        [f"About {minutes:.0f} minutes." + (" May be skipped." if section.optional else ""), *section.notes]
+    )
+    body = "".join(f"<p>{rich(sentence)}</p>" for sentence in key_sentences(cells[start:end]))
+    heading = rich(section.heading)
+    if section.heading != "Opening" or body:
+        name = "The question" if section.heading == "Opening" else heading
+        yield _slide(f"<h2>{name}</h2>{body}", notes)
+    shown = 0
+    for i in range(start, end):
+        for output in outputs[i]:
+            picture = output.get("data", {}).get("image/png")
+            if picture and shown < FIGURES:
+                shown += 1
+                alt = output.get("metadata", {}).get("image/png", {}).get("alt", "")
+                image = f'<img src="data:image/png;base64,{picture.strip()}" alt="{html.escape(alt)}">'
+                yield _slide(f"<h2>{heading}</h2>{image}", f"What there is to see: {alt}")
+        marks = tags(cells[i])
+        if "exercise" in marks:
+            yield _exercise(cells, i)
+        if "quiz" in marks:
+            yield _quiz(cells[i]["source"])
+
+
+def key_sentences(cells: Sequence[Any]) -> list[str]:
+    """The first sentences of a section's paragraphs, as many as fit a slide; of exercises, notes and solutions none."""
+    found: list[str] = []
+    for cell in cells:
+        if cell["cell_type"] != "markdown" or {"instructor", "solution", "quiz"} & set(tags(cell)):
+            continue
+        text = re.split(r"^### Exercise", cell["source"], flags=re.M)[0]
+        for block in re.split(r"\n\s*\n", text):
+            block = "\n".join(line for line in block.splitlines() if not line.startswith("#")).strip()
+            if not block or re.match(r"[-|>$<!`]|\d+\.\s|\s", block):
+                continue
+            sentence = _SENTENCE.split(" ".join(block.split()))[0]
+            if len(found) < SENTENCES and sum(map(len, found)) + len(sentence) <= LETTERS and sentence[-1] in ".?!":
+                found.append(sentence)
+    return found
+
+
+def _exercise(cells: Sequence[Any], i: int) -> str:
+    number = exercise_ids(cells[i])[0]
+    told = next((c["source"] for c in reversed(cells[:i]) if f"### Exercise {number}" in c["source"]), "")
+    words = told.split(f"### Exercise {number}", 1)[-1].strip()
+    body = f"<h2>Exercise {number}</h2><div class='text'>{_blocks(words)}</div><pre tabindex='0'><code>{html.escape(cells[i]['source'])}</code></pre>"
+    return _slide(
+        body, f"Exercise {number}: give the room five minutes; the hints come one at a time when a check fails."
+    )
+
+
+def _quiz(source: str) -> str:
+    question = "\n".join(line for line in source.split("\n") if not _OPTION_LINE.match(line)).strip()
+    options = quiz_options(source)
+    right = [(chr(65 + k), feedback) for k, (good, _, feedback) in enumerate(options) if good]
+    listed = "".join(f"<li>{rich(text)}</li>" for _, text, _ in options)
+    answer = " ".join(f"<strong>{letter}.</strong> {rich(feedback)}" for letter, feedback in right)
+    told = "; ".join(f"{chr(65 + k)}: {feedback}" for k, (_, _, feedback) in enumerate(options))
+    body = f"<h2>Quiz</h2><div class='question'>{_blocks(question)}</div><ol class='options'>{listed}</ol><p class='fragment answer'>{answer}</p>"
+    return _slide(body, f"Let all vote before the next click. {told}")
+
+
+def _points(points: Sequence[str], own: Outline) -> list[str]:
+    return [
+        _slide(
+            f"<h2>Key points</h2><ul>{''.join(f'<li>{rich(p)}</li>' for p in points[k : k + POINTS])}</ul>",
+            f"End of {own.title}",
+        )
+        for k in range(0, len(points), POINTS)
+    ]
+
+
+def _slide(body: str, notes: str) -> str:
+    return f'<section>{body}<aside class="notes">{_blocks(notes)}</aside></section>'
+
+
+def rich(text: str) -> str:
+    """One line of Markdown as HTML: links lose their address, mathematics becomes MathML."""
+    return with_formulas(re.sub(r"\[([^\]]+)\]\([^)]+\)", r"\1", text), _to_html)
+
+
+def _blocks(text: str) -> str:
+    from markdown_it import MarkdownIt
+
+    return with_formulas(text, lambda part: MarkdownIt("commonmark", {"html": False}).enable("table").render(part))
+
+
+def write(root: Path, lessons: Sequence[Lesson], folder: Path | None = None) -> list[Path]:
+    """Write the decks and an index into site/_build/slides, with reveal.js beside them; returns the decks."""
+    target = folder or root / FOLDER
+    decks = {lesson: deck(lesson, last_page(lesson)) for lesson in lessons}
+    shutil.copytree(root / REVEAL, target / "reveal", dirs_exist_ok=True)
+    made = []
+    for lesson, text in decks.items():
+        with atomic_write(target / f"{lesson.name}.html") as handle:
+            handle.write(text)
+        made.append(target / f"{lesson.name}.html")
+    known = sorted(path.stem for path in target.glob("[0-9][0-9]_*.html"))
+    links = "".join(f'<li><a href="{name}.html">{name.replace("_", " ")}</a></li>' for name in known)
+    with atomic_write(target / "index.html") as handle:
+        handle.write(
+            f'<!doctype html><html lang="en"><meta charset="utf-8"><title>Slides</title><h1>Slides</h1><ul>{links}</ul>'
+            "<p>S opens the speaker's view, ? the keys.</p></html>"
+        )
+    return made

@@ -1,0 +1,1 @@
+"""scGPT's fine-tuning on a study with batches."""

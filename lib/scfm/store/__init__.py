@@ -1,0 +1,1 @@
+"""Where files are found, fetched from, verified and put."""

@@ -1,0 +1,14 @@
+"""The experiments behind the lessons: each makes a table of ``data/results``, shard by shard.
+
+ladder              every rung at every label budget
+sweep               LoRA at every rank and place, and its relatives
+forgetting          what each rung forgets
+seen                where on the way into a network is the answer lost?
+headstudy           new donors, new technologies, unknown types
+ablation            each of scGPT's objectives left out in turn
+gene_families       classes of genes
+judge_geneformer    has the small Geneformer learned anything?
+judge_scgpt         has the small scGPT?
+comparisons         from a few draws to verdicts
+ladder_figure       the figure of the course
+"""

@@ -1,0 +1,227 @@
+"""Heads against their baselines on the same draws: same cells' kin, a new donor, a new technology, a type never labelled.
+
+    python -m studies.headstudy --model scgpt-mini --dataset kang_ifnb_pbmc
+
+computes one piece of data/results/heads.parquet (a minute or a few) and replaces that piece in it.
+"""
+
+from __future__ import annotations
+
+import argparse
+import functools
+import time
+from collections.abc import Iterator, Mapping
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from scfm import baselines, metrics
+from scfm.adaptation import openset
+from scfm.adaptation.readout import celltypist_answers, gene_features, linear_head
+from scfm.store import cache
+from studies import comparisons
+
+if TYPE_CHECKING:
+    import anndata
+    import pandas as pd
+
+# dataset → (what is new about the tested group, column of obs that says the group, rows that may be used)
+SHIFTS: dict[str, tuple[str, str, dict[str, str]]] = {
+    "kang_ifnb_pbmc": ("donor", "donor", {"cell_type_source": "original", "condition": "ctrl"}),
+    "pancreas_baron_175": ("donor", "donor", {}),
+    "kang_ifnb_muscat_1267genes": ("stimulation", "condition", {}),
+    "lung_celllines_5batch": ("technology", "technology", {}),
+    "pbmc_zheng_facs": ("", "", {}),
+}
+HEADS = ("pretrained", "warm start", "random twin")
+RIVALS = ("logistic HVG", "logistic PCA", "kNN PCA", "CellTypist recipe")
+ROLES = dict.fromkeys(("pretrained", "pretrained, kNN"), "model") | {
+    "random twin": "twin",
+    "warm start": "twin",
+    "shuffled labels": "control",
+}
+ROLES |= dict.fromkeys(RIVALS, "baseline")
+COLUMNS = ["model", "method", "dataset", "setting", "group", "labels_per_class", "seed", "metric", "value"]
+
+
+def cells_of(
+    name: str, label: str | None = None, batch: str | None = None, seed: int = 0
+) -> tuple[anndata.AnnData, dict[str, int]]:
+    """A dataset's cells with a known, own label in a class of at least 20 cells; and the classes left out with their sizes."""
+    from scfm import datasets
+
+    adata = datasets.load_dataset(name, label=label, batch=batch, seed=seed)
+    _, _, wanted = SHIFTS.get(name, ("", "", {}))
+    keep = np.ones(adata.n_obs, bool)
+    for column, value in wanted.items():  # labels that a classifier transferred would favour that classifier
+        keep &= (adata.obs[column].astype(str) == value).to_numpy()
+    adata = adata[keep]
+    kept, left_out = metrics.usable_cells(adata.obs["cell_type"])
+    kinds = sorted(set(adata.obs["cell_type"].astype(str).iloc[kept]))
+    if len(kinds) < 2:
+        raise metrics.TooFewCells(
+            f"{name} has {len(kinds)} cell type with {metrics.SMALLEST_CLASS} cells or more ({', '.join(kinds) or 'none'}); a head "
+            "needs two to tell apart. Is label= the column of the cell types?"
+        )
+    return adata[kept].copy(), left_out
+
+
+def frozen(model: Any, adata: anndata.AnnData, seed: int = 0) -> dict[str, np.ndarray]:
+    """The embeddings that a head reads: method → float32 (cell, d).
+
+    Of the pretrained network, of its warm start where the model keeps one, and of its random twin.
+    """
+    from scfm import models
+
+    name = model.source or model.name
+    made = {"pretrained": model}
+    if models.has_warm_start(name):
+        made["warm start"] = models.load_model(name, weights="start", seed=seed)
+    made["random twin"] = models.load_model(name, weights="random", seed=seed)
+    tokens = model.tokenize(adata)
+    how = {"pooling": "mean"} if hasattr(model.network, "bert") else {}  # scGPT has one embedding, its <cls>
+    return {method: net.embed(tokens, dtype="float32", progress=False, **how) for method, net in made.items()}
+
+
+def compare(
+    embeddings: Mapping[str, np.ndarray], adata: anndata.AnnData, per_class: int, n_draws: int, seed: int = 0,
+    groups: np.ndarray | None = None, celltypist: bool = True,
+) -> pd.DataFrame:  # fmt: skip
+    """All methods on the same draws of ``per_class`` labels a type. ``n_draws`` draws, or as many for each tested group.
+
+    With ``groups``, labels come from all other groups, and so do the variable genes and components; cells of types that the
+    others lack are not tested. Heads and logistic regressions are the same code on other features.
+
+    Returns a long table: method, group, metric (balanced_accuracy, accuracy, seconds, parameters), seed (the draw), value.
+    """
+    import pandas as pd
+    from sklearn.neighbors import KNeighborsClassifier
+
+    names = adata.obs["cell_type"].astype(str).to_numpy()
+    counts = baselines.log_normalize(adata)
+    rows = []
+    for draw, group, train, test in _draws(names, per_class, n_draws, seed, groups):
+        genes = _genes(adata, groups, group)
+        own = names[train]
+        features = dict(embeddings) | {"logistic HVG": genes["HVG"], "logistic PCA": genes["PCA"]}
+        answers = {}
+        for method, x in features.items():
+            begin = time.perf_counter()
+            head = linear_head(x[train], own)
+            answers[method] = (head.predict(x[test]), head.n_parameters, time.perf_counter() - begin)
+        shuffled = np.random.default_rng([seed, draw]).permutation(own)
+        pretrained = features["pretrained"]
+        begin = time.perf_counter()
+        head = linear_head(pretrained[train], shuffled)
+        answers["shuffled labels"] = (head.predict(pretrained[test]), head.n_parameters, time.perf_counter() - begin)
+        for method, x in (("kNN PCA", genes["PCA"]), ("pretrained, kNN", pretrained)):
+            begin = time.perf_counter()
+            found = KNeighborsClassifier(5).fit(x[train], own).predict(x[test])
+            answers[method] = (found, 0, time.perf_counter() - begin)
+        if celltypist:
+            begin = time.perf_counter()
+            found, size = celltypist_answers(counts, train, names, test)
+            answers["CellTypist recipe"] = (found, size, time.perf_counter() - begin)
+        for method, (answer, size, seconds) in answers.items():
+            scores = {
+                "balanced_accuracy": float(
+                    np.mean([np.mean(answer[names[test] == c] == c) for c in np.unique(names[test])])
+                ),
+                "accuracy": float(np.mean(answer == names[test])),
+                "seconds": seconds,
+                "parameters": float(size),
+            }
+            rows += [(method, group, metric, draw, value) for metric, value in scores.items()]
+    _genes_for.cache_clear()
+    return pd.DataFrame(rows, columns=["method", "group", "metric", "seed", "value"])
+
+
+def _draws(
+    names: np.ndarray, per_class: int, n_draws: int, seed: int, groups: np.ndarray | None
+) -> Iterator[tuple[int, str, np.ndarray, np.ndarray]]:
+    """(draw, tested group, train, test): with groups, all draws of one group before those of the next."""
+    if groups is None:
+        for draw, (train, test) in enumerate(metrics.label_draws(names, per_class, n_draws, seed)):
+            yield draw, "", train, test
+        return
+    found = list(metrics.label_draws(names, per_class, n_draws * len(set(groups)), seed, groups))
+    kinds = np.unique(groups)
+    for number, group in enumerate(kinds):
+        for draw in range(n_draws):
+            train, test = found[draw * len(kinds) + number]
+            if len(set(names[train])) > 1 and len(test):
+                yield draw, str(group), train, test
+
+
+class _Hashed:
+    """An AnnData as a key: itself, not its content."""
+
+    def __init__(self, adata: Any) -> None:
+        self.adata = adata
+
+    def __hash__(self) -> int:
+        return id(self.adata)
+
+    def __eq__(self, other: object) -> bool:
+        return isinstance(other, _Hashed) and other.adata is self.adata
+
+
+def _genes(adata: anndata.AnnData, groups: np.ndarray | None, group: str) -> dict[str, np.ndarray]:
+    learned = None if groups is None else tuple(np.flatnonzero(groups != group).tolist())
+    return _genes_for(_Hashed(adata), learned)
+
+
+@functools.lru_cache(maxsize=1)
+def _genes_for(key: _Hashed, learned: tuple[int, ...] | None) -> dict[str, np.ndarray]:
+    return gene_features(key.adata, None if learned is None else np.array(learned))
+
+
+def strangers(
+    embeddings: Mapping[str, np.ndarray], adata: anndata.AnnData, per_class: int, n_draws: int, seed: int = 0
+) -> pd.DataFrame:
+    """:func:`scfm.adaptation.openset.hold_out` of the networks and of PCA, whose genes and components saw no tested cell."""
+    names = adata.obs["cell_type"].astype(str).to_numpy()
+
+    def features_of(learned: np.ndarray) -> dict[str, np.ndarray]:
+        return dict(embeddings) | {"logistic PCA": gene_features(adata, learned)["PCA"]}
+
+    return openset.hold_out(features_of, names, per_class, n_draws, seed)
+
+
+def study(model: Any, name: str, per_class: int = 10, n_draws: int = 20, seed: int = 0) -> pd.DataFrame:
+    """Everything of one model on one dataset, in the form of data/results/heads.parquet."""
+    import pandas as pd
+
+    adata, _ = cells_of(name, seed=seed)
+    embeddings = frozen(model, adata, seed)
+    parts = [compare(embeddings, adata, per_class, n_draws, seed).assign(setting="same")]
+    what, column, _ = SHIFTS.get(name, ("", "", {}))
+    if what:
+        groups = adata.obs[column].astype(str).to_numpy()
+        kept = np.isin(groups, [g for g in np.unique(groups) if (groups == g).sum() >= metrics.SMALLEST_CLASS])
+        moved = compare(
+            {m: e[kept] for m, e in embeddings.items()}, adata[kept].copy(), per_class, max(n_draws // 2, 1), seed, groups[kept]
+        )  # fmt: skip
+        parts.append(moved.assign(setting=f"new {what}"))
+    parts.append(strangers(embeddings, adata, per_class, max(n_draws // 4, 1), seed).assign(setting="unknown type"))
+    found = pd.concat(parts, ignore_index=True)
+    return found.assign(model=model.name, dataset=name, labels_per_class=per_class)[COLUMNS]
+
+
+def main() -> None:
+    """One piece."""
+    from scfm import models
+
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--model", default="geneformer-mini")
+    parser.add_argument("--dataset", choices=list(SHIFTS), required=True)
+    parser.add_argument("--draws", type=int, default=20)
+    chosen = parser.parse_args()
+    begin = time.perf_counter()
+    found = study(models.load_model(chosen.model), chosen.dataset, n_draws=chosen.draws)
+    table = comparisons.store(found, cache.repo_data() / "results" / "heads.parquet")
+    print(f"{chosen.model} on {chosen.dataset}: {len(table):,} rows, {time.perf_counter() - begin:.0f} s")
+
+
+if __name__ == "__main__":
+    main()
