@@ -5,9 +5,15 @@ from __future__ import annotations
 from collections.abc import Callable
 from pathlib import Path
 
+import hypothesis
 import pytest
 
 from scfm.store import cache
+
+# The same examples in every run and no time limit: a stranger's run does not fail by chance, nor because the machine is busy.
+# Who hunts for new ones: pytest --hypothesis-profile=default
+hypothesis.settings.register_profile("house", derandomize=True, deadline=None)
+hypothesis.settings.load_profile("house")
 
 
 @pytest.fixture(scope="session")
