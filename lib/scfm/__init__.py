@@ -13,7 +13,22 @@ from __future__ import annotations
 import importlib
 from typing import TYPE_CHECKING, Any
 
-__version__ = "0.1.0"
+
+def _version() -> str:
+    """pyproject.toml's: from the installed package; where lib/ is only on the path (Colab), from the file itself."""
+    from importlib import metadata
+
+    try:
+        return metadata.version("scfm-course")
+    except metadata.PackageNotFoundError:
+        import tomllib
+        from pathlib import Path
+
+        text = (Path(__file__).parents[2] / "pyproject.toml").read_text(encoding="utf-8")
+        return str(tomllib.loads(text)["project"]["version"])
+
+
+__version__ = _version()
 
 _FUNCTIONS = {
     "load_dataset": "scfm.datasets",
