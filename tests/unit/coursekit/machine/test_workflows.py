@@ -74,7 +74,7 @@ def test_a_job_has_a_budget_and_calls_only_what_exists(file: str, name: str, job
     for step in job["steps"]:
         assert ("uses" in step) != ("run" in step)
         if "uses" in step:
-            assert re.fullmatch(r"actions/[\w-]+@v\d+", step["uses"]), step["uses"]
+            assert re.fullmatch(r"actions/[\w-]+@[0-9a-f]{40}", step["uses"]), step["uses"]
         for line in step.get("run", "").splitlines():
             words = line.split()
             assert words[0] == "make" or words[0] in SHELL, line
@@ -84,6 +84,40 @@ def test_a_job_has_a_budget_and_calls_only_what_exists(file: str, name: str, job
             assert called is None or called[1] in commands(), line
             for path in re.findall(r"tests/[\w/]+\.py", line):
                 assert (ROOT / path).is_file(), path
+
+
+def test_every_action_is_one_commit_with_its_version_beside_it() -> None:
+    pins: dict[str, set[str]] = {}
+    for path in FILES:
+        for line in path.read_text().splitlines():
+            if "uses:" in line:
+                found = re.fullmatch(r" +- uses: (actions/[\w-]+)@([0-9a-f]{40}  # v\d+\.\d+\.\d+)", line)
+                assert found, line
+                pins.setdefault(found[1], set()).add(found[2])
+    assert [action for action, commits in pins.items() if len(commits) > 1] == []
+
+
+def test_one_job_lints_two_run_the_course_and_mondays_have_all_tests() -> None:
+    cpu = yaml.safe_load((ROOT / ".github" / "workflows" / "cpu.yml").read_text())["jobs"]
+    calls = [(name, step) for name, job in cpu.items() for step in job["steps"] if "run" in step]
+    assert [name for name, step in calls if step["run"] == "make check"] == ["lint"]
+    assert "strategy" not in cpu["lint"]
+    (course,) = [step for name, step in calls if step["run"] == "make course"]
+    assert course["if"] == "matrix.course"
+    matrix = cpu["test"]["strategy"]["matrix"]
+    chosen = [entry for entry in matrix["include"] if entry["course"]]
+    assert [entry["os"] for entry in chosen] == matrix["os"]  # one on each system
+    assert all(entry["python"] in matrix["python"] for entry in chosen)
+    assert len(matrix["os"]) * len(matrix["python"]) == 6
+    (full,) = [name for name, step in calls if step["run"] == "make test-full"]
+    assert cpu[full]["if"] == "github.event_name == 'schedule'"
+
+
+@pytest.mark.parametrize("file", FILES, ids=lambda path: path.stem)
+def test_a_workflow_may_only_read(file: Path) -> None:
+    whole = yaml.safe_load(file.read_text())
+    assert whole["permissions"] == {"contents": "read"}
+    assert all("permissions" not in job for job in whole["jobs"].values())
 
 
 @pytest.mark.parametrize(("file", "name", "job"), jobs())
