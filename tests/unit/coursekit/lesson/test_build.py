@@ -105,7 +105,7 @@ def test_quiz_hides_the_answer_and_unfolds_again() -> None:
         ("https://doi.org/10.1038/s41586-023-06139-9", "somewhere", "no further reading"),
         ("- [x] yes", "- [ ] yes", "at least one of them"),
         ('tags=["quiz"]', "", "no quiz cell"),
-        ('tags=["exercise"]', 'tags=["exercize"]', "unknown tag exercize"),
+        ('tags=["exercise"]', 'tags=["exercize"]', "unknown tag exercize"),  # codespell:ignore
         ('# %% tags=["solution"]', "# %%", "no solution cell right behind"),
         ("    return a if a > b else b\n\n\ncheck.exercise(\"01.1\"", '    return a if a > b else b\n\n\ncheck.exercise("01.2"', "no solution cell"),
         ('check.exercise("01.1", larger)\n\n# %% tags=["solution"]', 'larger\n\n# %% tags=["solution"]', "0 times"),

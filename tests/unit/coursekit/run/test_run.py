@@ -258,7 +258,7 @@ def children(monkeypatch: pytest.MonkeyPatch) -> dict[str, Any]:
 @pytest.mark.parametrize(
     ("code", "words"),
     [
-        ("import os; os.write(1, b'caf\\xff'); raise SystemExit(1)", "caf\ufffd"),
+        ("import os; os.write(1, b'caf\\xff'); raise SystemExit(1)", "caf\ufffd"),  # codespell:ignore
         ("print('@progress [1, warning: 2]')", "@progress [1, warning: 2]"),
         ("print('@progress 3')", "@progress 3"),
         ("import sys; print('@folder', sys.prefix + '/none')", ""),

@@ -58,7 +58,7 @@ def test_labels_that_cannot_be_learned_are_refused_in_words(model, cells, wrong,
         (ValueError, {"method": "full", "n_layers": 1}, "n_layers has no effect"),
         (ValueError, {"method": "partial", "n_layers": 9}, "only 3 layers are read"),
         (ValueError, {"method": "lora", "rank": 0}, "rank is 0"),
-        (ValueError, {"method": "lora", "targets": "atention"}, "targets is 'atention'"),
+        (ValueError, {"method": "lora", "targets": "atention"}, "targets is 'atention'"),  # codespell:ignore
         (ValueError, {"method": "lora", "layer": -3}, "no layer below it"),
         (ValueError, {"layer": 1}, "layer is 1"),
         (ValueError, {"epochs": 0}, "epochs is 0"),
