@@ -1,4 +1,4 @@
-"""The rooms of lib/scfm import one another in the order that CONTRIBUTING.md gives."""
+"""The rooms of lib/scfm import one another in one direction."""
 
 from __future__ import annotations
 
@@ -37,9 +37,3 @@ def test_arrows_point_one_way() -> None:
         assert not back, f"{room} imports {back}"
     for room in ALONE:
         assert not imported(room) & {*LEVEL, *ALONE}
-
-
-def test_contributing_says_the_same() -> None:
-    text = " ".join((SCFM.parents[1] / "CONTRIBUTING.md").read_text().split())
-    assert "adapt, generate, pretrain → models → objectives, embed, tokenize → genes; datasets → genes" in text
-    assert "metrics, plots and baselines need none of them" in text
