@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 import yaml
 
-GITHUB = Path(__file__).resolve().parents[2] / ".github"
+GITHUB = Path(__file__).resolve().parents[3] / ".github"
 FORMS = sorted(path for path in (GITHUB / "ISSUE_TEMPLATE").glob("*.yml") if path.name != "config.yml")
 KEYS = {  # of attributes, by type (docs.github.com: syntax for GitHub's form schema)
     "input": {"label", "description", "placeholder", "value"},

@@ -10,7 +10,7 @@ import pytest
 
 import scfm
 
-ROOT = Path(__file__).resolve().parents[2]
+ROOT = Path(__file__).resolve().parents[3]
 HOUSE = (ROOT / "docs" / "house.md").read_text(encoding="utf-8")
 DECISIONS = sorted((ROOT / "docs" / "decisions").glob("*.md"))
 PAGES = [ROOT / "docs" / "house.md", ROOT / "CONTRIBUTING.md", *DECISIONS]
