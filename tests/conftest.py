@@ -23,7 +23,7 @@ def shared() -> Callable[[str], Path]:
     def locate(name: str) -> Path:
         path = cache.find(name)
         if path is None:
-            pytest.skip(f"needs {name} in a folder of SCFM_CACHE (not part of the repository)")
+            pytest.skip(f"needs {name}, no part of the repository: set SCFM_CACHE to a folder that holds it")
         return path
 
     return locate

@@ -11,9 +11,8 @@ from scfm.tokenized import TokenizedCells
 
 
 @pytest.fixture(scope="module", params=["v1", "v2"])
-def golden(request, shared):
-    folder = shared(f"golden/geneformer_tiny_{request.param}")
-    shared("dictionaries/geneformer")  # the vocabulary is checked against the weights
+def golden(request, references):
+    folder = references.file(f"geneformer_tiny_{request.param}")
     with np.load(folder / "reference_io.npz") as file:
         reference = {name: file[name] for name in file.files}
     cells = TokenizedCells(reference["input_ids"], reference["offsets"])

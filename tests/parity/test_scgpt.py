@@ -35,8 +35,8 @@ def assert_close(got, reference, pad_mask):
 
 
 @pytest.fixture(scope="module", params=["plain", "finetune"])
-def golden(request, shared):
-    folder = shared(f"golden/scgpt_{request.param}")
+def golden(request, references):
+    folder = references.file(f"scgpt_{request.param}")
     return load_model(folder), read(folder)
 
 
@@ -89,8 +89,8 @@ def test_fast_embedding_is_that_of_the_network(golden, max_tokens):
 
 
 @pytest.fixture(scope="module")
-def generative(shared):
-    folder = shared("golden/scgpt_generative")
+def generative(references):
+    folder = references.file("scgpt_generative")
     return load_model(folder), read(folder)
 
 
@@ -125,7 +125,7 @@ def test_perceived_only(generative):
     assert_close(out.cell_embedding, reference["pcpt_only_cell_emb"], mask)
 
 
-def test_whole_vocabulary(shared, tmp_path):
+def test_whole_vocabulary(shared):
     from scfm.genes import SymbolVocabulary
 
     vocabulary = SymbolVocabulary.load(shared("dictionaries/scgpt/default_census_vocab.json"))

@@ -56,7 +56,7 @@ def inside() -> Inside:
     """``inside(folder, command…)`` runs a command in a network namespace that holds the loopback alone."""
     closed = without_network()
     if not closed:
-        pytest.skip("no network namespace can be made here (needs Linux, unshare and ip): nothing would be proven")
+        pytest.skip("needs a network namespace (Linux, with unshare and ip), else nothing would be proven")
 
     def run(folder: Path, *command: str, **more: str) -> subprocess.CompletedProcess[str]:
         kept = {name: os.environ[name] for name in ("PATH", "LANG", "TMPDIR") if name in os.environ}
@@ -74,7 +74,7 @@ def room(inside: Inside, tmp_path_factory: pytest.TempPathFactory) -> Path:
     try:
         wheelhouse.fill(ROOT, ROOT / bundle.WHEELS)
     except CourseError as error:
-        pytest.skip(f"the wheels cannot be had here: {error}")
+        pytest.skip(f"needs the wheels of a package index: {error}")
     archive = bundle.make(ROOT, choose(ROOT, CHOSEN), output=folder / "bundle.tar.gz", dirty=True)
     with tarfile.open(archive) as packed:
         packed.extractall(folder, filter="data")

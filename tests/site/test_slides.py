@@ -29,7 +29,7 @@ def decks(tmp_path_factory: pytest.TempPathFactory) -> Path:
         except CourseError:
             continue  # no run of this text here
     if not list(folder.glob("[0-9]*.html")):
-        pytest.skip("needs a run of a lesson: make course")
+        pytest.skip("needs a run of a lesson in runs/: make course")
     return folder
 
 

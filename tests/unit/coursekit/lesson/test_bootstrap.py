@@ -51,7 +51,7 @@ def test_missing_and_too_old() -> None:
 
 
 @pytest.mark.skipif(
-    sys.prefix == sys.base_prefix, reason="needs a virtual environment, to have a Python without packages"
+    sys.prefix == sys.base_prefix, reason="needs a virtual environment, to have a Python without packages: make setup"
 )
 def test_a_bare_python_finds_the_course_above_the_notebook_and_installs_what_it_lacks(tmp_path: Path) -> None:
     (tmp_path / "pip").mkdir()
@@ -100,7 +100,7 @@ def test_a_package_that_was_in_use_asks_for_a_new_session_by_its_own_name(
 
 
 @pytest.mark.skipif(
-    sys.prefix == sys.base_prefix, reason="needs a virtual environment, to have a Python without packages"
+    sys.prefix == sys.base_prefix, reason="needs a virtual environment, to have a Python without packages: make setup"
 )
 def test_away_from_the_course_it_says_what_to_do(tmp_path: Path) -> None:
     (tmp_path / "course").mkdir()
@@ -131,7 +131,7 @@ def test_the_address_is_one_setting(tmp_path: Path) -> None:
 
 
 @pytest.mark.skipif(
-    sys.prefix == sys.base_prefix, reason="needs a virtual environment, to have a Python without packages"
+    sys.prefix == sys.base_prefix, reason="needs a virtual environment, to have a Python without packages: make setup"
 )
 def test_with_an_address_it_fetches_the_course(tmp_path: Path) -> None:
     work = tmp_path / "work"

@@ -9,7 +9,9 @@ from pathlib import Path
 import pytest
 
 MAKEFILE = Path(__file__).resolve().parents[4] / "Makefile"
-pytestmark = pytest.mark.skipif(shutil.which("make") is None, reason="no make here")
+pytestmark = pytest.mark.skipif(
+    shutil.which("make") is None, reason="needs make: install it with the system's packages"
+)
 
 
 def make(folder: Path, *words: str) -> subprocess.CompletedProcess[str]:

@@ -47,7 +47,7 @@ def what_make_says(*words: str) -> argparse.Namespace:
     return _parser().parse_args(json.loads(done.stdout))
 
 
-@pytest.mark.skipif(shutil.which("make") is None, reason="no make here")
+@pytest.mark.skipif(shutil.which("make") is None, reason="needs make: install it with the system's packages")
 def test_make_hands_on_values_with_spaces() -> None:
     said = "label='cell type' seed=1"
     for target in ("run", "rerun", "course", "checkpoints", "grid"):

@@ -204,7 +204,10 @@ def test_energy_is_the_difference_of_the_counters_also_when_they_wrap(tmp_path: 
     assert "no energy counter" in measured.cost.joules_from
 
 
-@pytest.mark.skipif(not Path("/proc/self/clear_refs").exists(), reason="only Linux lets a process forget its peak")
+@pytest.mark.skipif(
+    not Path("/proc/self/clear_refs").exists(),
+    reason="needs /proc/self/clear_refs: only Linux lets a process forget its peak",
+)
 def test_peak_memory_is_of_the_measured_part() -> None:
     big = np.ones(60_000_000)
     del big
