@@ -1,8 +1,8 @@
-"""Rebuild data/genes.tsv.gz, the table of human genes, from the sets found through SCFM_CACHE.
+"""Rebuild data/genes.tsv.gz, the table of human genes, from the sets of datasets.toml found through SCFM_CACHE.
 
     SCFM_CACHE=/path/to/shared python data/make_genes.py
 
-One row per (ensembl_id, gene_symbol) that any set's `var` names. Annotations changed over the years, so a symbol can
+One row per (ensembl_id, gene_symbol) that any such set's `var` names. Annotations changed over the years, so a symbol can
 have several ids (an id of GRCh37 and one of GRCh38) and an id several symbols (FAM46C, then TENT5C). The order of the
 rows answers both: **the first row of a symbol is its id, the first row of an id is its symbol.** The pair that most
 sets agree on comes first; among equals, the smaller id or symbol. The rows after the first are aliases: they let old
@@ -18,6 +18,7 @@ import gzip
 import os
 import re
 import sys
+import tomllib
 from pathlib import Path
 
 ENSEMBL = re.compile(r"ENSG\d{11}")
@@ -28,9 +29,12 @@ def count_pairs(folders: list[Path]) -> collections.Counter[tuple[str, str]]:
     import h5py
     from anndata.io import read_elem
 
+    listed = tomllib.loads(Path(__file__).with_name("datasets.toml").read_text()).values()
+    # a folder may hold other files too: peaks, say, which are no genes
+    names = sorted(entry["file"] for entry in listed if entry["source"] == "cache")
     pairs: collections.Counter[tuple[str, str]] = collections.Counter()
     for folder in folders:
-        for path in sorted((folder / "data").glob("*.h5ad")):
+        for path in (folder / name for name in names if (folder / name).exists()):
             with h5py.File(path) as file:
                 var = read_elem(file["var"])
             seen = set(zip(var["ensembl_id"].astype(str), var["gene_symbol"].astype(str), strict=True))
