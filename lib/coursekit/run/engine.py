@@ -112,7 +112,7 @@ class _Engine(NBClientEngine):
     """Registered under ``NAME``; takes the keywords ``watch`` and ``env`` (the kernel's environment)."""
 
     @classmethod
-    def execute_managed_notebook(cls, nb_man: Any, kernel_name: str, **kw: Any) -> None:  # type: ignore[override]
+    def execute_managed_notebook(cls, nb_man: Any, kernel_name: str, **kw: Any) -> None:
         watch: Watch = kw["watch"]
         _whole_files(nb_man, watch)
         client = _Client(

@@ -76,7 +76,7 @@ def pickler(stream: Any, keep: Any = None) -> Any:
     """
     import cloudpickle
 
-    class Pickler(cloudpickle.Pickler):  # type: ignore[misc]
+    class Pickler(cloudpickle.Pickler):
         def reducer_override(self, obj: Any) -> Any:
             torch = sys.modules.get("torch")
             if torch is not None and type(obj) is torch.Tensor and obj.device.type == "cpu" and not obj.is_sparse:

@@ -124,7 +124,7 @@ def adapt(
             known, tokens = labelled.of_genes(labels, model.vocabulary, reader.cut(cells).tokens)
         else:
             known, tokens = labelled.of_cells(labels, len(cells)), np.empty(0, np.int64)
-        learned, watched, notes = labelled.split(known, choices.validation, seed, groups)  # type: ignore[arg-type]
+        learned, watched, notes = labelled.split(known, choices.validation, seed, groups)
         width = model.network.config.hidden_size
         head = Head(width, known.classes, choices.head, choices.head_dropout, seed).to(model.network.device)
         weights = tasks.class_weights(known, learned, choices.class_weight)

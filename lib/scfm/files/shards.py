@@ -87,7 +87,7 @@ def _anndata(cells: CellsOnDisk, genes: pd.DataFrame, first: int, last: int) -> 
 def join(parts: Sequence[TokenizedCells]) -> TokenizedCells:
     """Cells of several TokenizedCells of one vocabulary behind one another; the counts in their reports are added up."""
     offsets = np.concatenate([[0], *(part.lengths for part in parts)]).cumsum()
-    values = None if parts[0].values is None else np.concatenate([part.values for part in parts])  # type: ignore[misc]
+    values = None if parts[0].values is None else np.concatenate([part.values for part in parts])
     report: dict[str, Any] = {}
     for part in parts:
         for name, value in part.report.items():

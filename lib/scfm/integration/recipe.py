@@ -61,7 +61,7 @@ def with_parts(base: ScGPTModel, seed: int = 0, **parts: Any) -> ScGPTModel:
             common = tuple(slice(min(a, b)) for a, b in zip(value.shape, state[name].shape, strict=True))
             state[name].zero_()
             state[name][common] = value[common]
-    return network.train(base.training).to(base.device)  # type: ignore[arg-type]
+    return network.train(base.training).to(base.device)
 
 
 # --- training ---------------------------------------------------------------------------------------

@@ -131,7 +131,7 @@ class ValueCells:
                 if len(silent):
                     g[row, silent] = rng.permutation(self._zeros(cells[cell], tokens[own], len(silent), rng))
             made.append(Minibatch(g, v, n_perceived))
-        rng.shuffle(made)  # type: ignore[arg-type]
+        rng.shuffle(made)
         return made
 
     def _n_off(self, cell: int, expressed: np.ndarray) -> int:
