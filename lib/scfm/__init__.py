@@ -13,22 +13,9 @@ from __future__ import annotations
 import importlib
 from typing import TYPE_CHECKING, Any
 
+from scfm.inside.version import version
 
-def _version() -> str:
-    """pyproject.toml's: from the installed package; where lib/ is only on the path (Colab), from the file itself."""
-    from importlib import metadata
-
-    try:
-        return metadata.version("scfm-course")
-    except metadata.PackageNotFoundError:
-        import tomllib
-        from pathlib import Path
-
-        text = (Path(__file__).parents[2] / "pyproject.toml").read_text(encoding="utf-8")
-        return str(tomllib.loads(text)["project"]["version"])
-
-
-__version__ = _version()
+__version__ = version()
 
 _FUNCTIONS = {
     "load_dataset": "scfm.datasets",
@@ -36,7 +23,7 @@ _FUNCTIONS = {
     "load_model": "scfm.models",
     "list_models": "scfm.models",
     "adapt": "scfm.adaptation.adapting",
-    "load_fit": "scfm.adaptation.saving",
+    "load_fit": "scfm.adaptation.loading",
     "generate": "scfm.generation.generating",
     "results": "scfm.store.results",
 }
@@ -118,7 +105,7 @@ if TYPE_CHECKING:
         tokenized,
     )
     from scfm.adaptation.adapting import adapt
-    from scfm.adaptation.saving import load_fit
+    from scfm.adaptation.loading import load_fit
     from scfm.datasets import list_datasets, load_dataset
     from scfm.generation.generating import generate
     from scfm.models import list_models, load_model

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from scfm.adaptation.readout import softmax
+from scfm.baselines import softmax
 
 if TYPE_CHECKING:
     import pandas as pd

@@ -35,7 +35,9 @@ class RankModel(Protocol):
     """What this module needs of a model; :class:`scfm.models.geneformer.Geneformer` has it."""
 
     network: BertForMaskedLM
-    special: dict[str, int]
+
+    @property
+    def special(self) -> dict[str, int]: ...
 
     @property
     def vocabulary(self) -> Any: ...
@@ -56,15 +58,15 @@ def encode(
     starts = torch.tensor([0, *itertools.accumulate(lengths)][:-1], device=tokens.device)
     x = embeddings(input_ids=tokens[None], position_ids=positions[None])[0]  # (token, d)
     for layer in layers[:-1]:
-        x = _layer(layer, x, x, lengths)
+        x = bert_layer(layer, x, x, lengths)
     if layers:
-        x = _layer(layers[-1], x[starts] if first_only else x, x, lengths)
+        x = bert_layer(layers[-1], x[starts] if first_only else x, x, lengths)
     elif first_only:
         x = x[starts]
     return x
 
 
-def _layer(layer: Any, asking: Tensor, x: Tensor, lengths: list[int]) -> Tensor:
+def bert_layer(layer: Any, asking: Tensor, x: Tensor, lengths: list[int]) -> Tensor:
     """One BERT layer for the positions ``asking`` (all of ``x``, or one per cell), which attend to all of their own cell."""
     own = layer.attention.self
     heads = (own.num_attention_heads, own.attention_head_size)

@@ -13,7 +13,7 @@ import pickle
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, ClassVar
 
 import numpy as np
 
@@ -137,8 +137,59 @@ _MAX_LENGTH = {"V1": 2048, "V2": 4096}
 ALTERNATIVES = "alternative_names.tsv.gz"
 
 
+class Vocabulary:
+    """What all vocabularies have: gene → token id, special token → token id, and the column of ``var`` that they go by."""
+
+    column: ClassVar[str]
+    goes_by: ClassVar[str]  # the same in words
+
+    if TYPE_CHECKING:  # fields of the dataclasses below
+
+        @property
+        def name(self) -> str: ...
+        @property
+        def tokens(self) -> Mapping[str, int]: ...
+        @property
+        def special(self) -> Mapping[str, int]: ...
+
+    def __len__(self) -> int:
+        return len(self.tokens) + len(self.special)
+
+    @functools.cached_property
+    def _gene_of(self) -> dict[int, str]:
+        return {token: gene for gene, token in [*self.tokens.items(), *self.special.items()]}
+
+    def gene(self, token_id: int) -> str:
+        """The gene (or special token) of a token id, under the name that the vocabulary goes by."""
+        return self._gene_of[int(token_id)]
+
+    def token(self, gene: str) -> int:
+        """Token id of a gene or a special token; VocabularyError if there is none."""
+        raise NotImplementedError
+
+    def other_name(self, gene: str) -> str:
+        """The gene's name of the kind that this vocabulary goes by, from the course's own table; "" if it has none."""
+        raise NotImplementedError
+
+    def find(self, gene: str) -> int | None:
+        """Token id of a gene by Ensembl id or symbol; None if the vocabulary lacks it. Special tokens are no genes."""
+        try:
+            token = self.token(gene)
+        except VocabularyError:
+            return self.tokens.get(self.other_name(gene))
+        return None if gene in self.special else token
+
+    def tokens_of(self, names: Iterable[str]) -> np.ndarray:
+        """Token id of each name of the kind that this vocabulary goes by (int32; -1: not in the vocabulary)."""
+        raise NotImplementedError
+
+    def column_tokens(self, var: pd.DataFrame) -> np.ndarray:
+        """Token of each gene of a dataset, by the column that the vocabulary goes by: int32 (gene,), -1 = none."""
+        return self.tokens_of(var[self.column])
+
+
 @dataclass(frozen=True)
-class RankVocabulary:
+class RankVocabulary(Vocabulary):
     """What a Geneformer-like model needs to know about genes.
 
     ``tokens``: Ensembl id → token id. ``medians``: Ensembl id → median of its nonzero counts per 10,000 over the pretraining
@@ -146,6 +197,9 @@ class RankVocabulary:
     ``frequencies``, known for our own models only: each gene's share of all gene tokens of the corpus, what a guesser knows
     that has looked at no cell.
     """
+
+    column: ClassVar[str] = "ensembl_id"
+    goes_by: ClassVar[str] = "Ensembl ids"
 
     name: str
     tokens: Mapping[str, int]
@@ -228,9 +282,6 @@ class RankVocabulary:
             settings = {"name": self.name, "max_len": self.max_len, "exact_medians": True}
             path.write_text(json.dumps(settings, indent=1) + "\n")
 
-    def __len__(self) -> int:
-        return len(self.tokens) + len(self.special)
-
     @property
     def starts_with_cls(self) -> bool:
         """Whether a cell's tokens are framed by ``<cls>`` and ``<eos>`` (V2 and our mini) or bare (V1)."""
@@ -250,13 +301,13 @@ class RankVocabulary:
             share[token] = self.frequencies[gene]
         return share / share.sum()
 
-    @functools.cached_property
-    def _gene_of(self) -> dict[int, str]:
-        return {token: gene for gene, token in [*self.tokens.items(), *self.special.items()]}
+    def other_name(self, gene: str) -> str:
+        """The Ensembl id of a symbol, by the course's own table."""
+        return symbol_to_ensembl().get(gene, "")
 
-    def gene(self, token_id: int) -> str:
-        """Ensembl id (or special token) of a token id."""
-        return self._gene_of[int(token_id)]
+    def tokens_of(self, names: Iterable[str]) -> np.ndarray:
+        """Token id of each Ensembl id (int32; -1: not in the vocabulary)."""
+        return self.columns(names)[0]
 
     def symbol(self, token_id: int) -> str:
         """Gene symbol of a token id; the Ensembl id where no symbol is known."""
@@ -323,8 +374,11 @@ def _published(version: str) -> RankVocabulary:
 
 
 @dataclass(frozen=True)
-class SymbolVocabulary:
+class SymbolVocabulary(Vocabulary):
     """scGPT's vocabulary: gene symbol → token id, with ``<pad>``, ``<cls>`` and ``<eoc>`` after the genes."""
+
+    column: ClassVar[str] = "gene_symbol"
+    goes_by: ClassVar[str] = "gene symbols"
 
     name: str
     tokens: Mapping[str, int]
@@ -345,9 +399,6 @@ class SymbolVocabulary:
                 special[name] = 1 + max([*content.values(), *special.values()], default=-1)
         return cls(name=Path(path).stem, tokens=content, special=special)
 
-    def __len__(self) -> int:
-        return len(self.tokens) + len(self.special)
-
     def token(self, gene: str) -> int:
         """Token id of a gene symbol or a special token."""
         token = self.special.get(gene, self.tokens.get(gene))
@@ -355,9 +406,13 @@ class SymbolVocabulary:
             raise VocabularyError(f"{gene!r} is not in the vocabulary {self.name}, which goes by gene symbols.")
         return token
 
-    def columns(self, symbols: Iterable[str]) -> np.ndarray:
-        """Token id of each column's gene symbol (int32; -1: not in the vocabulary)."""
-        return np.asarray([self.tokens.get(str(symbol), -1) for symbol in symbols], dtype=np.int32)
+    def other_name(self, gene: str) -> str:
+        """The symbol of an Ensembl id, by the course's own table."""
+        return ensembl_to_symbol().get(gene, "")
+
+    def tokens_of(self, names: Iterable[str]) -> np.ndarray:
+        """Token id of each gene symbol (int32; -1: not in the vocabulary)."""
+        return np.asarray([self.tokens.get(str(symbol), -1) for symbol in names], dtype=np.int32)
 
 
 # --- do a dataset and a vocabulary fit? -----------------------------------------------------------
@@ -383,7 +438,7 @@ class Overlap:
         )
 
 
-def overlap(adata: anndata.AnnData, vocabulary: RankVocabulary | SymbolVocabulary) -> Overlap:
+def overlap(adata: anndata.AnnData, vocabulary: Vocabulary) -> Overlap:
     """Count the genes and the counts of ``adata`` that ``vocabulary`` covers.
 
     Raises
@@ -391,15 +446,12 @@ def overlap(adata: anndata.AnnData, vocabulary: RankVocabulary | SymbolVocabular
     VocabularyError
         If under 20 % of the genes are known: another species, another kind of gene id, or the wrong vocabulary.
     """
-    by_symbol = isinstance(vocabulary, SymbolVocabulary)
-    column = "gene_symbol" if by_symbol else "ensembl_id"
-    if column not in adata.var:
+    if vocabulary.column not in adata.var:
         raise VocabularyError(
-            f"adata.var has no column {column!r}; read the file with scfm.load_dataset, which makes it."
+            f"adata.var has no column {vocabulary.column!r}; read the file with scfm.load_dataset, which makes it."
         )
-    names = adata.var[column].astype(str).to_numpy()
-    tokens = vocabulary.columns(names) if isinstance(vocabulary, SymbolVocabulary) else vocabulary.columns(names)[0]
-    known = tokens >= 0
+    names = adata.var[vocabulary.column].astype(str).to_numpy()
+    known = vocabulary.tokens_of(names) >= 0
     per_gene = np.asarray(adata.X.sum(axis=0)).ravel()
     # the genes that are missed most are the ones to look at first
     missed = np.flatnonzero(~known)
@@ -414,7 +466,7 @@ def overlap(adata: anndata.AnnData, vocabulary: RankVocabulary | SymbolVocabular
         raise VocabularyError(
             f"Only {found.n_mapped:,} of {found.n_genes:,} genes ({found.fraction_genes:.1%}) are in the vocabulary "
             f"{vocabulary.name}; at least {LOWEST_OVERLAP:.0%} are needed for its tokens to mean anything. Not found, for "
-            f"example: {', '.join(found.missing[:5])}. It goes by human {'gene symbols' if by_symbol else 'Ensembl ids'}: "
+            f"example: {', '.join(found.missing[:5])}. It goes by human {vocabulary.goes_by}: "
             "check the species and the kind of gene id."
         )
     return found

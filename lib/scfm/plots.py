@@ -280,7 +280,7 @@ def slope(
 def plane(
     table: pd.DataFrame, x: str, y: str, xlabel: str = "", ylabel: str = "", title: str = "", ax: Axes | None = None
 ) -> Axes:
-    """Methods in the plane of two metrics, each with both intervals: rows of :func:`scfm.metrics.summary`."""
+    """Methods in the plane of two metrics, each with both intervals: rows of :func:`scfm.stats.summary`."""
     ax = axes(6.6, 4.2) if ax is None else ax
     for number, method in enumerate(dict.fromkeys(table["method"])):
         own = table[table["method"] == method].set_index("metric")

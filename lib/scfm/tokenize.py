@@ -242,7 +242,7 @@ def bin_encode(
 
     matrix = csr(adata)
     found = genes.overlap(adata, vocabulary)
-    column_token = vocabulary.columns(adata.var["gene_symbol"])
+    column_token = vocabulary.column_tokens(adata.var)
     kept, cell_ids = passed(adata.obs), np.asarray(adata.obs_names, dtype=str)
     if kept is not None:
         matrix, cell_ids = matrix[kept], cell_ids[kept]

@@ -189,11 +189,11 @@ class TokenizedCells:
     def _schema(self) -> pa.Schema:
         import pyarrow as pa
 
-        from scfm import __version__
+        from scfm.inside.version import version
 
         about = {
             "format": 1,
-            "scfm": __version__,
+            "scfm": version(),
             "vocabulary_name": self.vocabulary_name,
             "vocabulary_sha256": self.vocabulary_sha256,
             "pad_id": self.pad_id,
@@ -301,3 +301,17 @@ def read_about(path: Path) -> dict[str, Any]:
             f"{path} is a Parquet file, but not of tokenized cells: it was not written by TokenizedCells.save"
         )
     return json.loads(about) | {"n_rows": footer.num_rows}
+
+
+def cut_by_budget(lengths: np.ndarray, max_tokens: int) -> list[np.ndarray]:
+    """Positions 0..n-1, the longest first, in runs of at most ``max_tokens`` tokens together; one cell at least in each."""
+    order = np.argsort(-lengths, kind="stable")
+    runs: list[list[int]] = [[]]
+    filled = 0
+    for i, n in zip(order.tolist(), lengths[order].tolist(), strict=True):
+        if runs[-1] and filled + n > max_tokens:
+            runs.append([])
+            filled = 0
+        runs[-1].append(i)
+        filled += n
+    return [np.array(run) for run in runs if run]

@@ -20,17 +20,18 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 import scfm
-from scfm import baselines, datasets, metrics
+from scfm import baselines, datasets, metrics, stats
 from scfm.integration.recipe import OBJECTIVES, finetune
 from scfm.integration.study import prepare
+from scfm.models.scgpt import ScGPT
 from scfm.objectives import Weights
 from scfm.store import cache
+from studies import sets
 
 if TYPE_CHECKING:
     import anndata
     import pandas as pd
 
-    from scfm.models.scgpt import ScGPT
 
 log = logging.getLogger("scfm")
 
@@ -120,8 +121,7 @@ def load_study(name: str, label: str | None = None, batch: str | None = None, se
     keep = np.ones(adata.n_obs, bool)
     if study.batches is not None:
         keep &= adata.obs["batch"].isin(study.batches).to_numpy()
-    if "cell_type_source" in adata.obs:
-        keep &= (adata.obs["cell_type_source"] == "original").to_numpy()
+    keep &= sets.own_labels(adata)
     if study.most is not None:
         place = np.random.default_rng(seed).permutation(adata.n_obs)
         kind = adata.obs["cell_type"].astype(str) + "|" + adata.obs["batch"]
@@ -213,6 +213,14 @@ def embeddings(
     yield TWIN, lambda: tuned(twin, VARIANTS[ALL])
 
 
+def scgpt(name: str | Path, **how: Any) -> ScGPT:
+    """An scGPT by its name or folder; TypeError for any other kind: its objectives are what this is about."""
+    model = scfm.load_model(name, **how)
+    if not isinstance(model, ScGPT):
+        raise TypeError(f"{name} is a {model.kind}; the objectives that are left out here are scGPT's. Name an scGPT.")
+    return model
+
+
 def with_genes(adata: anndata.AnnData, genes: list[str]) -> anndata.AnnData:
     """The cells with these genes (symbols), as :func:`prepare` chose them; their totals stay those of the whole cell."""
     symbols = adata.var["gene_symbol"].astype(str)
@@ -234,7 +242,7 @@ def measure(
     import pandas as pd
 
     settings = settings or Settings()
-    model = scfm.load_model(name)
+    model = scgpt(name)
     digest = (model.sha256 or "")[:12]
     table = pd.read_parquet(path) if path.exists() else pd.DataFrame(columns=COLUMNS)
     same = (table["weights"] == digest) & (table["settings"] == str(settings))
@@ -242,7 +250,7 @@ def measure(
     done = set(zip(*(table.loc[table["model"] == model.name, c] for c in ("dataset", "seed", "method")), strict=True))
     begin = time.monotonic()
     for seed in seeds:
-        twin = scfm.load_model(name, weights="random", seed=seed)
+        twin = scgpt(name, weights="random", seed=seed)
         for study, adata in studies.items():
             types, batches = (adata.obs[c].astype(str).to_numpy() for c in ("cell_type", "batch"))
             labelled = some_labels(types, settings.labelled, seed)
@@ -274,7 +282,7 @@ def main() -> None:
     given = parser.parse_args()
     studies = {name: load_study(name) for name in given.studies}
     table = measure(given.model, given.table, studies, range(given.seeds), minutes=given.minutes)
-    shown = metrics.summary(table[table["metric"].isin(["probe", "avg_bio", "ilisi"])])
+    shown = stats.summary(table[table["metric"].isin(["probe", "avg_bio", "ilisi"])])
     print(shown.to_string(index=False))
 
 

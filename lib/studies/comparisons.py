@@ -1,6 +1,6 @@
 """From a table of a few draws to statements: intervals that are honest for five draws, paired tests, verdicts, a decision.
 
-The draws of labels are few (five in the ladder), so the intervals are Student's t, never the bootstrap (:func:`scfm.metrics.student`).
+The draws of labels are few (five in the ladder), so the intervals are Student's t, never the bootstrap (:func:`scfm.stats.student`).
 """
 
 from __future__ import annotations
@@ -11,8 +11,8 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from scfm import metrics
-from scfm.metrics import student
+from scfm import stats
+from scfm.stats import student
 from scfm.store import cache
 
 if TYPE_CHECKING:
@@ -54,8 +54,8 @@ def store(found: pd.DataFrame, path: Path) -> pd.DataFrame:
 
 
 def summary(scores: pd.DataFrame, by: Sequence[str] = ("model", "dataset", "method", "labels_per_class")) -> pd.DataFrame:  # fmt: skip
-    """:func:`scfm.metrics.summary` by the columns that tell the ladder's lines apart."""
-    return metrics.summary(scores, by)
+    """:func:`scfm.stats.summary` by the columns that tell the ladder's lines apart."""
+    return stats.summary(scores, by)
 
 
 def wide(table: pd.DataFrame, model: str, dataset: str, metric: str = "balanced_accuracy") -> pd.DataFrame:
@@ -73,7 +73,7 @@ def paired(
     rival, mean, low, high, n, p (two-sided paired t test), verdict ("better", "worse" or "undecided": is 0 inside the interval?).
     """
     import pandas as pd
-    from scipy import stats
+    from scipy.stats import ttest_1samp
 
     rows = []
     models = [m for m in dict.fromkeys(table["model"]) if m != BASELINES]
@@ -88,9 +88,8 @@ def paired(
                     if len(difference) < 2:
                         continue
                     found = student(difference, level)
-                    p = 1.0 if np.ptp(difference) == 0 else float(stats.ttest_1samp(difference, 0).pvalue)
-                    verdict = "better" if found.low > 0 else "worse" if found.high < 0 else "undecided"
-                    rows.append((model, dataset, budget, ours, rival, found.mean, found.low, found.high, len(difference), p, verdict))  # fmt: skip
+                    p = 1.0 if np.ptp(difference) == 0 else float(ttest_1samp(difference, 0).pvalue)
+                    rows.append((model, dataset, budget, ours, rival, found.mean, found.low, found.high, len(difference), p, found.verdict()))  # fmt: skip
     columns = ["model", "dataset", "labels_per_class", "ours", "rival", "mean", "low", "high", "n", "p", "verdict"]
     return pd.DataFrame(rows, columns=columns)
 
@@ -177,7 +176,7 @@ def cheapest(
         for method in part.columns:
             gap = part[best[dataset]] - part[method]
             lost.setdefault(method, []).append(float(gap.mean()))
-            if method != best[dataset] and student(gap).low > 0:
+            if method != best[dataset] and student(gap).verdict() == "better":
                 allowed.discard(method)
         allowed &= set(part.columns)
     chosen = min(allowed, key=lambda m: (cost[m], methods.index(m)), default=NO_ONE)

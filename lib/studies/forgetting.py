@@ -117,7 +117,7 @@ def measure(
     import pandas as pd
 
     from scfm.models import load_model
-    from studies import judge_geneformer
+    from studies import sets
 
     settings = settings or Settings()
     table = pd.read_parquet(stored) if stored.exists() else pd.DataFrame(columns=ladder.COLUMNS)
@@ -132,7 +132,7 @@ def measure(
         if model_name not in memories:
             memories[model_name] = tuple(Memory(model, part, settings.max_len) for part in memories["corpus"])
         held_out, replay = memories[model_name]
-        adata = judge_geneformer.evaluation_set(dataset)
+        adata = sets.evaluation_set(dataset)
         kinds = adata.obs["cell_type"].astype(str).to_numpy()
         train, test = ladder.draw(kinds, settings.labels_per_class, seed)
         rng = np.random.default_rng([seed, 21])

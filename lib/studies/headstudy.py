@@ -15,11 +15,11 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from scfm import baselines, metrics
+from scfm import baselines, metrics, stats
 from scfm.adaptation import openset
-from scfm.adaptation.readout import celltypist_answers, gene_features, linear_head
+from scfm.baselines import celltypist_answers, gene_features, linear_head
 from scfm.store import cache
-from studies import comparisons
+from studies import comparisons, sets
 
 if TYPE_CHECKING:
     import anndata
@@ -27,7 +27,7 @@ if TYPE_CHECKING:
 
 # dataset → (what is new about the tested group, column of obs that says the group, rows that may be used)
 SHIFTS: dict[str, tuple[str, str, dict[str, str]]] = {
-    "kang_ifnb_pbmc": ("donor", "donor", {"cell_type_source": "original", "condition": "ctrl"}),
+    "kang_ifnb_pbmc": ("donor", "donor", {"condition": "ctrl"}),
     "pancreas_baron_175": ("donor", "donor", {}),
     "kang_ifnb_muscat_1267genes": ("stimulation", "condition", {}),
     "lung_celllines_5batch": ("technology", "technology", {}),
@@ -52,18 +52,14 @@ def cells_of(
 
     adata = datasets.load_dataset(name, label=label, batch=batch, seed=seed)
     _, _, wanted = SHIFTS.get(name, ("", "", {}))
-    keep = np.ones(adata.n_obs, bool)
-    for column, value in wanted.items():  # labels that a classifier transferred would favour that classifier
-        keep &= (adata.obs[column].astype(str) == value).to_numpy()
-    adata = adata[keep]
-    kept, left_out = metrics.usable_cells(adata.obs["cell_type"])
-    kinds = sorted(set(adata.obs["cell_type"].astype(str).iloc[kept]))
+    adata, left_out = sets.counted(adata, wanted)
+    kinds = sorted(set(adata.obs["cell_type"].astype(str)))
     if len(kinds) < 2:
-        raise metrics.TooFewCells(
+        raise stats.TooFewCells(
             f"{name} has {len(kinds)} cell type with {metrics.SMALLEST_CLASS} cells or more ({', '.join(kinds) or 'none'}); a head "
             "needs two to tell apart. Is label= the column of the cell types?"
         )
-    return adata[kept].copy(), left_out
+    return adata, left_out
 
 
 def frozen(model: Any, adata: anndata.AnnData, seed: int = 0) -> dict[str, np.ndarray]:
@@ -79,7 +75,7 @@ def frozen(model: Any, adata: anndata.AnnData, seed: int = 0) -> dict[str, np.nd
         made["warm start"] = models.load_model(name, weights="start", seed=seed)
     made["random twin"] = models.load_model(name, weights="random", seed=seed)
     tokens = model.tokenize(adata)
-    how = {"pooling": "mean"} if hasattr(model.network, "bert") else {}  # scGPT has one embedding, its <cls>
+    how: dict[str, Any] = {"pooling": "mean"} if "mean" in model.poolings else {}
     return {method: net.embed(tokens, dtype="float32", progress=False, **how) for method, net in made.items()}
 
 

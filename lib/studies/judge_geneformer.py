@@ -1,6 +1,6 @@
 """Has a small model learned anything? Its masked genes and its label efficiency, and the model card written from them.
 
-    python -m studies.judge_geneformer data/models/geneformer-mini
+    python -m studies.judge data/models/geneformer-mini
 
 Everything is measured on sets that were kept out of the corpus, beside the gene frequencies, the random twin, the warm start
 alone and PCA, in one long table; the card quotes that table and nothing else.
@@ -9,55 +9,34 @@ alone and PCA, in one long table; the card quotes that table and nothing else.
 from __future__ import annotations
 
 import json
-import tomllib
 from collections.abc import Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import numpy as np
 
 import scfm
-from scfm import baselines, datasets, metrics, objectives
+from scfm import objectives, stats
 from scfm.store import cache
+from studies.judging import (
+    COLUMNS,
+    TISSUES,
+    cell,
+    corpus_table,
+    held_out_names,
+    markdown,
+    probe_table,
+    probes,
+    twins,
+    verdict,
+)
+from studies.sets import evaluation_set
 
 if TYPE_CHECKING:
     import anndata
     import pandas as pd
 
     from scfm.models.geneformer import Geneformer
-
-COLUMNS = ["model", "method", "dataset", "labels_per_class", "seed", "metric", "value"]
-TISSUES = {  # evaluation set → whether the corpus holds its tissue
-    "pbmc_zheng_facs": "sorted blood cells, another donor's; the corpus holds blood",
-    "kang_ifnb_pbmc": "blood cells with and without interferon-β; the corpus holds blood",
-    "lung_celllines_5batch": "lung-cancer cell lines; the corpus holds none of lung, but other cancer lines",
-    "pancreas_baron_175": "pancreatic islets; the corpus holds no pancreas",
-}
-BUDGETS = (5, 10, 30, 100)
-
-
-def evaluation_set(name: str) -> anndata.AnnData:
-    """A labelled evaluation set: classes of at least 20 cells, labels that were not transferred by a classifier.
-
-    Raises
-    ------
-    DatasetError
-        If another set would be loaded in its place: results are kept under the name of their set.
-    """
-    datasets.at_hand([name], exact=True)
-    adata = scfm.load_dataset(name)
-    if "cell_type_source" in adata.obs:
-        adata = adata[(adata.obs["cell_type_source"] == "original").to_numpy()].copy()
-    kept, _ = metrics.usable_cells(adata.obs["cell_type"])
-    return adata[kept].copy()
-
-
-def twins(model: Any, folder: Path) -> dict[str, Any]:
-    """The model, what it started from, and the same network with random weights."""
-    found = {"pretrained": model}
-    if (folder / "start.safetensors").exists():
-        found["warm start"] = scfm.load_model(folder, weights="start")
-    return found | {"random twin": scfm.load_model(folder, weights="random")}
 
 
 def masked_genes(
@@ -111,20 +90,6 @@ def judge(folder: Path, sets: Sequence[str] = tuple(TISSUES), n_draws: int = 20)
     return table[COLUMNS]
 
 
-def probes(models: dict[str, Any], adata: anndata.AnnData, n_draws: int = 20, **how: Any) -> pd.DataFrame:
-    """Label efficiency of the models' embeddings and of PCA: :func:`scfm.metrics.probe` at each budget that the set allows."""
-    import pandas as pd
-
-    cells = next(iter(models.values())).tokenize(adata)
-    embeddings = {m: net.embed(cells, progress=False, **how) for m, net in models.items()}
-    embeddings["HVG + PCA"] = baselines.pca(adata)
-    kinds = adata.obs["cell_type"].astype(str).to_numpy()
-    smallest = min(np.unique(kinds, return_counts=True)[1])
-    # beyond 60 % of the smallest class the classes would be cut: no longer this budget
-    budgets = [budget for budget in BUDGETS if budget <= BUDGETS[1] or budget <= 0.6 * smallest]
-    return pd.concat([metrics.probe(embeddings, kinds, budget, n_draws) for budget in budgets], ignore_index=True)
-
-
 # --- the card ---------------------------------------------------------------------------------------
 
 
@@ -153,34 +118,8 @@ def write_card(folder: Path, table: pd.DataFrame) -> None:
         path.write_text(text)
 
 
-def corpus_table(log: dict) -> str:
-    """Rows of the card's table of training sets."""
-    return "\n".join(f"| {name} | `{(digest or '')[:16]}` |" for name, digest in log["corpus"].items())
-
-
-def held_out_names(log: dict) -> str:
-    """The evaluation sets that belong to the corpus of a training log."""
-    corpora = tomllib.loads((cache.repo_data() / "corpora.toml").read_text()).values()
-    return ", ".join(next((c["held_out"] for c in corpora if set(c["train"]) == set(log["corpus"])), ["not recorded"]))
-
-
-def cell(row: Any, digits: int = 3) -> str:
-    """A row of :func:`scfm.metrics.summary` as text: mean [low, high]."""
-    return f"{row['mean']:.{digits}f} [{row['low']:.{digits}f}, {row['high']:.{digits}f}]"
-
-
-def markdown(wide: pd.DataFrame) -> str:
-    """A table in Markdown, the index first."""
-    head = ["", *map(str, wide.columns)]
-    rows = [
-        [str(name), *("" if v != v else str(v) for v in row)]
-        for name, row in zip(wide.index, wide.to_numpy(), strict=True)
-    ]
-    return "\n".join("| " + " | ".join(r) + " |" for r in [head, ["---"] * len(head), *rows])
-
-
 def _masked_table(table: pd.DataFrame) -> str:
-    found = metrics.summary(table[table["metric"].isin(["masked_loss", "masked_top10"])])
+    found = stats.summary(table[table["metric"].isin(["masked_loss", "masked_top10"])])
     found["score"] = [cell(row) for _, row in found.iterrows()]
     blocks = []
     for metric, title in (
@@ -190,35 +129,6 @@ def _masked_table(table: pd.DataFrame) -> str:
         part = found[found["metric"] == metric].pivot(index="method", columns="dataset", values="score")
         blocks.append(f"{title}\n\n{markdown(part)}")
     return "\n\n".join(blocks)
-
-
-def probe_table(table: pd.DataFrame) -> str:
-    """Balanced accuracy of each method by dataset and labels, as Markdown."""
-    part = table[table["metric"] == "balanced_accuracy"]
-    found = metrics.summary(part, by=("dataset", "labels_per_class", "method"))
-    found["score"] = [cell(row) for _, row in found.iterrows()]
-    found["at"] = found["dataset"] + ", " + found["labels_per_class"].astype(str) + " labels"
-    order = list(dict.fromkeys(found["at"]))
-    methods = list(dict.fromkeys(found["method"]))
-    return markdown(found.pivot(index="at", columns="method", values="score").loc[order, methods])
-
-
-def verdict(table: pd.DataFrame) -> str:
-    """Whether the pretrained model beats its rivals, dataset by dataset, in words."""
-    lines = []
-    budgets = table[table["labels_per_class"] > 0].groupby("dataset")["labels_per_class"].max()
-    chosen = table[(table["labels_per_class"] == 10) | (table["labels_per_class"] == table["dataset"].map(budgets))]
-    for (name, budget), part in chosen.groupby(["dataset", "labels_per_class"], sort=False):
-        said = []
-        for rival in ("random twin", "warm start", "HVG + PCA"):
-            if rival not in set(part["method"]):
-                continue
-            gap = metrics.paired_difference(part, "pretrained", rival, "balanced_accuracy")
-            outcome = "better than" if gap.low > 0 else "worse than" if gap.high < 0 else "not told apart from"
-            said.append(f"{outcome} {rival} ({gap.mean:+.3f} [{gap.low:+.3f}, {gap.high:+.3f}])")
-        where = TISSUES.get(str(name), "your set")
-        lines.append(f"- **{name}**, {budget} labels ({where}): {'; '.join(said)}.")
-    return "\n".join(lines)
 
 
 CARD = """---
@@ -235,7 +145,7 @@ tags:
 
 A small Geneformer-like network for teaching: {s[layers]} layers, width {d}, {log[n_genes]:,} genes, {s[max_len]} tokens per cell. It was
 made by this course's `make pretrain` so that every lesson runs offline in minutes on two cores. Generated from the
-training log and the evaluation table; do not edit by hand (`python -m studies.judge_geneformer`).
+training log and the evaluation table; do not edit by hand (`python -m studies.judge`).
 
 - **Weights**: `model.safetensors`, half precision, sha256 `{sha}`
 - **Also here**: `start.safetensors` (gene embeddings and output bias before the first step, for the warm-start twin),
@@ -301,33 +211,3 @@ How the probe scales its features (one number for all) was decided after both wa
 on pbmc68k; the usual way, each feature by itself, gives PCA lower scores there. Lesson 03 shows both. The run was one seed, and
 it was shortened for time.
 """
-
-
-def main() -> None:
-    import argparse
-
-    import pandas as pd
-
-    parser = argparse.ArgumentParser(prog="python -m studies.judge_geneformer", description=__doc__)
-    parser.add_argument("folder", type=Path)
-    parser.add_argument("--sets", nargs="*", default=list(TISSUES))
-    parser.add_argument("--draws", type=int, default=20)
-    parser.add_argument("--table", type=Path, default=None, help="default: data/results/NAME.parquet")
-    parser.add_argument("--card-only", action="store_true", help="write the card from the table that is there")
-    given = parser.parse_args()
-    from scfm.models import scgpt_files
-    from studies import judge_scgpt
-
-    scgpt = scgpt_files.recognizes(given.folder, {})
-    path = given.table or cache.repo_data() / "results" / f"{given.folder.name.replace('-', '_')}.parquet"
-    if not given.card_only:
-        table = (judge_scgpt.judge_scgpt if scgpt else judge)(given.folder, given.sets, given.draws)
-        path.parent.mkdir(parents=True, exist_ok=True)
-        with cache.atomic_write(path) as temporary:
-            table.to_parquet(temporary, index=False)
-    (judge_scgpt.write_card if scgpt else write_card)(given.folder, pd.read_parquet(path))
-    print(f"The table is in {path}, the card in {given.folder / 'README.md'}.")
-
-
-if __name__ == "__main__":
-    main()

@@ -1,6 +1,6 @@
 """Has a small scGPT learned anything? Values it did not see, and its label efficiency, on sets kept out of the corpus.
 
-    python -m studies.judge_geneformer data/models/scgpt-mini
+    python -m studies.judge data/models/scgpt-mini
 
 The questions are those of its pretraining (half of the genes to be generated, half of these off), and beside the model
 stand its random twin, its warm start, and guessers that need no network: each gene's mean bin, and the same plus this
@@ -17,13 +17,14 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 import scfm
-from scfm import metrics
+from scfm import stats
 from scfm.pretraining.corpus import read_corpus
 from scfm.pretraining.scgpt_mini import Settings
 from scfm.pretraining.training import on_device
 from scfm.pretraining.value_minibatches import Minibatch, ValueCells
 from scfm.store import cache
-from studies import judge_geneformer
+from studies import judging
+from studies.sets import evaluation_set
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -129,23 +130,21 @@ def means_of_others(cells: ValueCells, chosen: np.ndarray, fallback: np.ndarray)
 # --- the table --------------------------------------------------------------------------------------
 
 
-def judge_scgpt(folder: Path, sets: Sequence[str] = tuple(judge_geneformer.TISSUES), n_draws: int = 20) -> pd.DataFrame:
+def judge(folder: Path, sets: Sequence[str] = tuple(judging.TISSUES), n_draws: int = 20) -> pd.DataFrame:
     """Measure a model's folder on the evaluation sets. Returns the long table (columns of ``judge.COLUMNS``)."""
     import pandas as pd
     from tqdm.auto import tqdm
 
     model = scfm.load_model(folder)
-    models = judge_geneformer.twins(model, folder)
+    models = judging.twins(model, folder)
     parts = []
     for name in tqdm(sets, desc="judging", unit="set"):
         rows = [
             (m, name, 0, s, k, v) for m, s, k, v in hidden_values(models, name, n_draws, settings=read_settings(folder))
         ]
-        parts.append(pd.DataFrame(rows, columns=judge_geneformer.COLUMNS[1:]))
-        parts.append(
-            judge_geneformer.probes(models, judge_geneformer.evaluation_set(name), n_draws).assign(dataset=name)
-        )
-    return pd.concat(parts, ignore_index=True).assign(model=folder.name)[judge_geneformer.COLUMNS]
+        parts.append(pd.DataFrame(rows, columns=judging.COLUMNS[1:]))
+        parts.append(judging.probes(models, evaluation_set(name), n_draws).assign(dataset=name))
+    return pd.concat(parts, ignore_index=True).assign(model=folder.name)[judging.COLUMNS]
 
 
 def read_settings(folder: Path) -> Settings:
@@ -162,15 +161,15 @@ def write_card(folder: Path, table: pd.DataFrame) -> None:
         s=log["settings"],
         n_sets=len(log["corpus"]),
         minutes=log["seconds"] / 60,
-        corpus=judge_geneformer.corpus_table(log),
-        held_out=judge_geneformer.held_out_names(log),
+        corpus=judging.corpus_table(log),
+        held_out=judging.held_out_names(log),
         last=log["log"][-1],
         first=log["log"][0],
         errors=_error_table(table, "error"),
         nats=_error_table(table, "nats"),
         gaps=_gaps(table),
-        probes=judge_geneformer.probe_table(table),
-        verdict=judge_geneformer.verdict(table),
+        probes=judging.probe_table(table),
+        verdict=judging.verdict(table),
         sha=cache.sha256(folder / "model.safetensors"),
     )
     with cache.atomic_write(folder / "README.md") as path:
@@ -180,13 +179,13 @@ def write_card(folder: Path, table: pd.DataFrame) -> None:
 def _error_table(table: pd.DataFrame, what: str) -> str:
     blocks = []
     for kind, title in ERRORS.items():
-        found = metrics.summary(table[table["metric"] == f"{kind}_{what}"])
-        found["score"] = [judge_geneformer.cell(row, 1 if what == "error" else 3) for _, row in found.iterrows()]
+        found = stats.summary(table[table["metric"] == f"{kind}_{what}"])
+        found["score"] = [judging.cell(row, 1 if what == "error" else 3) for _, row in found.iterrows()]
         if what == "nats":  # the three guessers say the same about on and off
             found = found[~found["method"].isin(GUESSERS[1:])]
         order = list(dict.fromkeys(found["method"]))
         blocks.append(
-            f"{title}\n\n{judge_geneformer.markdown(found.pivot(index='method', columns='dataset', values='score').loc[order])}"
+            f"{title}\n\n{judging.markdown(found.pivot(index='method', columns='dataset', values='score').loc[order])}"
         )
     return "\n\n".join(blocks)
 
@@ -197,8 +196,10 @@ def _gaps(table: pd.DataFrame) -> str:
         for kind, title in ERRORS.items():
             said = []
             for rival in ("random twin", *GUESSERS):
-                gap = metrics.paired_difference(part, "pretrained", rival, f"{kind}_error")
-                outcome = "below" if gap.high < 0 else "above" if gap.low > 0 else "not told apart from"
+                gap = stats.paired_difference(part, "pretrained", rival, f"{kind}_error")
+                outcome = {"better": "below", "worse": "above"}.get(
+                    gap.verdict(lower_is_better=True), "not told apart from"
+                )
                 said.append(f"{outcome} {rival} ({gap.mean:+.1f} [{gap.low:+.1f}, {gap.high:+.1f}])")
             lines.append(f"- **{name}**, {title}: {'; '.join(said)}.")
     return "\n".join(lines)
@@ -218,7 +219,7 @@ tags:
 
 A small scGPT-like network for teaching: {s[layers]} layers, width {s[hidden]}, {log[n_genes]:,} genes, {s[max_len]} tokens per cell, values in {s[n_bins]} bins.
 It was made by this course's `make pretrain MODEL=scgpt-mini` so that every lesson runs offline in minutes on two cores. Generated
-from the training log and the evaluation table; do not edit by hand (`python -m studies.judge_geneformer`).
+from the training log and the evaluation table; do not edit by hand (`python -m studies.judge`).
 
 - **Weights**: `model.safetensors`, half precision, sha256 `{sha}`; embeddings, GEP, GEPC, generation, zero probability
 - **Also here**: `start.safetensors` (gene embeddings before the first step, for the warm-start twin), `vocab.json`,

@@ -128,9 +128,9 @@ def run(shard: Shard, work: Path, steps: int = STEPS, budgets: Sequence[int] | N
     """All rungs and budgets of one shard; goes on from the rows in ``work`` if it was killed. Returns the long table."""
     import pandas as pd
 
-    from studies import judge_geneformer
+    from studies import sets
 
-    adata = judge_geneformer.evaluation_set(shard.dataset)
+    adata = sets.evaluation_set(shard.dataset)
     kinds = adata.obs["cell_type"].astype(str).to_numpy()
     partial = work / f"{shard.name}.part.json"
     stamp = {"steps": steps, "minibatch": shard.minibatch, "test_cells": TEST_CELLS, "cells": len(kinds)}
@@ -385,11 +385,9 @@ def _in_parallel(jobs: int) -> None:
 def left_out(name: str) -> dict[str, int]:
     """The types of a set that are too small to take part, with their cells. Raises what ``load_dataset`` raises."""
     from scfm import load_dataset
+    from studies import sets
 
-    adata = load_dataset(name)
-    if "cell_type_source" in adata.obs:  # as judge.evaluation_set
-        adata = adata[(adata.obs["cell_type_source"] == "original").to_numpy()]
-    return metrics.usable_cells(adata.obs["cell_type"])[1]
+    return sets.counted(load_dataset(name))[1]
 
 
 def write(out: Path) -> None:

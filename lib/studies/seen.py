@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from scfm import baselines, genes, metrics
+from scfm import baselines, metrics, stats
 
 if TYPE_CHECKING:
     import anndata
@@ -28,20 +28,9 @@ WAY = (*STEPS[:3], STEPS[4])
 FEW = "the 10 best genes"
 
 
-def column_tokens(adata: anndata.AnnData, model: Any) -> np.ndarray:
-    """Token of each gene of ``adata`` as ``model.tokenize`` reads them: int32 (gene,), -1 = none.
-
-    scGPT goes by the file's own ``gene_symbol``, Geneformer by ``ensembl_id``.
-    """
-    vocabulary = model.vocabulary
-    if isinstance(vocabulary, genes.SymbolVocabulary):
-        return vocabulary.columns(adata.var["gene_symbol"])
-    return vocabulary.columns(adata.var["ensembl_id"])[0]
-
-
 def in_vocabulary(adata: anndata.AnnData, model: Any) -> np.ndarray:
     """Which genes of ``adata`` have a token. bool (gene,)."""
-    return column_tokens(adata, model) >= 0
+    return model.column_tokens(adata) >= 0
 
 
 def views(adata: anndata.AnnData, model: Any) -> dict[str, np.ndarray]:
@@ -67,7 +56,7 @@ def views(adata: anndata.AnnData, model: Any) -> dict[str, np.ndarray]:
     sentence[rows[is_gene], column] = said[is_gene]
     deviation = sentence.std(axis=0)
     sentence = np.clip((sentence - sentence.mean(axis=0)) / np.where(deviation > 0, deviation, 1.0), -10, 10)
-    how = {"pooling": "mean"} if cells.values is None else {"normalize": False}
+    how: dict[str, Any] = {"pooling": "mean"} if "mean" in model.poolings else {"normalize": False}
     return {
         "all genes": baselines.hvg_matrix(adata),
         "genes in the vocabulary": baselines.hvg_matrix(adata[:, known].copy()),
@@ -113,7 +102,7 @@ def markers(adata: anndata.AnnData, model: Any, per_type: int = 10) -> pd.DataFr
 
     normal = baselines.log_normalize(adata).toarray()
     kinds = adata.obs["cell_type"].astype(str).to_numpy()
-    symbols, tokens = adata.var["gene_symbol"].astype(str).to_numpy(), column_tokens(adata, model)
+    symbols, tokens = adata.var["gene_symbol"].astype(str).to_numpy(), model.column_tokens(adata)
     cells = model.tokenize(adata)
     owner = np.repeat(np.arange(len(cells)), cells.lengths)
     rows = []
@@ -142,7 +131,7 @@ def falls(table: pd.DataFrame) -> pd.DataFrame:
         (model, dataset, before, station, gap.mean, gap.low, gap.high)
         for (model, dataset), part in table.groupby(["model", "dataset"], sort=False)
         for before, station in pairs
-        for gap in [metrics.paired_difference(part, station, before, "balanced_accuracy")]
+        for gap in [stats.paired_difference(part, station, before, "balanced_accuracy")]
     ]
     return pd.DataFrame(rows, columns=["model", "dataset", "before", "station", "mean", "low", "high"])
 
@@ -157,14 +146,14 @@ def measure(stored: Path, models: Sequence[str], datasets: Sequence[str], per_cl
 
     from scfm.models import load_model
     from scfm.store import cache
-    from studies import judge_geneformer, ladder
+    from studies import ladder, sets
 
     table = pd.read_parquet(stored) if stored.exists() else pd.DataFrame(columns=ladder.COLUMNS)
     for dataset in datasets:
         done = set(table["model"][(table["dataset"] == dataset) & (table["labels_per_class"] == per_class)])
         if done >= set(models):
             continue
-        whole = judge_geneformer.evaluation_set(dataset)
+        whole = sets.evaluation_set(dataset)
         kinds = whole.obs["cell_type"].astype(str).to_numpy()
         rng = np.random.default_rng(29)
         some = [rng.permutation(np.flatnonzero(kinds == kind))[:most_cells] for kind in np.unique(kinds)]

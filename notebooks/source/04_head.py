@@ -26,7 +26,7 @@ import scfm
 from coursekit import check, record
 from scfm import calibration, metrics, plots
 from scfm.adaptation import openset
-from scfm.adaptation.readout import gene_features, linear_head, softmax
+from scfm.baselines import gene_features, linear_head, softmax
 from studies import comparisons, headstudy
 
 name = dataset or {"quick": "pbmc68k", "cpu": "pbmc_zheng_facs", "gpu": "pbmc_zheng_facs"}[profile]

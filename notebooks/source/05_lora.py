@@ -64,7 +64,7 @@ print(f"Types left out, with too few cells to test on: {left_out}")
 
 # %%
 n_all = adapters.count(fm.network.parameters())
-n_lora = adapters.lora_parameters(fm.network, rank)
+n_lora = adapters.lora_parameters(fm, rank)
 memory = pd.DataFrame(
     [(who, n, n_all + extra, 4 * (n_all + extra) / 1e6, 12 * n / 1e6)
      for who, n, extra in (("full", n_all, 0), (f"LoRA, rank {rank}", n_lora, n_lora))],
@@ -423,13 +423,13 @@ try:
 except ValueError as error:
     print(error)
 scgpt = scfm.load_model("scgpt-mini")
-print(f"\nscgpt-mini, LoRA of rank {rank}: {adapters.lora_parameters(scgpt.network, rank):,} trained weights.")
+print(f"\nscgpt-mini, LoRA of rank {rank}: {adapters.lora_parameters(scgpt, rank):,} trained weights.")
 try:
-    adapters.lora_parameters(scgpt.network, rank, "qv")
+    adapters.lora_parameters(scgpt, rank, "qv")
 except ValueError as error:
     print(error)
 tried = scfm.adapt(scgpt, scgpt.tokenize(adata[train], max_len=64), types[train], method="lora", rank=rank, **(how | {"max_steps": 2}))  # fmt: skip
-assert tried.report.trained_parameters - tried.report.head_parameters == adapters.lora_parameters(scgpt.network, rank)
+assert tried.report.trained_parameters - tried.report.head_parameters == adapters.lora_parameters(scgpt, rank)
 
 # %% [markdown]
 # ## Does LoRA beat the head, and logistic regression?

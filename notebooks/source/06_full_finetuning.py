@@ -79,7 +79,7 @@ plots.show(
 )
 counts = {}
 for rung in state_of:
-    prepared = adapters.prepare(fm.network, scfm.adaptation.choices.Choices(method=rung, layer=0), n_layers)
+    prepared = adapters.prepare(fm, scfm.adaptation.choices.Choices(method=rung, layer=0), n_layers)
     counts[rung] = adapters.count(prepared.trained().values())
 whole = adapters.count(fm.network.parameters())
 print("Weights of the network that are trained, the head not counted:", end=" ")
@@ -102,16 +102,16 @@ most = pd.Series(types[train]).value_counts().index[:4]
 some = np.concatenate([train[types[train] == t][:4] for t in most])  # sixteen cells: four of each of four types
 first = scfm.adapt(calm, cells[some], types[some], "head", layer=0, validation=0, seed=seed, dtype="float32")
 
-network, head = copy.deepcopy(calm.network), copy.deepcopy(first.head)
-layers = [*features.layers_of(network), *features.input_modules(network)]
+ours, head = calm.with_network(copy.deepcopy(calm.network)), copy.deepcopy(first.head)
+layers = [*ours.layers(), *ours.input_modules()]
 weights = list({id(p): p for part in layers for p in part.parameters()}.values())
 for p in [*weights, *head.parameters()]:
     p.requires_grad = True
 # the library's forward pass up to the vector of a cell (lesson 03); layers count from the top: 0 the last, -1 the one before
-reads = features.Reader(network, fm.special, first.choices.pooling, layer=0)
+reads = features.Reader(ours, first.choices.pooling, layer=0)
 targets = torch.tensor([first.classes.index(t) for t in types[some]])
 
-rate = scfm.adaptation.choices.Choices(method="full").rate(network.config.hidden_size)
+rate = scfm.adaptation.choices.Choices(method="full").rate(ours.network.config.hidden_size)
 optimizer = torch.optim.AdamW(
     [{"params": weights, "lr": rate}, {"params": head.parameters(), "lr": 1e-3}], weight_decay=0
 )
@@ -130,12 +130,12 @@ optimizer.step()
 one = scfm.adapt(
     calm, cells[some], types[some], "full", max_steps=1, minibatch=len(some), weight_decay=0.0, validation=0, seed=seed, dtype="float32"
 )  # fmt: skip
-before, ours, theirs = (
-    torch.cat([p.detach().ravel() for part in [*features.layers_of(n), *features.input_modules(n)] for p in part.parameters()])
-    for n in (calm.network, network, one.network)
+before, by_hand, by_library = (
+    torch.cat([p.detach().ravel() for part in [*m.layers(), *m.input_modules()] for p in part.parameters()])
+    for m in (calm, ours, one.adapted)
 )  # fmt: skip
-moved = float((ours != before).float().mean())
-agree = float(torch.corrcoef(torch.stack([ours - before, theirs - before]))[0, 1])
+moved = float((by_hand != before).float().mean())
+agree = float(torch.corrcoef(torch.stack([by_hand - before, by_library - before]))[0, 1])
 assert agree > 0.98, agree  # Adam's first step is a sign: where a gradient is rounding error only, the sign may differ
 print(f"Loss of the step: {loss.item():.3f}. {moved:.0%} of the weights moved; correlation of our step with the library's {agree:.4f}.")  # fmt: skip
 record("step_agrees", agree, tolerance=0.02)
@@ -205,7 +205,7 @@ plans = {
 panels = plots.axes(12.0, 2.3, columns=len(plans), sharey=True)
 for ax, (words, options) in zip(panels.flat, plans.items()):
     choices = scfm.adaptation.choices.Choices(**({"method": "full", "layer": 0, "learning_rate": rate} | options))
-    plan = loop.planned_rates(fm.network, choices, 50)
+    plan = loop.planned_rates(fm, choices, 50)
     image = ax.imshow(plan.to_numpy()[::-1], aspect="auto", cmap="cividis", vmin=0, vmax=rate)
     ax.set(title=words, xlabel="step")
     ax.set_yticks(range(len(plan)), plan.index[::-1], fontsize=8)

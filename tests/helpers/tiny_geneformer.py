@@ -9,7 +9,7 @@ import torch
 
 from scfm.genes import RankVocabulary
 from scfm.models.geneformer import SPECIAL, Geneformer
-from scfm.models.registry import random_network
+from scfm.models.geneformer_files import random_network
 from scfm.tokenized import TokenizedCells
 
 N_GENES = 40

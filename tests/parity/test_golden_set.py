@@ -125,7 +125,7 @@ def test_vocabularies_are_rows_of_the_published_ones(shared) -> None:
     assert symbols.tokens.items() <= published.tokens.items()
     assert symbols.special == published.special
     ids = read(SMALL / "cells" / "pbmc3k.npz")["gene_symbol"]
-    np.testing.assert_array_equal(symbols.columns(ids), published.columns(ids))
+    np.testing.assert_array_equal(symbols.tokens_of(ids), published.tokens_of(ids))
     lines = (SMALL / "vocabularies" / "gremln_gene_vocab.csv").read_text().splitlines()
     assert set(lines) <= set(shared("dictionaries/gremln/gene_vocab.csv").read_text().splitlines())
 

@@ -72,7 +72,7 @@ def test_bins_with_the_published_vocabulary(references):
     adata = references.cells("pbmc3k", golden["cell_id"][:20])
     adata = adata[:, ~adata.var["gene_symbol"].duplicated()].copy()  # two columns of one symbol would be summed
     cells = bin_encode(adata, vocabulary, n_bins=51)
-    token = vocabulary.columns(adata.var["gene_symbol"])
+    token = vocabulary.column_tokens(adata.var)
     for i in range(len(cells)):
         counts = adata.X[i].toarray().ravel()
         genes = np.flatnonzero((counts > 0) & (token >= 0))

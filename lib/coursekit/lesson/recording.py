@@ -44,16 +44,17 @@ class Recorder:
     def headline(self, what: str, interval: Any, lower_is_better: bool = False, stored: bool = False) -> None:
         """The lesson's one result for the README's table: ``what`` it is in words, and its mean with the interval.
 
-        ``interval`` has ``mean``, ``low`` and ``high`` (scfm.metrics.Interval). Called once, with a difference between the model
+        ``interval`` has ``mean``, ``low`` and ``high`` (scfm.stats.Interval). Called once, with a difference between the model
         and its best simple rival where the lesson has one; ``lower_is_better`` where it is one of errors. ``stored``: it is
         not of this run, but of a study whose table comes with the course.
         """
-        sign = -1 if lower_is_better else 1
-        low, high = sorted((sign * interval.low, sign * interval.high))
-        ahead = "model" if low > 0 else "baseline" if high < 0 else "undecided"
-        found = {"what": what, "mean": interval.mean, "low": interval.low, "high": interval.high}
-        found |= {"ahead": ahead, "stored": stored}
-        self(HEADLINE, found, tolerance="any")
+        from scfm.stats import Interval
+
+        found = Interval(interval.mean, interval.low, interval.high).verdict(lower_is_better=lower_is_better)
+        ahead = {"better": "model", "worse": "baseline"}.get(found, found)
+        entry = {"what": what, "mean": interval.mean, "low": interval.low, "high": interval.high}
+        entry |= {"ahead": ahead, "stored": stored}
+        self(HEADLINE, entry, tolerance="any")
 
     def scores(self, table: Any, roles: Any, key: Any, lower_is_better: Any = (), cost: Any = None) -> None:
         """Hand every score, draw by draw, to the leaderboard (``make grid``, ``make board``).

@@ -162,7 +162,7 @@ def compare(tidy: pd.DataFrame) -> pd.DataFrame:
     """
     import pandas as pd
 
-    from scfm.metrics import interval
+    from scfm.stats import interval
 
     deciding = tidy[tidy["key"] & (tidy["role"] != RECORDED)]
     rows = []
@@ -247,9 +247,9 @@ def holm(p: np.ndarray) -> np.ndarray:
 
 def verdict(low: float, high: float, p_holm: float) -> str:
     """better or worse where interval and corrected test both say so; else undecided."""
-    if p_holm >= LEVEL or low <= 0 <= high:
-        return "undecided"
-    return "better" if low > 0 else "worse"
+    from scfm.stats import Interval
+
+    return "undecided" if p_holm >= LEVEL else Interval((low + high) / 2, low, high).verdict()
 
 
 def over_datasets(table: pd.DataFrame) -> pd.DataFrame:
@@ -261,7 +261,7 @@ def over_datasets(table: pd.DataFrame) -> pd.DataFrame:
     import pandas as pd
     from scipy.stats import wilcoxon
 
-    from scfm.metrics import interval
+    from scfm.stats import interval
 
     rows = []
     by = ["lesson", "setting", "model", "method", "labels_per_class", "metric"]

@@ -23,45 +23,25 @@ import torch
 from torch import nn
 
 from scfm.adaptation.choices import Choices
-from scfm.adaptation.features import input_modules, kind_of, layers_of
 from scfm.inside.seeded import seeded
+from scfm.models.base import Model
 
-# places for LoRA and its relatives; {n} stands for the numbers of the layers
-PLACES = {
-    "geneformer": {
-        "qv": r"bert\.encoder\.layer\.({n})\.attention\.self\.(query|value)",
-        "attention": r"bert\.encoder\.layer\.({n})\.attention\.(self\.(query|key|value)|output\.dense)",
-        "feedforward": r"bert\.encoder\.layer\.({n})\.(intermediate|output)\.dense",
-        "all": r"bert\.encoder\.layer\.({n})\.(attention\.(self\.(query|key|value)|output\.dense)|(intermediate|output)\.dense)",
-    },
-    "scgpt": {
-        "attention": r"transformer_encoder\.layers\.({n})\.self_attn\.(Wqkv|out_proj)",
-        "feedforward": r"transformer_encoder\.layers\.({n})\.linear[12]",
-        "all": r"transformer_encoder\.layers\.({n})\.(self_attn\.(Wqkv|out_proj)|linear[12])",
-    },
-}
-# IA3 rescales keys and values, and what enters the second feed-forward layer; scGPT's queries share a matrix with them
-IA3 = {
-    "geneformer": (
-        r"bert\.encoder\.layer\.({n})\.(attention\.self\.(key|value)|output\.dense)",
-        r".*layer\.\d+\.output\.dense",
-    ),
-    "scgpt": (r"transformer_encoder\.layers\.({n})\.(self_attn\.Wqkv|linear2)", r".*\.linear2"),
-}
-NORMS = {
-    "geneformer": r"bert\.encoder\.layer\.({n})\..*LayerNorm",
-    "scgpt": r"transformer_encoder\.layers\.({n})\.norm[12]",
-}
+PROMPTED = ("prefix", "prompt")  # methods whose own forward pass must run
 
 
 @dataclass
 class Adapted:
-    """A network of which some weights are to be trained (``requires_grad``), and what peft made of it, if it did."""
+    """A model of whose network some weights are to be trained (``requires_grad``), and what peft made of it, if it did."""
 
-    network: Any  # the BertForMaskedLM or ScGPTModel, with adapters in its modules if there are any
+    model: Model  # its network has adapters in its modules if there are any
     peft_model: Any = None
     n_virtual: int = 0
     prompted: Any = None  # the peft model whose own forward pass must run (prefix, prompt)
+
+    @property
+    def network(self) -> Any:
+        """The adapted network."""
+        return self.model.network
 
     def trained(self) -> dict[str, nn.Parameter]:
         """Name → parameter of all that is trained in the network; the head comes on top."""
@@ -79,22 +59,23 @@ def sharing_copy(network: Any) -> Any:
     return copy.deepcopy(network, memo)
 
 
-def prepare(network: Any, choices: Choices, n_layers: int) -> Adapted:
-    """Arrange a network for training by ``choices.method``; ``n_layers``: how many of its layers are read.
+def prepare(model: Model, choices: Choices, n_layers: int) -> Adapted:
+    """Arrange a copy of a model for training by ``choices.method``; ``n_layers``: how many of its layers are read.
 
     Raises
     ------
     ValueError
         The architecture does not allow the method, in words.
     """
+    copied = model.with_network(sharing_copy(model.network))
     if choices.method == "head":
-        return Adapted(sharing_copy(network))
+        return Adapted(copied)
     if choices.method in ("partial", "full"):
-        return Adapted(_unfrozen(network, choices, n_layers))
-    return _with_peft(network, choices, n_layers)
+        return Adapted(_unfrozen(copied, choices, n_layers))
+    return _with_peft(copied, choices, n_layers)
 
 
-def _unfrozen(network: Any, choices: Choices, n_layers: int) -> Any:
+def _unfrozen(copied: Model, choices: Choices, n_layers: int) -> Model:
     layers = list(range(n_layers))
     if choices.method == "partial":
         if choices.n_layers > n_layers:
@@ -102,10 +83,9 @@ def _unfrozen(network: Any, choices: Choices, n_layers: int) -> Any:
                 f"n_layers is {choices.n_layers}, but only {n_layers} layers are read. Train fewer, or use method='full'."
             )
         layers = layers[-choices.n_layers :]
-    copied = sharing_copy(network)
-    trained = [layers_of(copied)[i] for i in layers]
+    trained = [copied.layers()[i] for i in layers]
     if choices.method == "full":
-        trained += input_modules(copied)
+        trained += copied.input_modules()
     for parameter in (p for module in trained for p in module.parameters()):
         parameter.data = parameter.data.clone()
         parameter.requires_grad = True
@@ -115,32 +95,35 @@ def _unfrozen(network: Any, choices: Choices, n_layers: int) -> Any:
 # --- peft -----------------------------------------------------------------------------------------------
 
 
-def _with_peft(network: Any, choices: Choices, n_layers: int) -> Adapted:
+def _with_peft(copied: Model, choices: Choices, n_layers: int) -> Adapted:
     import peft
 
-    config = peft_config(network, choices, n_layers)
-    copied = sharing_copy(network)
+    config = peft_config(copied, choices, n_layers)
+    device = copied.network.device
     if choices.quantize:
         from scfm.adaptation import quantize
 
-        copied = quantize.quantized(copied, choices.quantize)
+        quantize.quantized(copied, choices.quantize)
     with seeded(choices.seed), warnings.catch_warnings():
         warnings.simplefilter("ignore")  # peft's advice is about language models
-        if choices.method in ("prefix", "prompt"):
-            # on the encoder alone: the masked-LM head would answer for every position, and nobody asks it
-            whole: Any = peft.get_peft_model(copied.bert, config)
-            whole.to(network.device)
-            return Adapted(copied, whole, choices.n_virtual, whole)
-        whole = peft.get_peft_model(copied, config)
-    whole.to(network.device)
-    return Adapted(whole.get_base_model(), whole)
+        prompted = choices.method in PROMPTED
+        whole: Any = peft.get_peft_model(copied.prompted_network() if prompted else copied.network, config)
+    whole.to(device)
+    return with_adapter(copied, whole, choices)
 
 
-def peft_config(network: Any, choices: Choices, n_layers: int) -> Any:
+def with_adapter(copied: Model, whole: Any, choices: Choices) -> Adapted:
+    """What peft made of a copied model, as this library keeps it."""
+    if choices.method in PROMPTED:
+        return Adapted(copied, whole, choices.n_virtual, whole)
+    return Adapted(copied.with_network(whole.get_base_model()), whole)
+
+
+def peft_config(model: Model, choices: Choices, n_layers: int) -> Any:
     """peft's own configuration for ``choices``: what its documentation calls target modules, rank, alpha."""
     import peft
 
-    kind, method = kind_of(network), choices.method
+    method = choices.method
     numbers = "|".join(map(str, range(n_layers)))
     alpha = choices.alpha if choices.alpha is not None else 2 * choices.rank
     extra = choices.extra
@@ -149,7 +132,7 @@ def peft_config(network: Any, choices: Choices, n_layers: int) -> Any:
             r=choices.rank,
             lora_alpha=alpha,  # type: ignore[arg-type]
             lora_dropout=choices.adapter_dropout,
-            target_modules=_targets(kind, choices.targets, numbers),
+            target_modules=_targets(model, choices.targets, numbers),
             use_dora=method == "dora",
             **extra,
         )
@@ -157,23 +140,20 @@ def peft_config(network: Any, choices: Choices, n_layers: int) -> Any:
         return peft.VeraConfig(
             r=choices.rank,
             vera_dropout=choices.adapter_dropout,
-            target_modules=_targets(kind, choices.targets, numbers),
+            target_modules=_targets(model, choices.targets, numbers),
             **extra,
         )
     if method == "ia3":
-        scaled, inputs = IA3[kind]
+        scaled, inputs = model.ia3
         if choices.targets == "all":
             return peft.IA3Config(target_modules=scaled.replace("{n}", numbers), feedforward_modules=inputs, **extra)
-        targets = _targets(kind, choices.targets, numbers)
+        targets = _targets(model, choices.targets, numbers)
         return peft.IA3Config(target_modules=targets, **({"feedforward_modules": []} | extra))
     if method == "ln":
-        return peft.LNTuningConfig(target_modules=NORMS[kind].replace("{n}", numbers), **extra)
-    if kind == "scgpt":
-        raise ValueError(
-            f"{method} tuning puts learned positions before the cell's tokens. peft does that for networks that read token ids; "
-            "scGPT reads genes with values, and a learned position has no value. Use lora, dora, ia3, ln or vera."
-        )
-    if n_layers != network.config.num_hidden_layers:
+        return peft.LNTuningConfig(target_modules=model.norms.replace("{n}", numbers), **extra)
+    if reason := model.why_not.get("prompts"):
+        raise ValueError(reason)
+    if n_layers != len(model.layers()):
         raise ValueError(
             f"{method} tuning runs the whole network, so it reads the last layer: leave layer out, or set it to 0."
         )
@@ -181,16 +161,14 @@ def peft_config(network: Any, choices: Choices, n_layers: int) -> Any:
     return made(task_type="FEATURE_EXTRACTION", num_virtual_tokens=choices.n_virtual, **extra)
 
 
-def _targets(kind: str, targets: Any, numbers: str) -> Any:
+def _targets(model: Model, targets: Any, numbers: str) -> Any:
     if not isinstance(targets, str):
         return list(targets)
-    places = PLACES[kind]
+    places = model.places
     if targets in places:
         return places[targets].replace("{n}", numbers)
-    if targets == "qv":
-        raise ValueError(
-            "scGPT keeps query, key and value in one matrix (Wqkv), so 'qv' cannot be told apart there. Use 'attention'."
-        )
+    if reason := model.why_not.get(targets):
+        raise ValueError(reason)
     if targets.isidentifier() and "_" not in targets:
         raise ValueError(
             f"targets is {targets!r}; it can be {', '.join(map(repr, places))}, a list of modules or a pattern."
@@ -206,13 +184,13 @@ def count(parameters: Any) -> int:
     return sum(p.numel() for p in parameters)
 
 
-def lora_parameters(network: Any, rank: int, targets: Any = "all") -> int:
+def lora_parameters(model: Model, rank: int, targets: Any = "all") -> int:
     """Trained weights of LoRA by the formula: rank · (inputs + outputs) for each matrix it is put on."""
     import re
 
-    numbers = "|".join(map(str, range(len(layers_of(network)))))
-    pattern = _targets(kind_of(network), targets, numbers)
-    linear = {name: m for name, m in network.named_modules() if isinstance(m, nn.Linear)}
+    numbers = "|".join(map(str, range(len(model.layers()))))
+    pattern = _targets(model, targets, numbers)
+    linear = {name: m for name, m in model.network.named_modules() if isinstance(m, nn.Linear)}
     chosen = [
         m
         for name, m in linear.items()
@@ -230,9 +208,9 @@ def lora_parameters(network: Any, rank: int, targets: Any = "all") -> int:
 
 def stages(adapted: Adapted, n_layers: int) -> list[list[nn.Parameter]]:
     """The trained parameters from the top of the network to its bottom: one list per layer, then the input modules'."""
-    parts = [*reversed(layers_of(adapted.network)[:n_layers])]
+    parts = [*reversed(adapted.model.layers()[:n_layers])]
     found = [[p for p in part.parameters() if p.requires_grad] for part in parts]
-    found.append([p for module in input_modules(adapted.network) for p in module.parameters() if p.requires_grad])
+    found.append([p for module in adapted.model.input_modules() for p in module.parameters() if p.requires_grad])
     placed = {id(p) for stage in found for p in stage}
     found[0] += [p for p in adapted.trained().values() if id(p) not in placed]  # VeRA's shared parts, learned prompts
     return [stage for stage in found if stage]

@@ -25,21 +25,23 @@ import numpy as np
 
 from scfm.adaptation import labels as labelled
 from scfm.adaptation import tasks
-from scfm.adaptation.adapters import Adapted, count, digest, prepare
+from scfm.adaptation.adapters import count, digest, prepare
 from scfm.adaptation.choices import Choices
-from scfm.adaptation.features import Reader, kind_of, layers_of
-from scfm.adaptation.fit import Fit, Report, check_cells, reader_of, resolve
+from scfm.adaptation.fit import Fit
 from scfm.adaptation.heads import Head
-from scfm.adaptation.loop import TOKENS_IN_TRAINING, Run, train
+from scfm.adaptation.loop import TOKENS_IN_TRAINING, Run, Task, train
+from scfm.adaptation.reading import check_cells, reader_of, resolve
 from scfm.adaptation.replay import Memory
+from scfm.adaptation.report import Report
 from scfm.inside.meter import Meter, machine
+from scfm.models.base import Model
 from scfm.tokenized import TokenizedCells
 
 __all__ = ["Choices", "Fit", "Report", "adapt"]
 
 
 def adapt(
-    model: Any,
+    model: Model,
     cells: Any,
     labels: Any,
     method: str = "head",
@@ -91,13 +93,153 @@ def adapt(
 
     Follows Geneformer's ``Classifier`` and scGPT's annotation recipe in what is trained; LoRA and its relatives are peft's.
     """
-    choices = resolve(model, Choices.from_options(method=method, seed=seed, **options))
-    unwatched = []
-    if choices.solved and choices.validation:
-        # there is no step that could be one too many: cells kept aside would be labels lost
-        choices = dataclasses.replace(choices, validation=0.0)
-        unwatched = ["no validation cells: a linear head on the frozen network is solved for at once, from all labels"]
-    _refuse_networks_with_batches(model.network)
+    choices, notes = _chosen(model, Choices.from_options(method=method, seed=seed, **options))
+    _refuse(model, choices, groups, embeddings, replay)
+    about = _about(cells if hasattr(cells, "obs") else data)
+    if hasattr(cells, "obs"):
+        labels, groups = _column(cells, labels), _column(cells, groups)
+    cells = model.as_cells(cells)
+    check_cells(model, cells, choices)
+    remembered = replay if replay is None or isinstance(replay, Memory) else Memory(model, replay)
+    if remembered is not None:
+        notes.append(f"replay of {len(remembered):,} cells with weight {choices.replay_weight:g}")
+    with Meter(model.network.device) as meter:
+        own = Adaptation(model, cells, labels, groups, choices)
+        own.look(embeddings, progress)
+        run = own.learn(remembered, embeddings, None if work is None else Path(work), progress)
+    report = own.report(run, meter)
+    report.notes = [*own.known.notes, *notes, *own.notes, *report.notes]
+    report.data = about | {
+        "vocabulary": cells.vocabulary_name,
+        "tokens": int(np.median(cells.lengths)),
+        "overlap": cells.report.get("overlap", ""),
+    }
+    return Fit(model, own.adapted, own.head, choices, report, own.base)
+
+
+class Adaptation:
+    """One call of :func:`adapt`: prepare the network, read the labels, look at the cells, learn, report."""
+
+    def __init__(self, model: Model, cells: TokenizedCells, labels: Any, groups: Any, choices: Choices) -> None:
+        self.model, self.cells, self.choices = model, cells, choices
+        self.n_layers = len(model.layers()) + (choices.layer or 0)
+        self.adapted = prepare(model, choices, self.n_layers)
+        self.reader = reader_of(self.adapted, choices)
+        if choices.level == "gene":
+            present = self.reader.cut(cells).tokens
+            self.known, self.tokens = labelled.of_genes(labels, model.vocabulary, present)
+        else:
+            self.known, self.tokens = labelled.of_cells(labels, len(cells)), np.empty(0, np.int64)
+        self.learned, self.watched, self.notes = labelled.split(self.known, choices.validation, choices.seed, groups)
+        self.weights = tasks.class_weights(self.known, self.learned, choices.class_weight)
+        head = Head(
+            model.network.config.hidden_size, self.known.classes, choices.head, choices.head_dropout, choices.seed
+        )
+        self.head = head.to(model.network.device)
+        self.source: tasks.GeneTasks | tasks.CellTasks = (
+            tasks.GeneTasks(self.reader, cells, self.known, self.tokens, self.weights, choices.seed)
+            if choices.level == "gene"
+            else tasks.CellTasks(self.reader, cells, self.known, self.weights)
+        )
+        self.kept: np.ndarray | None = None  # what the head reads, of a frozen network
+        self.base = {
+            "name": model.name,
+            "sha256": model.sha256,
+            "weights": digest(model.network),
+            "kind": model.kind,
+        }
+
+    def look(self, embeddings: Any, progress: bool) -> None:
+        """Run a frozen network once, for the cells to watch too; or take what it gave before."""
+        if self.choices.method != "head":
+            return
+        self.kept = _checked(embeddings, self.known, self.model.network.config.hidden_size)
+        if self.kept is None:
+            self.kept = self.source.start(np.arange(len(self.known.targets)), progress)[0]
+
+    def begin(self, progress: bool) -> None:
+        """Standardize; a linear head starts as (and on a frozen network is) logistic regression."""
+        choices = self.choices
+        features = self.kept[self.learned] if self.kept is not None else self.source.start(self.learned, progress)[0]
+        self.head.standardize(features, choices.scale)
+        if choices.head == "linear" and (choices.method == "head" or choices.start == "probe"):
+            self.head.fit(features, self.known.targets[self.learned], self.weights)
+
+    def learn(self, remembered: Memory | None, embeddings: Any, work: Path | None, progress: bool) -> Run:
+        """Solve for a linear head on a frozen network; train everything else."""
+        if self.choices.solved:
+            self.begin(progress)
+            self.head.eval()
+            return Run()
+        task, watched = self._tasks()
+        fingerprint = _fingerprint(self, remembered, embeddings)
+        return train(
+            task, watched if len(watched.examples) else None, self.adapted, self.head, self.choices, self.n_layers,
+            functools.partial(self.begin, progress), work, fingerprint, progress, self._replay(remembered),
+        )  # fmt: skip
+
+    def _tasks(self) -> list[Task]:
+        """To learn from, and to watch."""
+        if self.kept is None:
+            return [self.source.of(self.learned), self.source.watch(self.watched)]
+        targets, device = self.known.targets, self.head.device
+        return [
+            tasks.of_features(self.kept, targets, part, self.weights, device) for part in (self.learned, self.watched)
+        ]
+
+    def _replay(self, remembered: Memory | None) -> Callable[[int], Iterator[Any]] | None:
+        """Step → the older task's losses on as many cells as a step has, drawn from (seed, step)."""
+        if remembered is None:
+            return None
+        choices, model = self.choices, self.adapted.model
+        budget = choices.max_tokens or TOKENS_IN_TRAINING.get(model.network.device.type, 8_192)
+        return lambda step: remembered.losses(
+            model, np.random.default_rng([choices.seed, 17, step]), choices.minibatch, budget, self.reader.bf16
+        )
+
+    def report(self, run: Run, meter: Meter) -> Report:
+        """The price and the course of it."""
+        in_head, adapted = count(self.head.parameters()), self.adapted
+        whole = adapted.peft_model if adapted.peft_model is not None else adapted.network
+        every = {id(p): p.numel() for p in (*adapted.network.parameters(), *whole.parameters())}
+        return Report(
+            model=self.model.name,
+            method=self.choices.method,
+            trained_parameters=count(adapted.trained().values()) + in_head,
+            head_parameters=in_head,
+            total_parameters=sum(every.values()) + in_head,
+            **dataclasses.asdict(meter.cost),
+            machine=machine(self.model.network.device),
+            dtype=str(self.reader.dtype).removeprefix("torch."),
+            n_cells=len(self.learned),
+            n_validation=len(self.watched),
+            cells_per_class=self.known.counts(self.learned),
+            steps=run.steps,
+            best_step=run.best_step,
+            stopped_early=run.stopped_early,
+            date=datetime.date.today().isoformat(),
+            resumed_from=run.resumed_from,
+            curve=run.log,
+            notes=list(run.checkpoint_failures),
+        )
+
+
+# --- what is asked --------------------------------------------------------------------------------------
+
+
+def _chosen(model: Model, choices: Choices) -> tuple[Choices, list[str]]:
+    """The choices with the model's own pooling and layer, and what has to be said about them."""
+    choices = resolve(model, choices)
+    if not (choices.solved and choices.validation):
+        return choices, []
+    # there is no step that could be one too many: cells kept aside would be labels lost
+    note = "no validation cells: a linear head on the frozen network is solved for at once, from all labels"
+    return dataclasses.replace(choices, validation=0.0), [note]
+
+
+def _refuse(model: Model, choices: Choices, groups: Any, embeddings: Any, replay: Any) -> None:
+    """ValueError for what does not go together."""
+    model.check_adaptable()
     if embeddings is not None and choices.method != "head":
         raise ValueError(f"embeddings belong to method='head'; {choices.method} changes what the embeddings are.")
     if replay is not None and choices.method in ("head", "prefix", "prompt"):
@@ -106,74 +248,8 @@ def adapt(
         )
     if replay is None and choices.replay_weight != 1.0:
         raise ValueError("replay_weight has no effect without replay: give the cells to replay, or leave it out.")
-    about = _about(cells if hasattr(cells, "obs") else data)
-    if hasattr(cells, "obs"):
-        labels, groups = _column(cells, labels), _column(cells, groups)
-    cells = model.as_cells(cells)
-    check_cells(model, cells, choices)
-    remembered = replay if replay is None or isinstance(replay, Memory) else Memory(model, replay)
-    of_genes = choices.level == "gene"
-    if of_genes and groups is not None:
+    if choices.level == "gene" and groups is not None:
         raise ValueError("groups belong to cells; with level='gene' whole genes are kept aside. Leave groups out.")
-    n_layers = len(layers_of(model.network)) + (choices.layer or 0)
-
-    with Meter(model.network.device) as meter:
-        adapted = prepare(model.network, choices, n_layers)
-        reader = reader_of(model, adapted, choices)
-        if of_genes:
-            known, tokens = labelled.of_genes(labels, model.vocabulary, reader.cut(cells).tokens)
-        else:
-            known, tokens = labelled.of_cells(labels, len(cells)), np.empty(0, np.int64)
-        learned, watched, notes = labelled.split(known, choices.validation, seed, groups)
-        width = model.network.config.hidden_size
-        head = Head(width, known.classes, choices.head, choices.head_dropout, seed).to(model.network.device)
-        weights = tasks.class_weights(known, learned, choices.class_weight)
-        source: Any = (
-            tasks.GeneTasks(reader, cells, known, tokens, weights, seed)
-            if of_genes
-            else tasks.CellTasks(reader, cells, known, weights)
-        )
-        kept = None
-        if choices.method == "head":  # run the network once, for the cells to watch too
-            kept = _checked(embeddings, known, width)
-            kept = source.start(np.arange(len(known.targets)), progress)[0] if kept is None else kept
-
-        def begin() -> None:
-            """Standardize; a linear head starts as (and on a frozen network is) logistic regression."""
-            features = kept[learned] if kept is not None else source.start(learned, progress)[0]
-            head.standardize(features, choices.scale)
-            if choices.head == "linear" and (choices.method == "head" or choices.start == "probe"):
-                head.fit(features, known.targets[learned], weights)
-
-        base = {"name": model.name, "sha256": model.sha256, "weights": digest(model.network), "kind": kind_of(model.network)}  # fmt: skip
-        if choices.solved:
-            begin()
-            head.eval()
-            run = Run()
-        else:
-            if kept is not None:
-                make = functools.partial(tasks.of_features, kept, known.targets, weights=weights, device=head.device)
-                parts = [make(part) for part in (learned, watched)]
-            else:
-                parts = [source.of(learned), source.watch(watched)]
-            fingerprint = _fingerprint(choices, base, cells, known, learned, tokens, remembered, embeddings)
-            run = train(
-                parts[0], parts[1] if len(parts[1].examples) else None, adapted, head, choices, n_layers, begin,
-                None if work is None else Path(work), fingerprint, progress, _replayed(remembered, adapted, choices, reader),
-            )  # fmt: skip
-    report = _report(model, adapted, head, choices, reader, known, learned, watched, run, meter)
-    if remembered is not None:
-        notes = [*notes, f"replay of {len(remembered):,} cells with weight {choices.replay_weight:g}"]
-    report.notes = [*known.notes, *unwatched, *notes, *report.notes]
-    report.data = about | {
-        "vocabulary": cells.vocabulary_name,
-        "tokens": int(np.median(cells.lengths)),
-        "overlap": cells.report.get("overlap", ""),
-    }
-    return Fit(model, adapted, head, choices, report, base)
-
-
-# --- what is asked --------------------------------------------------------------------------------------
 
 
 def _column(adata: Any, given: Any) -> Any:
@@ -193,17 +269,6 @@ def _about(data: Any) -> dict[str, Any]:
     return {key: str(data[key]) for key in wanted if data and data.get(key)}
 
 
-def _refuse_networks_with_batches(network: Any) -> None:
-    config = network.config
-    if kind_of(network) == "scgpt" and (
-        config.batch_tokens or config.domain_norm.startswith("dsbn") or config.num_modalities
-    ):
-        raise ValueError(
-            "This scGPT has batch or modality tokens, or normalizes by batch (DSBN): its cell embedding depends on which batch a "
-            "cell is said to be of, and a new cell is of none. Adapt the checkpoint that it was fine-tuned from."
-        )
-
-
 def _checked(embeddings: Any, known: labelled.Labels, width: int) -> np.ndarray | None:
     if embeddings is None:
         return None
@@ -216,61 +281,16 @@ def _checked(embeddings: Any, known: labelled.Labels, width: int) -> np.ndarray 
     return array
 
 
-def _fingerprint(
-    choices: Choices, base: dict, cells: TokenizedCells, known: labelled.Labels, learned: np.ndarray, tokens: np.ndarray,
-    remembered: Memory | None, embeddings: np.ndarray | None,
-) -> str:  # fmt: skip
+def _fingerprint(own: Adaptation, remembered: Memory | None, embeddings: np.ndarray | None) -> str:
     """What a checkpoint must agree with: settings, base, cells, labels, split, replay and given embeddings, as 64 hex digits."""
-    settings = {k: v for k, v in dataclasses.asdict(choices).items() if k not in ("checkpoint_every", "max_tokens")}
-    found = hashlib.sha256(json.dumps([settings, base["weights"], known.classes], default=str, sort_keys=True).encode())
-    for array in (cells.tokens, cells.offsets, cells.values, known.targets, learned, tokens):
+    settings = {k: v for k, v in dataclasses.asdict(own.choices).items() if k not in ("checkpoint_every", "max_tokens")}
+    said = json.dumps([settings, own.base["weights"], own.known.classes], default=str, sort_keys=True)
+    found = hashlib.sha256(said.encode())
+    cells = own.cells
+    for array in (cells.tokens, cells.offsets, cells.values, own.known.targets, own.learned, own.tokens):
         found.update(b"|" if array is None else np.ascontiguousarray(array).tobytes())
     if remembered is not None:
         found.update(remembered.digest().encode())
     if embeddings is not None:
         found.update(np.ascontiguousarray(embeddings, np.float32).tobytes())
     return found.hexdigest()
-
-
-def _replayed(
-    remembered: Memory | None, adapted: Adapted, choices: Choices, reader: Reader
-) -> Callable[[int], Iterator[Any]] | None:
-    """Step → the older task's losses on as many cells as a step has, drawn from (seed, step)."""
-    if remembered is None:
-        return None
-    budget = choices.max_tokens or TOKENS_IN_TRAINING.get(adapted.network.device.type, 8_192)
-    return lambda step: remembered.losses(
-        adapted.network, np.random.default_rng([choices.seed, 17, step]), choices.minibatch, budget, reader.bf16
-    )
-
-
-# --- what it cost ---------------------------------------------------------------------------------------
-
-
-def _report(
-    model: Any, adapted: Adapted, head: Head, choices: Choices, reader: Reader, known: labelled.Labels,
-    learned: np.ndarray, watched: np.ndarray, run: Run, meter: Meter,
-) -> Report:  # fmt: skip
-    in_head = count(head.parameters())
-    whole = adapted.peft_model if adapted.peft_model is not None else adapted.network
-    every = {id(p): p.numel() for p in (*adapted.network.parameters(), *whole.parameters())}
-    return Report(
-        model=model.name,
-        method=choices.method,
-        trained_parameters=count(adapted.trained().values()) + in_head,
-        head_parameters=in_head,
-        total_parameters=sum(every.values()) + in_head,
-        **dataclasses.asdict(meter.cost),
-        machine=machine(model.network.device),
-        dtype=str(reader.dtype).removeprefix("torch."),
-        n_cells=len(learned),
-        n_validation=len(watched),
-        cells_per_class=known.counts(learned),
-        steps=run.steps,
-        best_step=run.best_step,
-        stopped_early=run.stopped_early,
-        date=datetime.date.today().isoformat(),
-        resumed_from=run.resumed_from,
-        curve=run.log,
-        notes=list(run.checkpoint_failures),
-    )

@@ -2,7 +2,6 @@
 
 :func:`scfm.embed.embed` does the same for a frozen network. Here the same modules run in training too: cells lie end to end
 (no padding, no mask), gradients flow, and one path serves training and prediction, so what was trained is what answers.
-Attention dropout is left out: it would send attention down its slow path, and the dropout of the hidden layers stays.
 """
 
 from __future__ import annotations
@@ -12,69 +11,11 @@ from typing import Any
 
 import numpy as np
 import torch
-from torch import Tensor, nn
-from torch.utils.checkpoint import checkpoint
+from torch import Tensor
 
 from scfm import embed
-from scfm.models import scgpt_embed
+from scfm.models.base import Model
 from scfm.tokenized import TokenizedCells
-
-# --- the two architectures under one set of names -------------------------------------------------------
-
-
-def kind_of(network: Any) -> str:
-    """``"geneformer"`` or ``"scgpt"``: by what the network has."""
-    if hasattr(network, "bert"):
-        return "geneformer"
-    if hasattr(network, "transformer_encoder"):
-        return "scgpt"
-    raise TypeError(
-        f"{type(network).__name__} is neither Geneformer's BertForMaskedLM nor an ScGPTModel; scfm.adapt knows these two. "
-        "Load a model with scfm.load_model."
-    )
-
-
-def layers_of(network: Any) -> list[nn.Module]:
-    """The transformer layers, from the input to the output."""
-    return list(network.bert.encoder.layer if kind_of(network) == "geneformer" else network.transformer_encoder.layers)
-
-
-def input_modules(network: Any) -> list[nn.Module]:
-    """What turns tokens (and values) into vectors, before the first layer."""
-    if kind_of(network) == "geneformer":
-        return [network.bert.embeddings]
-    found = [network.encoder, network.value_encoder, network.pert_encoder, network.dsbn, network.bn]
-    return [module for module in found if module is not None]
-
-
-# --- forward --------------------------------------------------------------------------------------------
-
-
-def hidden_states(network: Any, cells: TokenizedCells, layer: int = 0, checkpointing: bool = False) -> Tensor:
-    """Hidden states (token, d) of cells that lie end to end, after ``layer`` (0 the last, -1 the one before, ...).
-
-    ``checkpointing``: keep no activations within a layer, compute them again on the way back: less memory, a third more time.
-    """
-    device, lengths = network.device, cells.lengths.tolist()
-    tokens = torch.from_numpy(cells.tokens).to(device, torch.int64)
-    run: Any
-    if kind_of(network) == "geneformer":
-        positions = torch.cat([torch.arange(n, device=device) for n in lengths])
-        x = network.bert.embeddings(input_ids=tokens[None], position_ids=positions[None])[0]  # (token, d)
-        run = embed._layer
-    else:
-        assert cells.values is not None
-        values = cells.values.copy()
-        values[cells.offsets[:-1]] = network.config.pad_value  # <cls> as in ScGPT.embed
-        x = scgpt_embed.input_tokens(network, tokens, torch.from_numpy(values).to(device), None)
-        run = scgpt_embed._layer
-    layers = layers_of(network)
-    for one in layers[: len(layers) + layer]:
-        if checkpointing and torch.is_grad_enabled():
-            x = checkpoint(run, one, x, x, lengths, use_reentrant=False)
-        else:
-            x = run(one, x, x, lengths)
-    return x
 
 
 def prompted_states(peft_model: Any, cells: TokenizedCells) -> Tensor:
@@ -101,12 +42,11 @@ def pool(x: Tensor, cells: TokenizedCells, pooling: str, special: dict[str, int]
 
 
 class Reader:
-    """The way from cells to what the head reads: network, layer, pooling, precision."""
+    """The way from cells to what the head reads: model, layer, pooling, precision."""
 
     def __init__(
         self,
-        network: Any,
-        special: dict[str, int],
+        model: Model,
         pooling: str,
         layer: int,
         dtype: torch.dtype = torch.float32,
@@ -114,8 +54,13 @@ class Reader:
         prompted: Any = None,
         n_virtual: int = 0,
     ) -> None:
-        self.network, self.special, self.pooling, self.layer = network, special, pooling, layer
+        self.model, self.pooling, self.layer = model, pooling, layer
         self.dtype, self.checkpointing, self.prompted, self.n_virtual = dtype, checkpointing, prompted, n_virtual
+
+    @property
+    def network(self) -> Any:
+        """The network that runs."""
+        return self.model.network
 
     @property
     def bf16(self) -> bool:
@@ -140,9 +85,9 @@ class Reader:
             if self.prompted is not None:
                 x = prompted_states(self.prompted, cells)
             else:
-                x = hidden_states(self.network, cells, self.layer, self.checkpointing)
+                x = self.model.hidden_states(cells, self.layer, self.checkpointing)
         x = x.float()
-        return x if self.pooling == "gene" else pool(x, cells, self.pooling, self.special)
+        return x if self.pooling == "gene" else pool(x, cells, self.pooling, self.model.special)
 
     def minibatches(self, cells: TokenizedCells, max_tokens: int | None, progress: bool, what: str) -> Iterator:
         """Indices and features of one minibatch after the other, without gradients and without dropout."""
@@ -180,20 +125,6 @@ class Reader:
             tokens = torch.from_numpy(cells[indices].tokens).to(torch.int64)
             sums.index_add_(0, tokens, x.double().cpu())
         ids, n_cells = np.unique(cells.tokens, return_counts=True)
-        genes = ~np.isin(ids, list(self.special.values()))
+        genes = ~np.isin(ids, list(self.model.special.values()))
         ids, n_cells = ids[genes], n_cells[genes]
         return ids, (sums.numpy()[ids] / n_cells[:, None]).astype(np.float32), n_cells
-
-
-def cut_by_budget(lengths: np.ndarray, max_tokens: int) -> list[np.ndarray]:
-    """Positions 0..n-1, the longest first, in runs of at most ``max_tokens`` tokens together; one cell at least in each."""
-    order = np.argsort(-lengths, kind="stable")
-    runs: list[list[int]] = [[]]
-    filled = 0
-    for i, n in zip(order.tolist(), lengths[order].tolist(), strict=True):
-        if runs[-1] and filled + n > max_tokens:
-            runs.append([])
-            filled = 0
-        runs[-1].append(i)
-        filled += n
-    return [np.array(run) for run in runs if run]

@@ -14,14 +14,14 @@ from scfm.adaptation import labels as labelled
 if TYPE_CHECKING:
     import pandas as pd
 
-    from scfm.adaptation.fit import Fit
+    from scfm.adaptation.fitted import Fitted
 
 N_BOOT = 1000
 METRICS = ("accuracy", "balanced_accuracy", "macro_f1")
 
 
 def evaluate(
-    fit: Fit, cells: Any, labels: Any, batches: Sequence[str] | np.ndarray | None = None, name: str = "test"
+    fit: Fitted, cells: Any, labels: Any, batches: Sequence[str] | np.ndarray | None = None, name: str = "test"
 ) -> pd.DataFrame:
     """Score a fit on labelled cells (or genes) it was not trained on; the result also goes into the card, where it takes the
     place of an earlier one of the same ``name``.
@@ -46,8 +46,8 @@ def evaluate(
     found = fit.predict_proba(cells, progress=False)
     if fit.choices.level == "gene":
         vocabulary = fit.model.vocabulary
-        wanted = {labelled.token_of(vocabulary, str(g)): c for g, c in labels.items()}
-        row_of = {labelled.token_of(vocabulary, g): row for row, g in enumerate(found.index)}
+        wanted = {vocabulary.find(str(g)): c for g, c in labels.items()}
+        row_of = {vocabulary.find(g): row for row, g in enumerate(found.index)}
         rows = [row_of[t] for t in wanted if t in row_of]
         truths: dict[str, Any] = {fit.columns[0]: np.array([wanted[t] for t in wanted if t in row_of], object)}
         probabilities = {fit.columns[0]: found.to_numpy()[rows]}
@@ -81,7 +81,7 @@ def evaluate(
     return table
 
 
-def _by_column(fit: Fit, labels: Any) -> dict[str, Any]:
+def _by_column(fit: Fitted, labels: Any) -> dict[str, Any]:
     """Column → labels of the cells, from one array or several columns (a dict of arrays, a DataFrame)."""
     if not isinstance(labels, Mapping) and not hasattr(labels, "columns"):
         if len(fit.columns) > 1:

@@ -9,7 +9,6 @@ from typing import Any
 import numpy as np
 
 from scfm.adaptation.heads import IGNORE
-from scfm.genes import VocabularyError, symbol_to_ensembl
 from scfm.metrics import NO_LABEL
 
 FEWEST = 2  # cells (or genes) that a class needs to be learned at all
@@ -77,7 +76,7 @@ def of_genes(labels: Any, vocabulary: Any, present: np.ndarray) -> tuple[Labels,
     unknown: list[str] = []
     twice: list[str] = []
     for gene, name in labels.items():
-        token = token_of(vocabulary, str(gene))
+        token = vocabulary.find(str(gene))
         if token is None:
             unknown.append(str(gene))
         elif tokens.setdefault(token, name) != name:
@@ -100,25 +99,6 @@ def of_genes(labels: Any, vocabulary: Any, present: np.ndarray) -> tuple[Labels,
     if unknown:
         found.notes.append(f"{len(unknown):,} genes are not in the vocabulary: {', '.join(unknown[:5])}")
     return found, np.array(list(tokens), dtype=np.int64)
-
-
-def token_of(vocabulary: Any, gene: str) -> int | None:
-    """Token id of a gene by Ensembl id or symbol; None if the vocabulary lacks it. Special tokens are no genes."""
-    try:
-        token = vocabulary.token(gene)
-    except VocabularyError:
-        if not hasattr(vocabulary, "mapping"):  # scGPT's goes by symbol
-            from scfm.genes import ensembl_to_symbol
-
-            return vocabulary.tokens.get(ensembl_to_symbol().get(gene, ""))
-        return vocabulary.tokens.get(symbol_to_ensembl().get(gene, ""))
-    return None if gene in vocabulary.special else token
-
-
-def gene_names(vocabulary: Any, ids: np.ndarray) -> list[str]:
-    """Names of token ids as the vocabulary has them: Ensembl ids for Geneformer, symbols for scGPT."""
-    name_of = {token: gene for gene, token in [*vocabulary.tokens.items(), *vocabulary.special.items()]}
-    return [name_of[int(i)] for i in ids]
 
 
 def names_of(given: Any, n: int, what: str) -> tuple[np.ndarray, np.ndarray]:

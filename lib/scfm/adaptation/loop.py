@@ -22,12 +22,13 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from scfm.adaptation.adapters import Adapted, optimizer_groups, stages, unfreeze
+from scfm.adaptation.adapters import Adapted, optimizer_groups, prepare, stages, unfreeze
 from scfm.adaptation.choices import Choices
-from scfm.adaptation.features import cut_by_budget
 from scfm.adaptation.heads import IGNORE, Head
 from scfm.inside.seeded import seeded
+from scfm.models.base import Model
 from scfm.store import cache
+from scfm.tokenized import cut_by_budget
 
 TOKENS_IN_TRAINING = {"cpu": 8_192, "cuda": 32_768}  # activations are kept for the way back: fewer than for embedding
 
@@ -314,23 +315,20 @@ def _write_checkpoint(
         )
 
 
-def planned_rates(network: Any, choices: Choices, steps: int) -> Any:
+def planned_rates(model: Model, choices: Choices, steps: int) -> Any:
     """Learning rate of each part of the network at each step, as :func:`train` will set it: a DataFrame (part, step), input first.
 
-    ``network`` is not changed. A part that is frozen, or not yet unfrozen, has 0.
+    ``model`` is not changed. A part that is frozen, or not yet unfrozen, has 0.
     """
     import pandas as pd
 
-    from scfm.adaptation.adapters import prepare
-    from scfm.adaptation.features import input_modules, layers_of
-
-    n_layers = len(layers_of(network)) + (choices.layer or 0)
-    adapted = prepare(network, choices, n_layers)
+    n_layers = len(model.layers()) + (choices.layer or 0)
+    adapted = prepare(model, choices, n_layers)
     by_stage = stages(adapted, n_layers) if adapted.trained() else []
     groups = optimizer_groups(adapted, by_stage, nn.Module(), choices)
     rate_of = {id(p): group["rate"] for group in groups for p in group["params"]}
-    parts = {"input": [p for m in input_modules(adapted.network) for p in m.parameters()]}
-    parts |= {f"layer {i + 1}": list(layer.parameters()) for i, layer in enumerate(layers_of(adapted.network))}
+    parts = {"input": [p for m in adapted.model.input_modules() for p in m.parameters()]}
+    parts |= {f"layer {i + 1}": list(layer.parameters()) for i, layer in enumerate(adapted.model.layers())}
     found: dict[str, list[float]] = {name: [] for name in parts}
     for step in range(steps):
         if choices.gradual:

@@ -8,11 +8,11 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
-from scfm import __version__
 from scfm.adaptation.fitscores import N_BOOT
+from scfm.inside.version import version
 
 if TYPE_CHECKING:
-    from scfm.adaptation.fit import Fit
+    from scfm.adaptation.fitted import Fitted
 
 ASKED = {  # what only a person knows, and what stands there until they say it
     "developers": "whoever ran `scfm.adapt`; name yourself with `fit.card(developers=...)`",
@@ -27,7 +27,7 @@ ASKED = {  # what only a person knows, and what stands there until they say it
 }
 
 
-def card(fit: Fit, **text: str) -> str:
+def card(fit: Fitted, **text: str) -> str:
     """The model card, markdown with the hub's header, filled from the run.
 
     ``text``: ``developers``, ``licence``, ``contact``, ``intended_use``, ``users``, ``out_of_scope``, ``ethics``,
@@ -57,7 +57,7 @@ def card(fit: Fit, **text: str) -> str:
                 "What was trained": f"{c.method}: {r.trained_parameters:,} of {r.total_parameters:,} parameters "
                 f"({r.trained_share:.2%}), {r.head_parameters:,} of them in the head",
                 "Settings": _settings(fit),
-                "Date and software": f"{r.date}, scfm {__version__}",
+                "Date and software": f"{r.date}, scfm {version()}",
                 "Licence": licence,
             }
         ),
@@ -99,7 +99,7 @@ def card(fit: Fit, **text: str) -> str:
     return "\n".join(sections)
 
 
-def _header(fit: Fit, licence: str) -> str:
+def _header(fit: Fitted, licence: str) -> str:
     import json
 
     adapter = fit.peft_model is not None
@@ -115,11 +115,11 @@ def _header(fit: Fit, licence: str) -> str:
     return "\n".join(["---", *(f"{k}: {v}" for k, v in lines.items()), "tags:", *(f"- {t}" for t in tags), "---", ""])
 
 
-def _classes(fit: Fit) -> str:
+def _classes(fit: Fitted) -> str:
     return ", ".join(f"{len(names)} classes of {column}" for column, names in fit.head.classes.items())
 
 
-def _pooling(fit: Fit) -> str:
+def _pooling(fit: Fitted) -> str:
     where = {"cls": "the <cls> position", "mean": "the mean over a cell's genes"}[fit.choices.pooling or "mean"]
     if fit.choices.level == "gene":
         where = "each gene's position"
@@ -127,7 +127,7 @@ def _pooling(fit: Fit) -> str:
     return f"{where} of {'the last layer' if layer == 0 else f'layer {layer} (0 is the last)'}"
 
 
-def _settings(fit: Fit) -> str:
+def _settings(fit: Fitted) -> str:
     import dataclasses
 
     from scfm.adaptation.choices import Choices
@@ -145,7 +145,7 @@ def _settings(fit: Fit) -> str:
     )
 
 
-def _licence(fit: Fit) -> str:
+def _licence(fit: Fitted) -> str:
     from scfm.store import hub
 
     known = hub.catalogue()["models"].get(fit.base["name"].split(" (")[0], {})
@@ -156,7 +156,7 @@ def _bullets(facts: dict[str, str]) -> str:
     return "\n".join(f"- **{name}**: {value}" for name, value in facts.items() if value) + "\n"
 
 
-def _factors(fit: Fit) -> str:
+def _factors(fit: Fitted) -> str:
     data = fit.report.data
     known = [f"{key} {data[key]}" for key in ("organism", "tissue", "counts") if data.get(key)]
     scored = {row["group"] for e in fit.evaluations for row in e["rows"]}
@@ -170,7 +170,7 @@ def _factors(fit: Fit) -> str:
     return " ".join(line for line in lines if line) + "\n"
 
 
-def _training_data(fit: Fit) -> str:
+def _training_data(fit: Fitted) -> str:
     r = fit.report
     lines = []
     if r.data.get("name"):
@@ -197,7 +197,7 @@ def _training_data(fit: Fit) -> str:
     return "\n".join(lines) + "\n"
 
 
-def _evaluation_data(fit: Fit) -> str:
+def _evaluation_data(fit: Fitted) -> str:
     if not fit.evaluations:
         kept = f"{fit.report.n_validation:,} cells kept aside while training" if fit.report.n_validation else "none"
         return f"Validation: {kept}. No test set was scored: run `fit.evaluate(cells, labels, batches)` before you share this.\n"
@@ -211,7 +211,7 @@ def _evaluation_data(fit: Fit) -> str:
     return "\n".join(lines) + "\n"
 
 
-def _analyses(fit: Fit) -> str:
+def _analyses(fit: Fitted) -> str:
     lines = []
     for evaluation in fit.evaluations:
         for column in fit.columns:
@@ -254,7 +254,7 @@ def _table(head: list[str], body: list[list[str]]) -> str:
     return "\n".join("| " + " | ".join(cell.replace("|", "/") for cell in row) + " |" for row in rows) + "\n"
 
 
-def _caveats(fit: Fit, more: str) -> str:
+def _caveats(fit: Fitted, more: str) -> str:
     lines = [more] if more else []
     for column, counts in fit.report.cells_per_class.items():
         few = [f"{name} ({n})" for name, n in counts.items() if n < 20]
@@ -270,7 +270,7 @@ def _caveats(fit: Fit, more: str) -> str:
     return "\n".join(f"- {line}" for line in lines) + "\n"
 
 
-def _usage(fit: Fit) -> str:
+def _usage(fit: Fitted) -> str:
     name = fit.base["name"].split(" (")[0]
     lines = [
         "```python",
@@ -287,8 +287,5 @@ def _usage(fit: Fit) -> str:
         ]
         lines.append('peft.PeftModel.from_pretrained(base, "this folder")')
     elif fit.choices.method in ("partial", "full"):
-        if fit.base["kind"] == "geneformer":
-            lines += ["", "import transformers  # the encoder", 'transformers.AutoModel.from_pretrained("this folder")']
-        else:
-            lines += ["", "from scfm.models.scgpt import ScGPTModel", 'ScGPTModel.from_pretrained("this folder")']
+        lines += ["", *fit.model.how_to_read]
     return "\n".join([*lines, "```", ""])

@@ -9,10 +9,10 @@ from typing import Any
 
 from torch import nn
 
-from scfm.adaptation.features import layers_of
+from scfm.models.base import Model
 
 
-def quantized(network: Any, bits: str, allow_cpu: bool = False) -> Any:
+def quantized(model: Model, bits: str, allow_cpu: bool = False) -> None:
     """Replace the linear layers of every transformer layer, in place, by bitsandbytes' of ``"4bit"`` (NF4) or ``"8bit"``.
 
     Raises
@@ -22,6 +22,7 @@ def quantized(network: Any, bits: str, allow_cpu: bool = False) -> Any:
     """
     import torch
 
+    network: Any = model.network
     device = network.device
     if device.type != "cuda" and not allow_cpu:
         raise ValueError(
@@ -35,7 +36,7 @@ def quantized(network: Any, bits: str, allow_cpu: bool = False) -> Any:
         raise ValueError(
             f"quantize={bits!r} needs the package bitsandbytes, which is not installed: pip install bitsandbytes."
         ) from error
-    for layer in layers_of(network):
+    for layer in model.layers():
         for name, linear in [(n, m) for n, m in layer.named_modules() if isinstance(m, nn.Linear)]:
             weight = linear.weight.data.cpu().clone()  # on its way from the CPU to the device it is quantized
             shape: Any = (linear.in_features, linear.out_features, linear.bias is not None)
@@ -51,7 +52,6 @@ def quantized(network: Any, bits: str, allow_cpu: bool = False) -> Any:
             parent = layer.get_submodule(name.rpartition(".")[0])
             setattr(parent, name.rpartition(".")[2], made.to(device))
     setattr(network, f"is_loaded_in_{bits}", True)  # peft asks for it
-    return network
 
 
 def _megabytes(network: Any) -> float:

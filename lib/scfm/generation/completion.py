@@ -165,7 +165,7 @@ def corpus_means(model: ScGPT, question: Question) -> Guess:
     """
     import torch
 
-    from scfm.generation.kstep import odds_shift
+    from scfm.generation.answer import odds_shift
 
     known = model.gene_means().loc[question.genes]
     p = torch.from_numpy(np.tile(known["share_on"].to_numpy(), (len(question.truth), 1)))

@@ -15,7 +15,7 @@ import torch
 from torch import Tensor
 
 if TYPE_CHECKING:
-    from scfm.generation.kstep import Answer
+    from scfm.generation.answer import Answer
 
 
 def dropout_confidence(answer: Answer) -> Tensor:

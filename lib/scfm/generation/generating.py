@@ -11,24 +11,27 @@ the inference.
 
 from __future__ import annotations
 
+import contextlib
 import difflib
 import time
 from collections import Counter
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
+import torch
+from torch import Tensor
 
+from scfm.generation import kstep
 from scfm.generation.prompts import Prompts, bin_matrix, gene_prompt, keep_genes, mean_prompts
 from scfm.genes import CLS
+from scfm.models.scgpt import ScGPT
 
 if TYPE_CHECKING:
     import anndata
-    from torch import Tensor
 
-    from scfm.generation.kstep import Answer
-    from scfm.models.scgpt import ScGPT
+    from scfm.generation.answer import Answer
 
 __all__ = ["Generated", "bin_matrix", "gene_prompt", "generate", "keep_genes", "mean_prompts"]
 
@@ -111,7 +114,7 @@ def generate(
     confidence
         ``"zero_prob"`` (unless given, where the network can; else ``"agreement"``): entropy of P(nonzero). ``"variance"``: of being off or on, in bins. ``"dropout"``: variance over
         ``dropout_passes`` thinned networks. ``"agreement"``: of GEP and GEPC. ``"largest"``: highest bin first. ``"random"``: the control. Or a function of
-        :class:`scfm.generation.kstep.Answer` to (cell, gene), larger = surer. All are ours: the paper defines none.
+        :class:`scfm.generation.answer.Answer` to (cell, gene), larger = surer. All are ours: the paper defines none.
     exact
         True: every step reads all known genes anew, each seeing all others, as in training. False: block-causal, keys and
         values are kept, and genes never look at those that became known after them; faster, and not what was trained.
@@ -147,98 +150,145 @@ def generate(
     ValueError
         Prompt or genes do not fit; the message says how.
     """
-    if not hasattr(model, "network") or not hasattr(model, "require"):
+    if not isinstance(model, ScGPT):
         raise TypeError(
             f"An scGPT was expected, not {type(model).__name__}: rank-value models have no values to generate."
         )
-    import torch
-    from tqdm.auto import tqdm
-
-    from scfm.generation import kstep
-
-    if confidence is None:
-        confidence = "zero_prob" if model.network.config.zero_prob else "agreement"
-    _check_ability(model, confidence, sample, n_samples, dropout_passes, dropout_rate)
-    for name, number in (("steps", steps), ("n_samples", n_samples), ("max_tokens", max_tokens)):
-        if number < 1:
-            raise ValueError(f"{name} is {number}; it must be at least 1.")
-    if feed not in ("likely", "expected"):
-        raise ValueError(f"feed is {feed!r}; it can be 'likely' or 'expected'.")
     network: Any = model.network
-    config = network.config
+    if confidence is None:
+        confidence = "zero_prob" if network.config.zero_prob else "agreement"
+    _check_ability(model, confidence, sample, n_samples, dropout_passes, dropout_rate)
+    _check_numbers(steps, n_samples, max_tokens, feed)
     symbols, asked = _asked(model, genes)
     start = Prompts.read(model, prompt, cell_prompt)
     start.refuse_known(symbols, asked)
     labels = None if batch_labels is None else torch.as_tensor(np.asarray(batch_labels), dtype=torch.int64)
     network.check_batches(labels, len(start))
-    steps = min(steps, len(asked))
-    expressed = _share_on(share_on, len(start), config)
-    rate = config.dropout if dropout_rate is None else dropout_rate
+    how = How(
+        min(steps, len(asked)), confidence, exact, sample, n_samples, feed, dropout_passes,
+        network.config.dropout if dropout_rate is None else dropout_rate, seed,
+    )  # fmt: skip
+    expressed = _share_on(share_on, len(start), network.config)
+    cells = _Cells(start, labels, expressed, asked, how, network.config)
+    with _inference(network, len(cells), progress) as bar:
+        for rows in _minibatches(start.lengths[cells.prompts] + len(asked), max_tokens):
+            cells.take(rows, kstep.complete(
+                network, cells.begin(rows, network.device), cells.question.to(network.device),
+                how.steps, confidence, exact, sample, feed,
+            ))  # fmt: skip
+            bar.update(len(rows))
+    return cells.generated(symbols, model.name)
 
-    keys = np.repeat(start.keys, n_samples, axis=0)  # (cell, 3): the numbers that each cell's randomness comes from
-    keys[:, 2] += np.tile(np.arange(n_samples), len(start)) << 32
-    prompts = np.repeat(np.arange(len(start)), n_samples)
-    shape = (len(prompts), len(asked))
-    values, sure, known_at = np.empty(shape, np.float32), np.empty(shape, np.float32), np.empty(shape, np.int64)
-    nonzero = np.empty(shape, np.float32) if config.zero_prob else None
-    device, cost, begin = network.device, Counter[str](), time.perf_counter()
-    question = torch.from_numpy(asked).to(device)
+
+@dataclass(frozen=True)
+class How:
+    """The settings of one call."""
+
+    steps: int
+    confidence: Any
+    exact: bool
+    sample: bool
+    n_samples: int
+    feed: str
+    dropout_passes: int
+    dropout_rate: float
+    seed: int
+
+    def about(self) -> dict[str, Any]:
+        """As a generated set keeps them."""
+        name = (
+            self.confidence if isinstance(self.confidence, str) else getattr(self.confidence, "__name__", "own measure")
+        )
+        return {
+            "steps": self.steps,
+            "confidence": name,
+            "exact": self.exact,
+            "sample": self.sample,
+            "feed": self.feed,
+            "seed": self.seed,
+        }
+
+
+class _Cells:
+    """All cells to be generated: what each begins with, the numbers of its randomness, and what became of it."""
+
+    def __init__(self, start: Prompts, labels: Any, expressed: Any, asked: np.ndarray, how: How, config: Any) -> None:
+        self.start, self.labels, self.expressed, self.how, self.config = start, labels, expressed, how, config
+        self.question = torch.from_numpy(asked)
+        n = how.n_samples
+        self.keys = np.repeat(start.keys, n, axis=0)  # (cell, 3): the numbers that each cell's randomness comes from
+        self.keys[:, 2] += np.tile(np.arange(n), len(start)) << 32
+        self.prompts = np.repeat(np.arange(len(start)), n)
+        shape = (len(self.prompts), len(asked))
+        self.values, self.sure = np.empty(shape, np.float32), np.empty(shape, np.float32)
+        self.known_at = np.empty(shape, np.int64)
+        self.nonzero = np.empty(shape, np.float32) if config.zero_prob else None
+        self.cost, self.began = Counter[str](), time.perf_counter()
+
+    def __len__(self) -> int:
+        return len(self.prompts)
+
+    def begin(self, rows: np.ndarray, device: Any) -> kstep.Start:
+        """What a minibatch begins with: its prompts, and all its random numbers."""
+        how, n_genes = self.how, self.values.shape[1]
+        own, of_cell = np.unique(self.prompts[rows], return_inverse=True)
+        keep = None
+        if how.confidence == "dropout":
+            shape = (how.dropout_passes, kstep.ThinnedNetworks.n_units(self.config))
+            keep = np.stack([_uniform(how.seed, 2, self.start.keys[i], shape) for i in own], 1) >= how.dropout_rate
+        keys = self.keys[rows]
+        return kstep.Start(
+            *self.start.tensors(own, self.config, device),
+            None if self.labels is None else self.labels[torch.from_numpy(own)].to(device),
+            torch.from_numpy(of_cell).to(device),
+            _numbers(how.seed, 0, keys, n_genes, device) if how.confidence == "random" else None,
+            _numbers(how.seed, 1, keys, n_genes, device) if how.sample else None,
+            keep,
+            how.dropout_rate,
+            None if self.expressed is None else torch.from_numpy(self.expressed[own]).to(device),
+        )
+
+    def take(self, rows: np.ndarray, done: kstep.Finished) -> None:
+        """Keep what became of a minibatch."""
+        self.values[rows], self.sure[rows] = done.value.cpu().numpy(), done.confidence.cpu().numpy()
+        self.known_at[rows] = done.known_at.cpu().numpy()
+        if self.nonzero is not None and done.nonzero is not None:
+            self.nonzero[rows] = done.nonzero.cpu().numpy()
+        self.cost += done.cost
+
+    def generated(self, symbols: list[str], model: str) -> Generated:
+        """The result, with how it was made and what it cost."""
+        ids, n = self.start.ids[self.prompts].astype(str), self.how.n_samples
+        if n > 1:
+            ids = np.asarray([f"{name}-{i % n}" for i, name in enumerate(ids)])
+        about = {"model": model} | self.how.about()
+        about |= {
+            "tokens": self.cost["tokens"],  # that passed through the layers
+            "looks": self.cost["looks"],  # pairs of genes of which one attends to the other
+            "seconds": time.perf_counter() - self.began,
+        }
+        return Generated(symbols, self.values, self.nonzero, self.sure, self.known_at, ids, self.prompts, about)
+
+
+@contextlib.contextmanager
+def _inference(network: Any, n_cells: int, progress: bool) -> Iterator[Any]:
+    """No dropout, no gradients, a bar; a GPU that is too small is told in words."""
+    from tqdm.auto import tqdm
+
     was_training = network.training
     network.eval()
     try:
         with (
             torch.inference_mode(),
-            tqdm(total=len(prompts), desc="generating", unit="cell", disable=not progress, delay=1, leave=False) as bar,
+            tqdm(total=n_cells, desc="generating", unit="cell", disable=not progress, delay=1, leave=False) as bar,
         ):
-            for cells in _minibatches(start.lengths[prompts] + len(asked), max_tokens):
-                own, of_cell = np.unique(prompts[cells], return_inverse=True)
-                keep = None
-                if confidence == "dropout":
-                    units = kstep.ThinnedNetworks.n_units(config)
-                    keep = np.stack([_uniform(seed, 2, start.keys[i], (dropout_passes, units)) for i in own], 1) >= rate
-                shown, shown_values, padding, embedding = start.tensors(own, config, device)
-                minibatch = kstep.Start(
-                    shown,
-                    shown_values,
-                    padding,
-                    embedding,
-                    None if labels is None else labels[torch.from_numpy(own)].to(device),
-                    torch.from_numpy(of_cell).to(device),
-                    _numbers(seed, 0, keys[cells], len(asked), device) if confidence == "random" else None,
-                    _numbers(seed, 1, keys[cells], len(asked), device) if sample else None,
-                    keep,
-                    rate,
-                    None if expressed is None else torch.from_numpy(expressed[own]).to(device),
-                )
-                done = kstep.complete(network, minibatch, question, steps, confidence, exact, sample, feed)
-                values[cells], sure[cells] = done.value.cpu().numpy(), done.confidence.cpu().numpy()
-                known_at[cells] = done.known_at.cpu().numpy()
-                if nonzero is not None and done.nonzero is not None:
-                    nonzero[cells] = done.nonzero.cpu().numpy()
-                cost += done.cost
-                bar.update(len(cells))
+            yield bar
     except torch.OutOfMemoryError as error:
         raise MemoryError(
             "The GPU's memory did not suffice: give generate a smaller max_tokens, fewer genes, or a shorter prompt."
         ) from error
     finally:
         network.train(was_training)
-    ids = start.ids[prompts].astype(str)
-    if n_samples > 1:
-        ids = np.asarray([f"{name}-{i % n_samples}" for i, name in enumerate(ids)])
-    about = {
-        "model": model.name,
-        "steps": steps,
-        "confidence": confidence if isinstance(confidence, str) else getattr(confidence, "__name__", "own measure"),
-        "exact": exact,
-        "sample": sample,
-        "feed": feed,
-        "seed": seed,
-        "tokens": cost["tokens"],  # that passed through the layers
-        "looks": cost["looks"],  # pairs of genes of which one attends to the other
-        "seconds": time.perf_counter() - begin,
-    }
-    return Generated(symbols, values, nonzero, sure, known_at, ids, prompts, about)
 
 
 # --- questions --------------------------------------------------------------------------------------
@@ -261,6 +311,14 @@ def _asked(model: ScGPT, genes: Sequence[str]) -> tuple[list[str], np.ndarray]:
     if double:
         raise ValueError(f"{len(double):,} genes are asked for more than once, for example {double[0]}.")
     return symbols, np.asarray([tokens[gene] for gene in symbols], np.int64)
+
+
+def _check_numbers(steps: int, n_samples: int, max_tokens: int, feed: str) -> None:
+    for name, number in (("steps", steps), ("n_samples", n_samples), ("max_tokens", max_tokens)):
+        if number < 1:
+            raise ValueError(f"{name} is {number}; it must be at least 1.")
+    if feed not in ("likely", "expected"):
+        raise ValueError(f"feed is {feed!r}; it can be 'likely' or 'expected'.")
 
 
 def _check_ability(
@@ -333,6 +391,4 @@ def _uniform(seed: int, purpose: int, key: np.ndarray, shape: tuple[int, ...]) -
 
 
 def _numbers(seed: int, purpose: int, keys: np.ndarray, n: int, device: Any) -> Tensor:
-    import torch
-
     return torch.from_numpy(np.stack([_uniform(seed, purpose, key, (n,)) for key in keys])).to(device)

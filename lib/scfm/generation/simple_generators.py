@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from scfm import metrics
+from scfm import metrics, stats
 from scfm.generation.prompts import bin_matrix
 from scfm.inside.rows import refuse_filtered
 from scfm.tokenized import TokenizedCells
@@ -71,9 +71,9 @@ class RealCells:
         refuse_filtered(adata.obs)
         kept, _ = metrics.usable_cells(adata.obs[label], smallest)
         if len(kept) == 0:
-            raise metrics.TooFewCells(f"No type of {name or 'this set'} has {smallest} cells.")
+            raise stats.TooFewCells(f"No type of {name or 'this set'} has {smallest} cells.")
         adata = adata[kept].copy()
-        tokens = model.vocabulary.columns(adata.var["gene_symbol"])
+        tokens = model.vocabulary.column_tokens(adata.var)
         _, first = np.unique(tokens, return_index=True)
         doubled = np.setdiff1d(np.arange(len(tokens)), first)
         tokens[doubled] = -1  # a second column of a gene (rare) is left out of what the negative binomial simulates
@@ -125,7 +125,7 @@ def _of_type(cells: RealCells, train: np.ndarray, wanted: np.ndarray) -> list[tu
     for kind in np.unique(wanted):
         own = train[cells.labels[train] == kind]
         if len(own) == 0:
-            raise metrics.TooFewCells(f"There is no training cell of {str(kind)!r} to generate others from.")
+            raise stats.TooFewCells(f"There is no training cell of {str(kind)!r} to generate others from.")
         found.append((np.flatnonzero(wanted == kind), own))
     return found
 

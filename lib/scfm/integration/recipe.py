@@ -97,7 +97,7 @@ class FineTuned:
         cell = self.embed(adata, normalize=False)
         network = self.model.network
         with torch.inference_mode():
-            logits = network.cls_decoder(torch.from_numpy(cell).to(network.device))  # type: ignore[misc]
+            logits = network.cls_decoder(torch.from_numpy(cell).to(network.device))
         return np.asarray(self.study.classes)[logits.argmax(1).cpu().numpy()]
 
     def _read(self, adata: anndata.AnnData) -> tuple[TokenizedCells, np.ndarray | None]:

@@ -52,7 +52,7 @@ def prepare(
     room = model.network.config.max_seq_len - 1
     if n_genes > room:
         raise ValueError(f"n_genes is {n_genes}, but this model reads at most {room} genes beside <cls>: take fewer.")
-    known = adata[:, model.vocabulary.columns(adata.var["gene_symbol"]) >= 0]
+    known = adata[:, model.vocabulary.column_tokens(adata.var) >= 0]
     known = known[:, ~known.var["gene_symbol"].duplicated().to_numpy()]
     chosen = known[:, baselines.variable_genes(known, n_genes)]
     genes = chosen.var["gene_symbol"].astype(str).tolist()

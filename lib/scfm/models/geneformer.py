@@ -6,17 +6,19 @@ Theodoris et al. 2023 (10.1038/s41586-023-06139-9), Chen et al. 2024 (10.1101/20
 
 from __future__ import annotations
 
-import functools
+import copy
 import json
 from collections.abc import Iterable, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, ClassVar
 
 import numpy as np
+import torch
+from torch import Tensor, nn
 
-from scfm.genes import RankVocabulary, VocabularyError
-from scfm.inside.rows import refuse_filtered
-from scfm.store import cache
+from scfm import embed
+from scfm.genes import RankVocabulary
+from scfm.models.base import Model
 from scfm.tokenized import TokenizedCells
 
 if TYPE_CHECKING:
@@ -29,22 +31,27 @@ if TYPE_CHECKING:
 SPECIAL = {"V1": {"<pad>": 0, "<mask>": 1}, "V2": {"<pad>": 0, "<mask>": 1, "<cls>": 2, "<eos>": 3}}
 
 
-class Geneformer:
-    """A Geneformer-like model: network, vocabulary, and where both came from.
+class Geneformer(Model):
+    """A Geneformer-like model; ``network`` is transformers' ``BertForMaskedLM`` with SDPA attention."""
 
-    Attributes
-    ----------
-    network
-        transformers' ``BertForMaskedLM`` with SDPA attention, in float32 and eval mode.
-    special
-        Special token → token id; ``<cls>`` and ``<eos>`` are absent in V1.
-    name, sha256
-        What was loaded, and the hash of its weights (None for random weights).
-    source
-        What ``load_model`` finds it by again, its twins too: a known name, or the folder; None for a network made by hand.
-    """
+    kind = "geneformer"
+    poolings = ("cls", "mean", "gene")
+    frozen_layer = -1  # the layer before the last, as upstream embeds
+    places: ClassVar[dict[str, str]] = {
+        "qv": r"bert\.encoder\.layer\.({n})\.attention\.self\.(query|value)",
+        "attention": r"bert\.encoder\.layer\.({n})\.attention\.(self\.(query|key|value)|output\.dense)",
+        "feedforward": r"bert\.encoder\.layer\.({n})\.(intermediate|output)\.dense",
+        "all": r"bert\.encoder\.layer\.({n})\.(attention\.(self\.(query|key|value)|output\.dense)|(intermediate|output)\.dense)",
+    }
+    # IA3 rescales keys and values, and what enters the second feed-forward layer
+    ia3 = (
+        r"bert\.encoder\.layer\.({n})\.(attention\.self\.(key|value)|output\.dense)",
+        r".*layer\.\d+\.output\.dense",
+    )
+    norms = r"bert\.encoder\.layer\.({n})\..*LayerNorm"
+    how_to_read = ("import transformers  # the encoder", 'transformers.AutoModel.from_pretrained("this folder")')
 
-    source: str | Path | None = None
+    network: BertForMaskedLM
 
     def __init__(
         self,
@@ -55,12 +62,8 @@ class Geneformer:
         special: dict[str, int] | None = None,
         vocabulary_missing: str = "",
     ) -> None:
-        self.network = network
-        self.name = name
-        self.sha256 = sha256
-        self._vocabulary = vocabulary
-        self._vocabulary_missing = vocabulary_missing
-        self.special = dict(vocabulary.special if vocabulary is not None else special or {})
+        super().__init__(network, vocabulary, name, sha256, vocabulary_missing)
+        self._special = dict(vocabulary.special if vocabulary is not None else special or {})
 
     def __repr__(self) -> str:
         config = self.network.config
@@ -71,23 +74,9 @@ class Geneformer:
         )
 
     @property
-    def vocabulary(self) -> RankVocabulary:
-        """Ensembl id → token id and median; an error if the dictionaries could not be had (random twins load without)."""
-        if self._vocabulary is None:
-            raise VocabularyError(f"{self.name} was made without its dictionaries. {self._vocabulary_missing}")
-        return self._vocabulary
-
-    @property
-    def vocabulary_name(self) -> str:
-        """Name of the vocabulary, as in ``TokenizedCells.vocabulary_name``; empty if it is not at hand."""
-        return self._vocabulary.name if self._vocabulary is not None else ""
-
-    @functools.cached_property
-    def vocabulary_sha256(self) -> str:
-        """Hash of the vocabulary, as in ``TokenizedCells.vocabulary_sha256``; empty if it is not at hand."""
-        from scfm.tokenize import vocabulary_sha256
-
-        return vocabulary_sha256(self._vocabulary) if self._vocabulary is not None else ""
+    def special(self) -> dict[str, int]:
+        """Special token → token id; V1 has no ``<cls>`` and ``<eos>``."""
+        return self._special
 
     @property
     def default_pooling(self) -> str:
@@ -123,17 +112,10 @@ class Geneformer:
         ``cells``: TokenizedCells, raw counts as AnnData, a list of token arrays, or a rectangle (cell, token) padded at the
         end. Everything else as in :func:`scfm.embed.embed`.
         """
-        from scfm.embed import embed
+        asked: Any = pooling or self.default_pooling
+        return embed.embed(self, self.as_cells(cells), asked, layer, dtype, max_tokens, progress)
 
-        return embed(self, self.as_cells(cells), pooling or self.default_pooling, layer, dtype, max_tokens, progress)  # type: ignore[arg-type]
-
-    def as_cells(self, cells: Any) -> TokenizedCells:
-        """TokenizedCells from whatever :meth:`embed` accepts, row i = cell i."""
-        if isinstance(cells, TokenizedCells):
-            return cells
-        if hasattr(cells, "obs") and hasattr(cells, "X"):  # an AnnData
-            refuse_filtered(cells.obs)
-            return self.tokenize(cells)
+    def _from_lists(self, cells: Any) -> TokenizedCells:
         if isinstance(cells, np.ndarray) and cells.ndim == 2:
             pad = self.special["<pad>"]
             lengths = cells.shape[1] - (cells[:, ::-1] != pad).argmax(1)  # the padding is at the end
@@ -163,10 +145,6 @@ class Geneformer:
         IndexError
             If a position lies outside the cell.
         """
-        import torch
-
-        from scfm import embed
-
         cell = np.array(tokens, dtype=np.int64)  # a copy: the caller keeps the answer
         where = np.asarray(positions, dtype=np.int64).reshape(-1)
         if len(where) == 0 or where.min() < 0 or where.max() >= len(cell):
@@ -192,19 +170,64 @@ class Geneformer:
 
         return masked_loss(self, self.as_cells(cells), mask_fraction, seed, **options)
 
-    # --- on disk ----------------------------------------------------------------------------------
+    def check(self, cells: TokenizedCells, pooling: str = "mean", layer: int = -1) -> None:
+        """Refuse cells that this model cannot read, in the words of :meth:`embed`; see :func:`scfm.embed.check`."""
+        embed.check(self, cells, pooling, layer)
 
-    def save(self, folder: str | Path) -> Path:
-        """Write config.json, model.safetensors and the vocabulary into a new folder that ``load_model`` reads.
+    # --- the network, layer by layer ----------------------------------------------------------------
 
-        Raises
-        ------
-        FileExistsError
-            If ``folder`` exists and is not empty.
-        """
-        with cache.new_folder(folder) as whole:
-            self.network.save_pretrained(whole)
-            if self._vocabulary is not None:
-                self._vocabulary.save(whole)
-            (whole / "scfm.json").write_text(json.dumps({"name": self.name, "special": self.special}, indent=1) + "\n")
-        return Path(folder)
+    def layers(self) -> list[nn.Module]:
+        """The transformer layers, from the input to the output."""
+        return list(self.network.bert.encoder.layer)
+
+    def input_modules(self) -> list[nn.Module]:
+        """Token and position embeddings."""
+        return [self.network.bert.embeddings]
+
+    def input_vectors(self, cells: TokenizedCells) -> Tensor:
+        """Gene + rank of each token, (token, d)."""
+        device = self.network.device
+        tokens = torch.from_numpy(cells.tokens).to(device, torch.int64)
+        positions = torch.cat([torch.arange(n, device=device) for n in cells.lengths.tolist()])
+        return self.network.bert.embeddings(input_ids=tokens[None], position_ids=positions[None])[0]
+
+    def run_layer(self, layer: nn.Module, x: Tensor, lengths: list[int]) -> Tensor:
+        """One layer for cells that lie end to end, (token, d) → (token, d)."""
+        return embed.bert_layer(layer, x, x, lengths)
+
+    # --- for peft and plain transformers ------------------------------------------------------------
+
+    def prompted_network(self) -> Any:
+        """The encoder alone: the masked-LM head would answer for every position, and nobody asks it."""
+        return self.network.bert
+
+    def classifier(self, names: list[str], level: str, pooling: str, head: str) -> tuple[Any, Any, Any]:
+        """``BertForSequenceClassification``, whose pooler and classifier are the small network on ``<cls>``, or
+        ``BertForTokenClassification`` for genes with a linear head."""
+        import transformers
+
+        config = copy.deepcopy(self.network.config)
+        config.id2label = dict(enumerate(names))
+        config.label2id = {name: number for number, name in enumerate(names)}
+        made: Any
+        if level == "gene" and head == "linear":
+            made = transformers.BertForTokenClassification(config)
+            first = None
+        elif level == "cell" and pooling == "cls" and head == "mlp":
+            made = transformers.BertForSequenceClassification(config)
+            first = made.bert.pooler.dense
+        else:
+            raise ValueError(
+                "BERT's classifiers read <cls> through a small network (pooling='cls', head='mlp'), or each gene with a linear "
+                f"head. This fit has pooling={pooling!r}, head={head!r}: save it, AutoModel reads the encoder and "
+                "head.safetensors holds the rest."
+            )
+        made.bert.load_state_dict(self.network.bert.state_dict(), strict=False)
+        return made, first, made.classifier
+
+    # --- on disk ------------------------------------------------------------------------------------
+
+    def _save_vocabulary(self, folder: Path) -> None:
+        if self._vocabulary is not None:
+            self._vocabulary.save(folder)
+        (folder / "scfm.json").write_text(json.dumps({"name": self.name, "special": self.special}, indent=1) + "\n")

@@ -6,17 +6,20 @@ checkpoints is in ``scgpt_files.py``. Cui et al. 2024 (10.1038/s41592-024-02201-
 
 from __future__ import annotations
 
-import functools
+import copy
 import json
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, ClassVar
 
 import numpy as np
+import torch
+from torch import Tensor, nn
 
-from scfm.genes import CLS, PAD, SymbolVocabulary, VocabularyError
-from scfm.inside.rows import refuse_filtered
+from scfm.embed import refuse_without_genes
+from scfm.genes import CLS, PAD, SymbolVocabulary
+from scfm.models import scgpt_embed
+from scfm.models.base import Model
 from scfm.models.scgpt_network import LORA_TARGETS, NotAvailableError, ScGPTConfig, ScGPTModel
-from scfm.store import cache
 from scfm.tokenized import TokenizedCells
 
 if TYPE_CHECKING:
@@ -29,20 +32,26 @@ GENE_MEANS = "gene_means.tsv.gz"
 ABILITIES = ("embedding", "GEP", "GEPC", "generation", "classification", "adversarial")
 
 
-class ScGPT:
-    """An scGPT: network, vocabulary, and where both came from.
+class ScGPT(Model):
+    """An scGPT; ``network`` is a :class:`ScGPTModel`."""
 
-    Attributes
-    ----------
-    network
-        :class:`ScGPTModel`, in float32 and eval mode; or what peft makes of it.
-    name, sha256
-        What was loaded, and the hash of its weights (None for random weights).
-    source
-        What ``load_model`` finds it by again, its twins too: a known name, or the folder; None for a network made by hand.
-    """
-
-    source: str | Path | None = None
+    kind = "scgpt"
+    places: ClassVar[dict[str, str]] = {
+        "attention": r"transformer_encoder\.layers\.({n})\.self_attn\.(Wqkv|out_proj)",
+        "feedforward": r"transformer_encoder\.layers\.({n})\.linear[12]",
+        "all": r"transformer_encoder\.layers\.({n})\.(self_attn\.(Wqkv|out_proj)|linear[12])",
+    }
+    # IA3 rescales keys and values, and what enters the second feed-forward layer; queries share a matrix with them
+    ia3 = (r"transformer_encoder\.layers\.({n})\.(self_attn\.Wqkv|linear2)", r".*\.linear2")
+    norms = r"transformer_encoder\.layers\.({n})\.norm[12]"
+    why_not: ClassVar[dict[str, str]] = {
+        "qv": "scGPT keeps query, key and value in one matrix (Wqkv), so 'qv' cannot be told apart there. Use 'attention'.",
+        "prompts": (
+            "prefix and prompt tuning put learned positions before the cell's tokens. peft does that for networks that read token "
+            "ids; scGPT reads genes with values, and a learned position has no value. Use lora, dora, ia3, ln or vera."
+        ),
+    }
+    how_to_read = ("from scfm.models.scgpt import ScGPTModel", 'ScGPTModel.from_pretrained("this folder")')
 
     def __init__(
         self,
@@ -53,12 +62,8 @@ class ScGPT:
         vocabulary_missing: str = "",
         folder: Path | None = None,
     ) -> None:
+        super().__init__(network, vocabulary, name, sha256, vocabulary_missing)
         self.folder = folder
-        self.network = network
-        self.name = name
-        self.sha256 = sha256
-        self._vocabulary = vocabulary
-        self._vocabulary_missing = vocabulary_missing
 
     def __repr__(self) -> str:
         config = self.network.config
@@ -68,25 +73,6 @@ class ScGPT:
             f"{config.vocab_size:,} tokens, {self.network.num_parameters() / 1e6:.1f} M parameters, on {self.network.device}"
             + (f"; no {', no '.join(missing)})" if missing else ")")
         )
-
-    @property
-    def vocabulary(self) -> SymbolVocabulary:
-        """Gene symbol → token id; VocabularyError with the reason where none came with the weights."""
-        if self._vocabulary is None:
-            raise VocabularyError(f"{self.name} has no vocabulary. {self._vocabulary_missing}")
-        return self._vocabulary
-
-    @property
-    def vocabulary_name(self) -> str:
-        """Name of the vocabulary, as in ``TokenizedCells.vocabulary_name``; empty if it is not at hand."""
-        return self._vocabulary.name if self._vocabulary is not None else ""
-
-    @functools.cached_property
-    def vocabulary_sha256(self) -> str:
-        """Hash of the vocabulary, as in ``TokenizedCells.vocabulary_sha256``; empty if it is not at hand."""
-        from scfm.tokenize import vocabulary_sha256
-
-        return vocabulary_sha256(self._vocabulary) if self._vocabulary is not None else ""
 
     @property
     def special(self) -> dict[str, int]:
@@ -190,36 +176,19 @@ class ScGPT:
         ValueError
             Cells without values, without ``<cls>`` or without genes, or of another vocabulary; batch labels missing or useless.
         """
-        from scfm.embed import refuse_without_genes
-        from scfm.models import scgpt_embed
-
         cells = self.as_cells(cells)
         self.check(cells)
         refuse_without_genes(self, cells)
         return scgpt_embed.embed(self.network, cells, batch_labels, normalize, dtype, max_tokens, progress)
 
-    def as_cells(self, cells: Any) -> TokenizedCells:
-        """TokenizedCells from whatever :meth:`embed` accepts, row i = cell i."""
-        if isinstance(cells, TokenizedCells):
-            return cells
-        if hasattr(cells, "obs") and hasattr(cells, "X"):  # an AnnData
-            refuse_filtered(cells.obs)
-            return self.tokenize(cells)
-        raise TypeError(
-            f"TokenizedCells or an AnnData of raw counts was expected, not {type(cells).__name__}. Lists of token ids and of "
-            "values become cells by TokenizedCells.from_lists(tokens, values)."
-        )
-
-    def check(self, cells: TokenizedCells) -> None:
+    def check(self, cells: TokenizedCells, pooling: str = "cls", layer: int = 0) -> None:
         """Refuse cells that this model cannot read; ValueError says why."""
-        from scfm.embed import check_vocabulary
-
         if cells.values is None:
             raise ValueError(
                 "These cells have no values: they were rank-encoded for Geneformer. scGPT reads a value for each gene; "
                 "tokenize the counts again with model.tokenize(adata)."
             )
-        check_vocabulary(self, cells)
+        super().check(cells, pooling, layer)
         without = cells.lengths == 0
         if CLS in self.special:
             first = (
@@ -232,19 +201,57 @@ class ScGPT:
                 f"first: {', '.join(cells.cell_ids[without][:3])}. model.tokenize(adata) puts it there."
             )
 
-    # --- on disk ----------------------------------------------------------------------------------
+    def check_adaptable(self) -> None:
+        """Refuse networks whose embedding depends on which batch a cell is said to be of."""
+        config = self.network.config
+        if config.batch_tokens or config.domain_norm.startswith("dsbn") or config.num_modalities:
+            raise ValueError(
+                "This scGPT has batch or modality tokens, or normalizes by batch (DSBN): its cell embedding depends on which "
+                "batch a cell is said to be of, and a new cell is of none. Adapt the checkpoint that it was fine-tuned from."
+            )
 
-    def save(self, folder: str | Path) -> Path:
-        """Write config.json, model.safetensors and vocab.json into a new folder that ``load_model`` reads.
+    # --- the network, layer by layer ----------------------------------------------------------------
 
-        Raises
-        ------
-        FileExistsError
-            If ``folder`` exists and is not empty.
-        """
-        with cache.new_folder(folder) as whole:
-            self.network.save_pretrained(whole)
-            if self._vocabulary is not None:
-                tokens = {**self._vocabulary.tokens, **self._vocabulary.special}
-                (whole / "vocab.json").write_text(json.dumps(tokens, indent=0) + "\n")
-        return Path(folder)
+    def layers(self) -> list[nn.Module]:
+        """The transformer layers, from the input to the output."""
+        return list(self.network.transformer_encoder.layers)
+
+    def input_modules(self) -> list[nn.Module]:
+        """Gene and value encoders, the flag's, and the norm of the input."""
+        own = self.network
+        found = [own.encoder, own.value_encoder, own.pert_encoder, own.dsbn, own.bn]
+        return [module for module in found if module is not None]
+
+    def input_vectors(self, cells: TokenizedCells) -> Tensor:
+        """Gene + value of each token, (token, d); ``<cls>`` carries the padding value, as in :meth:`embed`."""
+        device = self.network.device
+        assert cells.values is not None
+        values = cells.values.copy()
+        values[cells.offsets[:-1]] = self.network.config.pad_value
+        tokens = torch.from_numpy(cells.tokens).to(device, torch.int64)
+        return scgpt_embed.input_tokens(self.network, tokens, torch.from_numpy(values).to(device), None)
+
+    def run_layer(self, layer: nn.Module, x: Tensor, lengths: list[int]) -> Tensor:
+        """One layer for cells that lie end to end, (token, d) → (token, d)."""
+        return scgpt_embed.layer_of(layer, x, x, lengths)
+
+    # --- for plain transformers ---------------------------------------------------------------------
+
+    def classifier(self, names: list[str], level: str, pooling: str, head: str) -> tuple[Any, Any, Any]:
+        """An :class:`ScGPTModel` whose ``cls_decoder`` is the linear head."""
+        if head != "linear" or pooling != "cls" or level == "gene":
+            raise ValueError("An ScGPTModel holds a linear head on <cls>: adapt with pooling='cls', head='linear'.")
+        config = copy.deepcopy(self.network.config)
+        config.num_classes, config.num_class_layers = len(names), 1
+        config.id2label = dict(enumerate(names))
+        made = ScGPTModel(config)
+        made.load_state_dict(self.network.state_dict(), strict=False)
+        assert made.cls_decoder is not None  # num_classes asks for it
+        return made, None, made.cls_decoder.out_layer
+
+    # --- on disk ------------------------------------------------------------------------------------
+
+    def _save_vocabulary(self, folder: Path) -> None:
+        if self._vocabulary is not None:
+            tokens = {**self._vocabulary.tokens, **self._vocabulary.special}
+            (folder / "vocab.json").write_text(json.dumps(tokens, indent=0) + "\n")

@@ -37,11 +37,11 @@ def encode(layers: Sequence[Any], x: Tensor, lengths: list[int]) -> Tensor:
     """Hidden states of ``<cls>``, (cell, d), from the input tokens (token, d) of cells that lie end to end."""
     starts = torch.tensor([0, *itertools.accumulate(lengths)][:-1], device=x.device)
     for layer in layers[:-1]:
-        x = _layer(layer, x, x, lengths)
-    return _layer(layers[-1], x[starts], x, lengths)
+        x = layer_of(layer, x, x, lengths)
+    return layer_of(layers[-1], x[starts], x, lengths)
 
 
-def _layer(layer: Any, asking: Tensor, x: Tensor, lengths: list[int]) -> Tensor:
+def layer_of(layer: Any, asking: Tensor, x: Tensor, lengths: list[int]) -> Tensor:
     """One layer for the positions ``asking`` (all of ``x``, or one per cell), which attend to all of their own cell."""
     own = layer.self_attn
     one_each = len(asking) == len(lengths) < len(x)

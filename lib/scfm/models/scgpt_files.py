@@ -21,7 +21,7 @@ from torch import Tensor
 
 from scfm.genes import PAD, SymbolVocabulary, VocabularyError
 from scfm.inside.seeded import seeded
-from scfm.models.registry import START, WEIGHTS, ModelError
+from scfm.models.base import START, WEIGHTS, ModelError, read_json
 from scfm.models.scgpt import ScGPT
 from scfm.models.scgpt_network import ScGPTConfig, ScGPTModel
 from scfm.store import cache
@@ -96,7 +96,7 @@ def load(folder: Path | None, name: str, entry: dict[str, Any], weights: str, se
 def recognizes(folder: Path | None, entry: dict[str, Any]) -> bool:
     """Whether the files (or the catalogue's entry) are those of an scGPT."""
     if entry or folder is None:
-        return entry.get("kind") == "scgpt"
+        return entry.get("kind") == ScGPT.kind
     try:
         return json.loads((folder / "config.json").read_text()).get("model_type") == "scgpt"
     except (OSError, ValueError, AttributeError):
@@ -111,10 +111,7 @@ def _settings(folder: Path, entry: dict[str, Any]) -> tuple[dict[str, Any], Path
     for path in [listed] if listed else [folder / "config.json", folder / "args.json"]:
         if not path.exists():
             continue
-        try:
-            content = json.loads(path.read_text())
-        except (json.JSONDecodeError, UnicodeDecodeError) as error:
-            raise ModelError(f"{path} is not readable JSON ({error}); it may be cut off.") from error
+        content = read_json(path)
         if not isinstance(content, dict):
             raise ModelError(f"{path} should hold one object of settings, not a {type(content).__name__}.")
         return content, path

@@ -51,7 +51,7 @@ def new_network(settings: Settings, n_vocabulary: int) -> BertForMaskedLM:
     """A BERT with random weights, drawn from the seed."""
     from transformers import BertConfig
 
-    from scfm.models.registry import random_network
+    from scfm.models.geneformer_files import random_network
 
     config = BertConfig(
         vocab_size=n_vocabulary,

@@ -15,7 +15,6 @@ from __future__ import annotations
 
 import json
 from collections.abc import Iterator
-from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -26,7 +25,8 @@ from scfm.inside.seeded import seeded
 from scfm.models.scgpt import GENE_MEANS
 from scfm.pretraining.corpus import Corpus, gene_directions
 from scfm.pretraining.minibatches import augment
-from scfm.pretraining.training import Schedule, check_held_out, on_device, pools_of_cells, run, split
+from scfm.pretraining.scgpt_settings import Settings
+from scfm.pretraining.training import check_held_out, on_device, pools_of_cells, run, split
 from scfm.pretraining.value_minibatches import Minibatch, ValueCells, symbol_vocabulary
 from scfm.store import cache
 
@@ -39,28 +39,6 @@ if TYPE_CHECKING:
 
 SCALE = 10.0  # bins per unit of the network's own scale while it is trained
 DEVIATION = 0.06  # of the gene embeddings at the start, as upstream's
-
-
-@dataclass(frozen=True)
-class Settings(Schedule):
-    """All that decides the result of a pretraining run."""
-
-    name: str = "scgpt-mini"
-    hidden: int = 128
-    layers: int = 4
-    heads: int = 4
-    feed_forward: int = 512
-    max_len: int = 256  # tokens of a cell, <cls> included
-    min_cells: int = 200  # a gene seen in fewer training cells gets no token
-    n_bins: int = 51
-    zero_weight: float = 1.0  # of the zero-probability losses beside GEP's and GEPC's squared errors
-    steps: int = 4400
-    slope_to: int = 6000
-    cooldown: int = 1000
-    dropout: float = 0.05  # not in the attention: that would send SDPA down its slow path
-    warmup: int = 200
-    warm_start: bool = True  # gene embeddings from an SVD of gene presence
-    panel_share: float = 0.0  # the model sees a random part of each cell's genes anyway
 
 
 # --- network and losses -----------------------------------------------------------------------------

@@ -14,7 +14,7 @@ from scfm import genes
 from scfm.pretraining.corpus import Corpus, make_vocabulary
 
 if TYPE_CHECKING:
-    from scfm.pretraining.scgpt_mini import Settings
+    from scfm.pretraining.scgpt_settings import Settings
 
 SHARES_GENERATED = (0.25, 0.5, 0.75)  # upstream's
 ZEROS_SHOWN = (0.0, 0.25, 0.5)  # share of zeros among the perceived genes of a minibatch

@@ -8,7 +8,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from scfm import metrics
+from scfm import metrics, stats
 
 
 @pytest.fixture(scope="module")
@@ -21,28 +21,28 @@ def blobs() -> tuple[np.ndarray, np.ndarray]:
 
 
 def test_interval_of_a_constant_is_the_constant() -> None:
-    found = metrics.interval([0.25] * 20)
+    found = stats.interval([0.25] * 20)
     assert (found.mean, found.low, found.high) == (0.25, 0.25, 0.25)
 
 
 def test_interval_covers_the_true_mean_about_95_percent_of_the_time() -> None:
     rng = np.random.default_rng(1)
-    hits = [not metrics.interval(rng.normal(1.0, 1.0, 30), n_boot=400).excludes(1.0) for _ in range(300)]
+    hits = [not stats.interval(rng.normal(1.0, 1.0, 30), n_boot=400).excludes(1.0) for _ in range(300)]
     assert 0.88 < np.mean(hits) < 0.99
 
 
 def test_cells_of_one_draw_are_not_independent_evidence() -> None:
     # 20 draws that differ much, 200 identical cells in each: the cells must not narrow the interval
     draws = np.random.default_rng(2).normal(0, 1, (20, 1)) * np.ones((1, 200))
-    clustered, flat = metrics.interval(draws, n_boot=500), metrics.interval(draws.ravel(), n_boot=500)
-    by_draw = metrics.interval(draws[:, 0], n_boot=500)
+    clustered, flat = stats.interval(draws, n_boot=500), stats.interval(draws.ravel(), n_boot=500)
+    by_draw = stats.interval(draws[:, 0], n_boot=500)
     assert clustered.high - clustered.low > 3 * (flat.high - flat.low)
     assert clustered.high - clustered.low == pytest.approx(by_draw.high - by_draw.low, rel=0.15)
 
 
 def test_interval_refuses_nan() -> None:
-    with pytest.raises(metrics.TooFewCells, match="1 are NaN"):
-        metrics.interval([0.1, np.nan])
+    with pytest.raises(stats.TooFewCells, match="1 are NaN"):
+        stats.interval([0.1, np.nan])
 
 
 def test_paired_difference_sees_what_two_intervals_hide() -> None:
@@ -50,33 +50,33 @@ def test_paired_difference_sees_what_two_intervals_hide() -> None:
     base = rng.normal(0.5, 0.1, 20)
     rows = [("m", s, "acc", v + 0.02) for s, v in enumerate(base)] + [("pca", s, "acc", v) for s, v in enumerate(base)]
     scores = pd.DataFrame(rows, columns=["method", "seed", "metric", "value"])
-    assert metrics.interval(base).overlaps(metrics.interval(base + 0.02))
-    assert metrics.paired_difference(scores, "m", "pca", "acc").low > 0
+    assert stats.interval(base).overlaps(stats.interval(base + 0.02))
+    assert stats.paired_difference(scores, "m", "pca", "acc").low > 0
     with pytest.raises(KeyError, match="No scores of scvi"):
-        metrics.paired_difference(scores, "m", "scvi", "acc")
+        stats.paired_difference(scores, "m", "scvi", "acc")
 
 
 def test_few_draws_get_students_interval_and_one_draw_decides_nothing() -> None:
     rng = np.random.default_rng(3)
-    hits = [not metrics.of_draws(rng.normal(1.0, 1.0, 5)).excludes(1.0) for _ in range(400)]
+    hits = [not stats.of_draws(rng.normal(1.0, 1.0, 5)).excludes(1.0) for _ in range(400)]
     assert np.mean(hits) > 0.92  # the bootstrap of five holds the truth in some 84 of 100
-    many = rng.normal(1.0, 1.0, metrics.ENOUGH_DRAWS)
-    assert metrics.of_draws(many) == metrics.interval(many)
-    one = metrics.of_draws([0.5])
+    many = rng.normal(1.0, 1.0, stats.ENOUGH_DRAWS)
+    assert stats.of_draws(many) == stats.interval(many)
+    one = stats.of_draws([0.5])
     assert one.mean == 0.5
     assert np.isnan([one.low, one.high]).all()
     assert not one.excludes(0.0)
-    assert one.overlaps(metrics.Interval(0.9, 0.8, 1.0))
-    with pytest.raises(metrics.TooFewCells):
-        metrics.of_draws([])
+    assert one.overlaps(stats.Interval(0.9, 0.8, 1.0))
+    with pytest.raises(stats.TooFewCells):
+        stats.of_draws([])
 
 
 def test_a_difference_is_of_one_dataset_at_a_time() -> None:
     rows = [(m, s, d, "acc", s + 0.1) for m in ("ours", "pca") for s in range(20) for d in ("blood", "islets")]
     scores = pd.DataFrame(rows, columns=["method", "seed", "dataset", "metric", "value"])
     with pytest.raises(ValueError, match="several scores"):
-        metrics.paired_difference(scores, "ours", "pca", "acc")
-    assert metrics.paired_difference(scores[scores["dataset"] == "blood"], "ours", "pca", "acc").mean == 0
+        stats.paired_difference(scores, "ours", "pca", "acc")
+    assert stats.paired_difference(scores[scores["dataset"] == "blood"], "ours", "pca", "acc").mean == 0
 
 
 def test_a_probe_across_groups_says_which_was_tested_and_is_summed_up_over_groups(blobs) -> None:
@@ -84,10 +84,10 @@ def test_a_probe_across_groups_says_which_was_tested_and_is_summed_up_over_group
     groups = np.tile(["d1", "d2", "d3"], 40)
     table = metrics.probe({"clear": embedding, "half": embedding[:, :4]}, names, 5, 9, groups=groups)
     assert table.groupby("group")["seed"].unique().map(list).to_dict() == {key: [0, 1, 2] for key in ("d1", "d2", "d3")}
-    assert metrics.over_groups(table, "clear", "balanced_accuracy").mean > 0.95
+    assert stats.over_groups(table, "clear", "balanced_accuracy").mean > 0.95
     with pytest.raises(ValueError, match="several scores"):
-        metrics.paired_difference(table, "clear", "half", "balanced_accuracy")
-    assert metrics.over_groups(table, "half", "balanced_accuracy", "clear").mean <= 0.01
+        stats.paired_difference(table, "clear", "half", "balanced_accuracy")
+    assert stats.over_groups(table, "half", "balanced_accuracy", "clear").mean <= 0.01
 
 
 def test_a_group_that_cannot_be_tested_is_left_out() -> None:
@@ -97,7 +97,7 @@ def test_a_group_that_cannot_be_tested_is_left_out() -> None:
     table = metrics.probe({"noise": embedding}, names, 5, 6, groups=groups)
     assert set(table["group"]) == {"d1", "d2"}
     alone = np.where(names == "T", "a", "b")
-    with pytest.raises(metrics.TooFewCells, match="No group can be tested"):
+    with pytest.raises(stats.TooFewCells, match="No group can be tested"):
         metrics.probe({"noise": embedding}, np.where(names == "own", "B", names), 5, 4, groups=alone)
 
 
@@ -120,7 +120,7 @@ def test_mixing_tells_mixed_from_separate_batches(blobs) -> None:
     mixed, separate = metrics.mixing(embedding, names, batches), metrics.mixing(apart, names, batches)
     assert mixed["ilisi"] > 0.6 > 0.3 > separate["ilisi"]
     assert mixed["graph_connectivity"] > separate["graph_connectivity"]
-    with pytest.raises(metrics.TooFewCells, match="at least two batches"):
+    with pytest.raises(stats.TooFewCells, match="at least two batches"):
         metrics.mixing(embedding, names, ["x"] * 120)
 
 
@@ -179,7 +179,7 @@ def test_label_draws_by_group_keep_the_tested_donor_out_of_training() -> None:
         assert set(donors[train]).isdisjoint(donors[test])
         tested += list(set(donors[test]))
     assert sorted(tested) == ["d1", "d1", "d2", "d2", "d3", "d3"]
-    with pytest.raises(metrics.TooFewCells, match="has one"):
+    with pytest.raises(stats.TooFewCells, match="has one"):
         next(metrics.label_draws(names, 5, 2, 0, groups=["d1"] * 120))
 
 
@@ -195,7 +195,7 @@ def test_label_draws_by_group_take_a_class_with_one_cell_and_leave_out_one_with_
 
 def test_label_draws_say_what_is_too_few() -> None:
     names, donors = np.repeat(["T", "rare"], [500, 3]), np.tile(["d1", "d2", "d3"], 168)[:503]
-    with pytest.raises(metrics.TooFewCells, match=r"^'rare' has 3 cell.* at least 4 "):
+    with pytest.raises(stats.TooFewCells, match=r"^'rare' has 3 cell.* at least 4 "):
         next(metrics.label_draws(names, 5, 1))
     train, _ = next(metrics.label_draws(np.append(names, "rare"), 5, 1))
     assert np.sum(train >= 500) == 2  # 4 do
@@ -218,13 +218,13 @@ def test_label_draws_are_the_same_for_the_same_seed() -> None:
 def test_probe_reads_clear_types_and_falls_to_chance_with_shuffled_labels(blobs, kind) -> None:
     embedding, names = blobs
     embeddings = {"clear": embedding, "noise": np.random.default_rng(0).normal(size=embedding.shape)}
-    table = metrics.summary(metrics.probe(embeddings, names, 10, 20, kind=kind), by=("method", "metric")).set_index(
+    table = stats.summary(metrics.probe(embeddings, names, 10, 20, kind=kind), by=("method", "metric")).set_index(
         ["method", "metric"]
     )
     assert table.loc[("clear", "accuracy"), "mean"] > 0.95
     assert table.loc[("noise", "balanced_accuracy"), "mean"] == pytest.approx(1 / 3, abs=0.08)
     shuffled = metrics.probe({"clear": embedding}, names, 10, 20, kind=kind, shuffle_labels=True)
-    found = metrics.interval(shuffled.loc[shuffled["metric"] == "balanced_accuracy", "value"].to_numpy())
+    found = stats.interval(shuffled.loc[shuffled["metric"] == "balanced_accuracy", "value"].to_numpy())
     assert found.low - 0.08 < 1 / 3 < found.high + 0.08
 
 

@@ -5,11 +5,12 @@ from __future__ import annotations
 import numpy as np
 import pandas as pd
 import pytest
-from scipy import stats
+from scipy import stats as scipy_stats
 
-from scfm import metrics
+from scfm import stats
+from scfm.stats import student
 from studies import comparisons, ladder_figure
-from studies.comparisons import cheapest, paired, student, verdicts
+from studies.comparisons import cheapest, paired, verdicts
 
 COLUMNS = ["model", "method", "dataset", "labels_per_class", "seed", "metric", "value"]
 
@@ -18,18 +19,18 @@ def test_students_interval_is_scipys_and_covers_where_the_bootstrap_does_not() -
     rng = np.random.default_rng(0)
     samples = rng.normal(0.7, 0.05, (2000, 5))
     ours = [student(s) for s in samples]
-    low, high = stats.t.interval(0.95, 4, loc=samples.mean(1), scale=stats.sem(samples, axis=1))
+    low, high = scipy_stats.t.interval(0.95, 4, loc=samples.mean(1), scale=scipy_stats.sem(samples, axis=1))
     np.testing.assert_allclose([i.low for i in ours], low)
     np.testing.assert_allclose([i.high for i in ours], high)
     covered = np.mean([i.low <= 0.7 <= i.high for i in ours])
-    boot = np.mean([(b := metrics.interval(s, n_boot=300)).low <= 0.7 <= b.high for s in samples])
+    boot = np.mean([(b := stats.interval(s, n_boot=300)).low <= 0.7 <= b.high for s in samples])
     assert 0.935 < covered < 0.965
     assert boot < 0.88  # what the t interval is there for
 
 
 @pytest.mark.parametrize("values", [[0.5], [], [0.5, np.nan], [[0.1, 0.2], [0.3, 0.4]]])
 def test_an_interval_of_one_draw_is_refused(values) -> None:
-    with pytest.raises(metrics.TooFewCells, match="two finite values"):
+    with pytest.raises(stats.TooFewCells, match="two finite values"):
         student(values)
 
 
@@ -70,7 +71,7 @@ def test_pairs_see_what_separate_intervals_hide() -> None:
     assert lines.loc[("head", 5), "high"] > lines.loc[("lora", 5), "low"]  # the luck of the draw is wider than the gap
     assert (found["n"] == 5).all()
     wide = comparisons.wide(long, "m", "in").loc[5]
-    assert found["p"].iloc[0] == pytest.approx(stats.ttest_rel(wide["lora"], wide["head"]).pvalue)
+    assert found["p"].iloc[0] == pytest.approx(scipy_stats.ttest_rel(wide["lora"], wide["head"]).pvalue)
     counts = verdicts(found, ("ours", "rival"))
     assert counts.loc[("lora", "head"), ["better", "undecided", "worse"]].tolist() == [2, 0, 0]
     assert counts.loc[("lora", "head"), "by chance"] == pytest.approx(0.1)

@@ -56,7 +56,7 @@ def test_what_is_measured_is_kept_and_only_the_rest_is_run(tmp_path: Path, monke
 
     cells = adata(200, 1)
     monkeypatch.setattr("scfm.models.load_model", lambda name: made)
-    monkeypatch.setattr("studies.judge_geneformer.evaluation_set", lambda name: cells)
+    monkeypatch.setattr("studies.sets.evaluation_set", lambda name: cells)
     monkeypatch.setattr(forgetting, "of_corpus", lambda model, *n: (adata(20), adata(20, 3)))
     monkeypatch.setattr(forgetting, "climb", climb)
     stored = tmp_path / "table.parquet"

@@ -39,7 +39,7 @@ def test_the_card_is_the_one_that_its_table_and_log_give(mini: Path, tmp_path: P
     copy = shutil.copytree(mini, tmp_path / "geneformer-mini")
     judge_geneformer.write_card(copy, table)
     assert (copy / "README.md").read_text() == (mini / "README.md").read_text(), (
-        "run: python -m studies.judge_geneformer --card-only"
+        "run: python -m studies.judge --card-only"
     )
     log = json.loads((mini / "training_log.json").read_text())
     assert f"{log['log'][-1]['loss']:.3f}" in (mini / "README.md").read_text()
@@ -50,16 +50,16 @@ def test_the_committed_results_show_that_the_mini_learned() -> None:
     labels per class, with intervals that do not overlap."""
     import pandas as pd
 
-    from scfm import metrics
+    from scfm import stats
 
     table = pd.read_parquet(cache.repo_data() / "results" / "geneformer_mini.parquet")
     for name in ("pbmc_zheng_facs", "kang_ifnb_pbmc"):
         part = table[table["dataset"] == name]
 
-        def of(method: str, metric: str, labels: int, part=part) -> metrics.Interval:
+        def of(method: str, metric: str, labels: int, part=part) -> stats.Interval:
             rows = part[(part["method"] == method) & (part["metric"] == metric) & (part["labels_per_class"] == labels)]
             assert len(rows) >= 20
-            return metrics.interval(rows["value"].to_numpy())
+            return stats.interval(rows["value"].to_numpy())
 
         assert of("pretrained", "masked_loss", 0).high < of("frequencies, unseen", "masked_loss", 0).low
         assert of("pretrained", "balanced_accuracy", 10).low > of("random twin", "balanced_accuracy", 10).high

@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 
 import scfm
-from scfm import metrics, tokenize
+from scfm import stats, tokenize
 from scfm.pretraining import corpus
 from scfm.pretraining.value_minibatches import ValueCells
 from scfm.store import cache
@@ -71,7 +71,7 @@ def test_the_card_is_the_one_that_its_table_and_log_give(mini: Path, tmp_path: P
     copy = shutil.copytree(mini, tmp_path / "scgpt-mini")
     judge_scgpt.write_card(copy, table)
     assert (copy / "README.md").read_text() == (mini / "README.md").read_text(), (
-        "run: python -m studies.judge_geneformer --card-only"
+        "run: python -m studies.judge --card-only"
     )
     log = json.loads((mini / "training_log.json").read_text())
     assert f"{log['log'][-1]['gep']:.1f}" in (mini / "README.md").read_text()
@@ -85,7 +85,7 @@ def test_the_committed_results_show_that_the_mini_learned(kind: str) -> None:
     table = pd.read_parquet(cache.repo_data() / "results" / "scgpt_mini.parquet")
     for name in ("pbmc_zheng_facs", "kang_ifnb_pbmc"):
         part = table[(table["dataset"] == name) & (table["metric"] == f"{kind}_error")]
-        found = {method: metrics.interval(rows["value"].to_numpy()) for method, rows in part.groupby("method")}
+        found = {method: stats.interval(rows["value"].to_numpy()) for method, rows in part.groupby("method")}
         assert part.groupby("method").size().min() >= 20
         assert found["pretrained"].high < found["gene means"].low
         assert found["pretrained"].high < found["random twin"].low

@@ -50,7 +50,7 @@ def test_a_gene_has_the_token_that_the_tokenizer_gives_it(adata, name: str) -> N
     model = scfm.load_model(name)
     renamed = adata.copy()  # ids without the symbols that the course's table gives them
     renamed.var["ensembl_id"] = list(reversed(adata.var["ensembl_id"].tolist()))
-    cells, tokens = model.tokenize(renamed), seen.column_tokens(renamed, model)
+    cells, tokens = model.tokenize(renamed), model.column_tokens(renamed)
     special = list(model.special.values())
     for cell in range(0, len(cells), 10):
         expressed = renamed.X[cell].toarray().ravel() > 0

@@ -20,7 +20,7 @@ from sklearn.model_selection import train_test_split
 
 import scfm
 from coursekit import check, record
-from scfm import baselines, metrics, plots
+from scfm import baselines, metrics, plots, stats
 
 DATASET = {"quick": "pbmc68k", "cpu": "pbmc_zheng_facs", "gpu": "pbmc_zheng_facs"}[profile]
 adata = scfm.load_dataset(dataset or DATASET, label=label, seed=seed)
@@ -59,7 +59,7 @@ table = pd.DataFrame(
     [
         (name, i.mean, i.low, i.high)
         for name, part in scores.groupby("method", sort=False)
-        for i in [metrics.interval(part["value"].to_numpy())]
+        for i in [stats.interval(part["value"].to_numpy())]
     ],
     columns=["method", "mean", "low", "high"],
 )
@@ -70,7 +70,7 @@ plots.show(
     + "; ".join(f"{r.method} {r.mean:.2f}" for r in table.itertuples())
     + ".",
 )
-gap = metrics.paired_difference(scores, "depth alone", "PCA", "accuracy")
+gap = stats.paired_difference(scores, "depth alone", "PCA", "accuracy")
 print(f"Depth alone, minus PCA: {gap}.")
 record("accuracy", table.set_index("method")["mean"].to_dict(), tolerance=0.05)
 record.headline("accuracy of telling the type by depth alone, minus by PCA", gap)

@@ -16,7 +16,7 @@ from tiny_geneformer import config
 from coursekit.course import CourseError, alone, choose
 from coursekit.run.execute import prepare
 from coursekit.workshop import checkpoint, keep, pieces
-from scfm.models.registry import random_network
+from scfm.models.geneformer_files import random_network
 
 LESSON = (
     """\

@@ -10,11 +10,10 @@ import tiny_task
 import torch
 
 import scfm
-from scfm.adaptation import adapters, features, heads, labels, loop, tasks
+from scfm.adaptation import adapters, heads, labels, loop, tasks
 from scfm.adaptation.adapters import digest
 from scfm.adaptation.choices import Choices
-from scfm.adaptation.features import layers_of
-from scfm.adaptation.fit import reader_of, resolve
+from scfm.adaptation.reading import reader_of, resolve
 
 KINDS = ("geneformer", "scgpt")
 RUNGS = ("head", "lora", "partial", "full")
@@ -57,7 +56,7 @@ def test_a_frozen_base_is_shared_and_a_trained_one_is_not(kind: str) -> None:
     base = {p.data_ptr() for p in model.network.parameters()}
     for method, trained_apart in (("head", False), ("lora", False), ("full", True)):
         fit = scfm.adapt(model, cells, types, method, **options(method, epochs=1))
-        layer = layers_of(fit.network)[0]
+        layer = fit.adapted.layers()[0]
         own = {p.data_ptr() for name, p in layer.named_parameters() if "lora" not in name}
         assert own.isdisjoint(base) == trained_apart
 
@@ -68,7 +67,7 @@ def test_a_frozen_base_is_shared_and_a_trained_one_is_not(kind: str) -> None:
 @pytest.mark.parametrize("kind", KINDS)
 def test_trained_parameters_are_those_of_the_formula(kind: str) -> None:
     model, (cells, types) = tiny_task.model(kind), tiny_task.cells(kind, 30)
-    d, n_layers = 16, len(layers_of(model.network))
+    d, n_layers = 16, len(model.layers())
     ff = model.network.config.intermediate_size
     fast = FAST | {"epochs": 1, "max_steps": 1}
     head = (d + 1) * 2
@@ -87,13 +86,13 @@ def test_trained_parameters_are_those_of_the_formula(kind: str) -> None:
         assert trained("lora", rank=rank, targets="feedforward") == head + n_layers * rank * 2 * (d + ff)
         everything = n_layers * rank * (attention + 2 * (d + ff))
         assert trained("lora", rank=rank) == head + everything
-        assert adapters.lora_parameters(model.network, rank) == everything
+        assert adapters.lora_parameters(model, rank) == everything
     # IA3: one factor per output of keys and values (scGPT: queries too), and per input of the second feed-forward matrix
     assert trained("ia3") == head + n_layers * ((2 if kind == "geneformer" else 3) * d + ff)
     assert trained("ln") == head + n_layers * 2 * 2 * d
     layer = 4 * d * d + 4 * d + 2 * d * ff + d + ff + 2 * 2 * d
     assert trained("partial", n_layers=1) == head + layer
-    inputs = adapters.count(p for m in features.input_modules(model.network) for p in m.parameters())
+    inputs = adapters.count(p for m in model.input_modules() for p in m.parameters())
     assert trained("full") == head + n_layers * layer + inputs
     if kind == "geneformer":
         assert trained("prompt", n_virtual=4) == head + 4 * d
@@ -178,7 +177,7 @@ def test_shuffled_labels_give_chance(method: str) -> None:
         fit = scfm.adapt(model, cells, shuffled, method, seed=draw, **options(method, epochs=2, validation=0))
         said = fit.predict(new, progress=False)
         scores.append(np.mean([np.mean(said[truth == c] == c) for c in ("B", "T")]))
-    found = scfm.metrics.interval(scores)
+    found = scfm.stats.interval(scores)
     assert found.low - 0.06 < 0.5 < found.high + 0.06, found  # a balanced accuracy of one half, give or take 300 cells
 
 
@@ -189,7 +188,7 @@ def test_shuffled_labels_give_chance(method: str) -> None:
 def test_features_are_those_of_the_models_own_embedding(kind: str) -> None:
     model, (cells, _) = tiny_task.model(kind), tiny_task.cells(kind, 30)
     choices = resolve(model, Choices(dtype="float32"))
-    reader = reader_of(model, adapters.prepare(model.network, choices, 1), choices)
+    reader = reader_of(adapters.prepare(model, choices, 1), choices)
     how = {} if kind == "geneformer" else {"normalize": False}
     np.testing.assert_allclose(reader.all(cells), model.embed(cells, dtype="float32", progress=False, **how), atol=1e-5)
 
@@ -203,7 +202,7 @@ def test_features_are_those_of_the_plain_network(pooling: str) -> None:
         states = model.network(input_ids=ids, attention_mask=mask, output_hidden_states=True).hidden_states
     for layer in (0, -1, -2):
         choices = resolve(model, Choices(dtype="float32", pooling=pooling, layer=layer))
-        found = reader_of(model, adapters.prepare(model.network, choices, 3 + layer), choices).all(cells)
+        found = reader_of(adapters.prepare(model, choices, 3 + layer), choices).all(cells)
         x = states[3 + layer]
         genes = (ids > 3)[..., None]
         expected = x[:, 0] if pooling == "cls" else (x * genes).sum(1) / genes.sum(1)
@@ -215,9 +214,9 @@ def test_gradient_checkpointing_gives_the_same_gradients(kind: str) -> None:
     model, (cells, _) = tiny_task.model(kind), tiny_task.cells(kind, 10)
     found = []
     for checkpointing in (False, True):
-        copied = adapters.prepare(model.network, Choices(method="full"), len(layers_of(model.network))).network
-        features.hidden_states(copied, cells, checkpointing=checkpointing).square().sum().backward()
-        found.append([p.grad.clone() for p in copied.parameters() if p.grad is not None])
+        copied = adapters.prepare(model, Choices(method="full"), len(model.layers())).model
+        copied.hidden_states(cells, checkpointing=checkpointing).square().sum().backward()
+        found.append([p.grad.clone() for p in copied.network.parameters() if p.grad is not None])
     assert len(found[0]) == len(found[1]) > 10
     for one, other in zip(*found, strict=True):
         torch.testing.assert_close(one, other, rtol=1e-4, atol=1e-5)
@@ -337,7 +336,7 @@ def test_early_stopping_keeps_the_best_weights_not_the_last() -> None:
 
 def test_gradual_unfreezing_goes_from_the_top_to_the_bottom() -> None:
     model = tiny_task.model()
-    adapted = adapters.prepare(model.network, Choices(method="full", gradual=True), 3)
+    adapted = adapters.prepare(model, Choices(method="full", gradual=True), 3)
     stages = adapters.stages(adapted, 3)
     assert len(stages) == 4  # three layers and the embeddings
     assert sum(map(len, stages)) == len(adapted.trained())
@@ -348,7 +347,7 @@ def test_gradual_unfreezing_goes_from_the_top_to_the_bottom() -> None:
     assert seen[0] == [True, False, False, False]
     assert seen[1] == [True, True, False, False]
     assert seen[3] == seen[-1] == [True, True, True, True]
-    top = {id(p) for p in layers_of(adapted.network)[2].parameters()}
+    top = {id(p) for p in adapted.model.layers()[2].parameters()}
     assert {id(p) for p in stages[0]} == top
 
 
@@ -359,9 +358,7 @@ def test_gradual_unfreezing_leaves_the_bottom_untouched_if_it_ends_before_its_tu
         fit = scfm.adapt(model, cells, types, "full", gradual=True, **options("full", epochs=40, max_steps=steps))
         same = [
             torch.equal(a, b)
-            for a, b in zip(
-                layers_of(fit.network)[0].parameters(), layers_of(model.network)[0].parameters(), strict=True
-            )
+            for a, b in zip(fit.adapted.layers()[0].parameters(), model.layers()[0].parameters(), strict=True)
         ]
         moved.append(not all(same))
     assert moved == [False, True]
@@ -370,18 +367,18 @@ def test_gradual_unfreezing_leaves_the_bottom_untouched_if_it_ends_before_its_tu
 def test_layer_decay_lowers_the_rate_layer_by_layer_and_spares_embeddings_from_decay() -> None:
     model = tiny_task.model()
     choices = Choices(method="full", layer_decay=0.5, learning_rate=1e-2)
-    adapted = adapters.prepare(model.network, choices, 3)
+    adapted = adapters.prepare(model, choices, 3)
     head = heads.Head(16, {"label": ["a", "b"]})
     groups = adapters.optimizer_groups(adapted, adapters.stages(adapted, 3), head, choices)
     rate_of = {id(p): group["rate"] for group in groups for p in group["params"]}
     decay_of = {id(p): group["weight_decay"] for group in groups for p in group["params"]}
-    rates = [rate_of[id(layer.output.dense.weight)] for layer in layers_of(adapted.network)]
+    rates = [rate_of[id(layer.output.dense.weight)] for layer in adapted.model.layers()]
     assert rates == [0.0025, 0.005, 0.01]
     words = adapted.network.bert.embeddings.word_embeddings.weight
     assert rate_of[id(words)] == 0.00125
     assert decay_of[id(words)] == 0
-    assert decay_of[id(layers_of(adapted.network)[0].output.dense.weight)] == choices.weight_decay
-    assert decay_of[id(layers_of(adapted.network)[0].output.dense.bias)] == 0
+    assert decay_of[id(adapted.model.layers()[0].output.dense.weight)] == choices.weight_decay
+    assert decay_of[id(adapted.model.layers()[0].output.dense.bias)] == 0
     assert len(rate_of) == len(adapted.trained()) + 2
 
 
@@ -433,7 +430,7 @@ def test_genes_are_classified_in_their_cells(kind: str, method: str) -> None:
 def test_genes_are_watched_in_cells_drawn_from_all() -> None:
     model, (cells, _) = tiny_task.model(), tiny_task.cells(n_cells=600)
     choices = resolve(model, Choices(level="gene", method="full", dtype="float32"))
-    reader = reader_of(model, adapters.prepare(model.network, choices, 3), choices)
+    reader = reader_of(adapters.prepare(model, choices, 3), choices)
     known, tokens = labels.of_genes({f"GENE{i}": "ab"[i % 2] for i in range(40)}, model.vocabulary, cells.tokens)
     drawn = [
         tasks.GeneTasks(reader, cells, known, tokens, [np.ones(2)], seed).watch(np.arange(40)).examples
@@ -508,18 +505,19 @@ def test_the_verbs_of_the_house_are_functions() -> None:
 
 
 def test_planned_rates_are_those_of_the_groups_and_the_schedule() -> None:
-    network = tiny_task.model().network
+    model = tiny_task.model()
+    network = model.network
     mark = digest(network)
     full = Choices(method="full", layer_decay=0.5, learning_rate=1e-3, warmup=0.2, layer=0)
-    plan = loop.planned_rates(network, full, 10)
+    plan = loop.planned_rates(model, full, 10)
     assert list(plan.index) == ["input", "layer 1", "layer 2", "layer 3"]
     top = [1e-3 * loop.schedule(step, 10, full) for step in range(10)]
     np.testing.assert_allclose(plan.loc["layer 3"], top)
     np.testing.assert_allclose(plan.loc["input"], np.array(top) / 8)
-    partial = loop.planned_rates(network, Choices(method="partial", n_layers=1, layer=0), 10)
+    partial = loop.planned_rates(model, Choices(method="partial", n_layers=1, layer=0), 10)
     assert (partial.loc[["input", "layer 1", "layer 2"]] == 0).all(axis=None)
     assert (partial.loc["layer 3"] > 0).all()
-    gradual = loop.planned_rates(network, Choices(method="full", gradual=True, schedule="constant", layer=0), 40)
+    gradual = loop.planned_rates(model, Choices(method="full", gradual=True, schedule="constant", layer=0), 40)
     first = [(row > 0).to_numpy().argmax() for _, row in gradual.iterrows()]
     assert first == sorted(first, reverse=True)
     assert first[-1] == 0

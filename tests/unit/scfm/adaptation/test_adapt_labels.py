@@ -228,9 +228,9 @@ def test_genes_are_found_by_id_and_by_symbol() -> None:
         labels.of_genes({"Actb": "a", "Gapdh": "b"}, vocabulary, present)
     with pytest.raises(ValueError, match="None of the 2 genes occurs"):
         labels.of_genes({"GENE38": "a", "GENE39": "b"}, vocabulary, present)
-    assert labels.token_of(tiny_scgpt.VOCABULARY, "GENE7") == 7
-    assert labels.token_of(vocabulary, "<cls>") is None
-    assert labels.gene_names(tiny_scgpt.VOCABULARY, np.array([3, 0])) == ["GENE3", "GENE0"]
+    assert tiny_scgpt.VOCABULARY.find("GENE7") == 7
+    assert vocabulary.find("<cls>") is None
+    assert [tiny_scgpt.VOCABULARY.gene(i) for i in np.array([3, 0])] == ["GENE3", "GENE0"]
 
 
 def test_every_choice_is_a_choice_of_adapt() -> None:

@@ -13,7 +13,7 @@ import torch
 
 import scfm
 from scfm import calibration
-from scfm.adaptation import adapters, fitscores, quantize
+from scfm.adaptation import fitscores, quantize
 from scfm.adaptation.adapters import digest
 from scfm.adaptation.modelcard import card
 
@@ -361,4 +361,4 @@ def test_scores_of_several_columns_leave_out_missing_labels_and_replace_old_ones
 
 def test_a_quantized_base_needs_a_gpu_and_says_so() -> None:
     with pytest.raises(ValueError, match=r"needs an NVIDIA GPU.*leave quantize out"):
-        quantize.quantized(adapters.sharing_copy(tiny_task.model().network), "4bit")
+        quantize.quantized(tiny_task.model(), "4bit")

@@ -38,7 +38,7 @@ def test_the_error_is_that_of_the_pretrainings_own_question(kind: str) -> None:
         assert remembered.error(seed=3) == made.masked_loss(remembered.tokens, seed=3).loss
     else:
         by_hand = []
-        for batch in remembered._questions(np.arange(120), np.random.default_rng([3, 4])):
+        for batch in remembered.questions._fixed(3):
             n = batch.n_perceived
             cls = torch.full((len(batch.genes), 1), N_GENES + 1)
             shown = torch.cat([cls, torch.from_numpy(batch.genes[:, :n])], 1)
@@ -86,7 +86,7 @@ def test_the_pieces_of_the_replayed_loss_add_up(kind: str) -> None:
     def gradient(budget: int) -> tuple[int, torch.Tensor]:
         made.network.zero_grad()
         pieces = 0
-        for loss in remembered.losses(made.network, np.random.default_rng(0), 24, budget):
+        for loss in remembered.losses(made, np.random.default_rng(0), 24, budget):
             loss.backward()
             pieces += 1
         return pieces, torch.cat([p.grad.ravel() for p in made.network.parameters() if p.grad is not None])

@@ -9,10 +9,10 @@ import pytest
 import torch
 
 import scfm
-from scfm import calibration, metrics
+from scfm import calibration, stats
 from scfm.adaptation import openset
 from scfm.adaptation.heads import Head
-from scfm.adaptation.readout import gene_features, linear_head, softmax
+from scfm.baselines import gene_features, linear_head, softmax
 from scfm.generation import completion
 from studies import headstudy
 
@@ -115,7 +115,7 @@ def test_intervals_over_groups_are_wider_than_over_their_draws() -> None:
     rng = np.random.default_rng(6)
     rows = [(m, str(g), "balanced_accuracy", s, g / 10 + rng.normal(0, 0.001) + (0.1 if m == "a" else 0)) for m in "ab" for g in range(5) for s in range(6)]  # fmt: skip
     table = pd.DataFrame(rows, columns=["method", "group", "metric", "seed", "value"])
-    own = metrics.over_groups(table, "a", "balanced_accuracy")
-    gap = metrics.over_groups(table, "a", "balanced_accuracy", "b")
+    own = stats.over_groups(table, "a", "balanced_accuracy")
+    gap = stats.over_groups(table, "a", "balanced_accuracy", "b")
     assert own.high - own.low > 0.1
     assert gap.low == pytest.approx(0.1, abs=0.005)

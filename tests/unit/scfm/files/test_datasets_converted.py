@@ -18,7 +18,7 @@ from scfm.datasets import at_hand, entries, list_datasets, load_dataset
 from scfm.errors import DatasetError, DownloadError, FileFormatError
 from scfm.files.convert import content_hash
 from scfm.store import cache
-from studies import ablation, judge_geneformer
+from studies import ablation, sets
 
 RDATA = Path(__file__).parent / "data" / "pbmc_facs_small.RData"
 FACS, LINES = "pbmc_zheng_facs", "lung_celllines_5batch"
@@ -192,7 +192,7 @@ def test_a_profile_takes_what_can_be_had(empty_cache: Path, caplog: pytest.LogCa
     with pytest.raises(DatasetError, match="None of these sets can be loaded: pancreas_baron_175"):
         at_hand(names[3:4])
     with pytest.raises(DatasetError, match="None of these sets can be loaded: kang_ifnb_pbmc"):
-        judge_geneformer.evaluation_set("kang_ifnb_pbmc")  # kang-2000 under this name would be another set's result
+        sets.evaluation_set("kang_ifnb_pbmc")  # kang-2000 under this name would be another set's result
     assert ablation.study_at_hand("pbmc68k-2batch") == "pbmc68k-2batch"
     assert ablation.study_at_hand("kang_ifnb_2cond") == "lung_celllines_2tech"
     assert "kang_ifnb_2cond cannot be had here" in caplog.text

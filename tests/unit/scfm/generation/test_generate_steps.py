@@ -12,6 +12,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from small_scgpt import network
 
+from scfm.generation import answer as answers
 from scfm.generation import attention_mask as masks
 from scfm.generation import confidence, kstep
 
@@ -227,10 +228,10 @@ def by_hand(net, genes, values, asked, steps, measure, exact, feed):
         ask = torch.tensor(left)[None]
         if exact:
             out = net.generate_forward(genes, values, ask)
-            answer = kstep.Answer(out.generated.clamp(0, 50), out.generated_zero_prob)
+            answer = answers.Answer(out.generated.clamp(0, 50), out.generated_zero_prob)
         else:
             value, nonzero = by_masked_forward(net, genes, values, blocks, ask)[1]
-            answer = kstep.Answer(value.clamp(0, 50), nonzero)
+            answer = answers.Answer(value.clamp(0, 50), nonzero)
         order = measure(answer)[0].argsort(descending=True)[:size].tolist()
         for i in order:
             found[left[i]], at[left[i]] = answer.value[0, i].item(), step
@@ -301,7 +302,7 @@ def test_block_causal_reads_each_gene_once():
 
 
 def answer_of(**what):
-    return kstep.Answer(**{name: torch.tensor([row]) for name, row in what.items()})
+    return answers.Answer(**{name: torch.tensor([row]) for name, row in what.items()})
 
 
 def test_measures_of_confidence_by_hand():
@@ -404,10 +405,10 @@ def test_a_coin_decides(if_expressed):
 )
 def test_the_expected_bin_and_the_bin_if_expressed(says, p, if_expressed, mean, if_on):
     config = tiny.network(if_expressed=if_expressed, zero_prob=True).config
-    value, on = kstep.expected(torch.tensor([[says]]), torch.tensor([[p]]), config)
+    value, on = answers.expected(torch.tensor([[says]]), torch.tensor([[p]]), config)
     assert value.item() == pytest.approx(mean)
     assert on.item() == pytest.approx(if_on)
-    value, on = kstep.expected(torch.tensor([[says]]), None, config)
+    value, on = answers.expected(torch.tensor([[says]]), None, config)
     assert value.item() == min(max(says, 0), 50)
     assert on is None
 
@@ -418,8 +419,8 @@ def test_the_expected_bin_and_the_bin_if_expressed(says, p, if_expressed, mean, 
 @given(st.lists(st.floats(0.001, 0.999), min_size=2, max_size=30), st.floats(0.02, 0.98))
 def test_one_shift_of_the_log_odds_gives_the_share(chances, share):
     p = torch.tensor([chances, chances[::-1]], dtype=torch.float64)
-    by = kstep.odds_shift(p, torch.tensor([share, 0.5], dtype=torch.float64))
-    moved = kstep.Answer(p * 20, p, torch.full_like(p, 20.0)).shifted(by)
+    by = answers.odds_shift(p, torch.tensor([share, 0.5], dtype=torch.float64))
+    moved = answers.Answer(p * 20, p, torch.full_like(p, 20.0)).shifted(by)
     np.testing.assert_allclose(moved.nonzero.mean(1), [share, 0.5], atol=1e-4)
     np.testing.assert_allclose(moved.value, moved.nonzero * 20)
     assert (torch.argsort(moved.nonzero[0], stable=True) == torch.argsort(p[0], stable=True)).all() or len(

@@ -13,7 +13,7 @@ from scipy.stats import energy_distance as scipy_energy
 from scipy.stats import wasserstein_distance
 from small_scgpt import network, study
 
-from scfm import metrics
+from scfm import stats
 from scfm.generation import simple_generators as simple
 from scfm.generation import yardsticks as scores
 from scfm.models.scgpt import ScGPT
@@ -78,7 +78,7 @@ def test_real_cells(cells):
     own = dict(zip(whole[3].tolist(), whole.values[whole.offsets[3] : whole.offsets[4]].tolist(), strict=True))
     assert cells.bins[3].tolist() == [own.get(token, 0.0) for token in range(35)]
     assert (cells.column_token[-3:] == -1).all(), "outside the vocabulary, or a second column of a gene"
-    with pytest.raises(metrics.TooFewCells, match="No type of"):
+    with pytest.raises(stats.TooFewCells, match="No type of"):
         simple.RealCells.of(study(5), model())
     filtered = study()
     filtered.obs["filter_pass"] = np.arange(filtered.n_obs) > 0
@@ -118,7 +118,7 @@ def test_simple_generators_know_training_cells_of_the_type_only(cells, name):
     again = simple.SIMPLE[name](changed, train, wanted, 0)
     np.testing.assert_array_equal(again[[0, 1, 2, 4]], made[[0, 1, 2, 4]])
     assert not np.array_equal(again[3], made[3])
-    with pytest.raises(metrics.TooFewCells, match="no training cell of 'b'"):
+    with pytest.raises(stats.TooFewCells, match="no training cell of 'b'"):
         simple.SIMPLE[name](cells, train[cells.labels[train] != "b"], wanted, 0)
 
 
@@ -213,5 +213,5 @@ def test_the_table_of_all_generators(cells):
         np.testing.assert_array_equal(wanted, cells.labels[expected[1]])
     again = scores.compare(cells, {"spy": spy}, n_draws=3, model="m", progress=False)
     pd.testing.assert_frame_equal(table, again)
-    gap = metrics.paired_difference(table, "real cells", "type's mean", "gene_distance")
+    gap = stats.paired_difference(table, "real cells", "type's mean", "gene_distance")
     assert gap.high < 0

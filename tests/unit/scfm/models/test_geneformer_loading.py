@@ -15,7 +15,7 @@ from scfm import load_model
 from scfm.genes import VocabularyError
 from scfm.models import ModelError, list_models
 from scfm.models.geneformer import Geneformer
-from scfm.models.registry import random_network
+from scfm.models.geneformer_files import random_network
 from scfm.store import hub
 
 
@@ -280,5 +280,5 @@ def test_no_vocabulary_and_none_to_recognize(tmp_path):
     with pytest.raises(ModelError, match="nothing says which token is which gene"):
         load_model(folder)
     twin = load_model(folder, weights="random")
-    with pytest.raises(VocabularyError, match="made without its dictionaries"):
+    with pytest.raises(VocabularyError, match="has no vocabulary"):
         _ = twin.vocabulary

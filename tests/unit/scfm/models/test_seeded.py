@@ -11,7 +11,7 @@ import torch
 
 from scfm.adaptation.heads import Head
 from scfm.inside.seeded import seeded
-from scfm.models.registry import random_network
+from scfm.models.geneformer_files import random_network
 
 SCFM = Path(__file__).resolve().parents[4] / "lib" / "scfm"
 
