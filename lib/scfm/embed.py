@@ -220,7 +220,7 @@ def embed(
                     continue
                 if pooling == "mean":
                     keep = ~np.isin(part.tokens, list(model.special.values()))
-                    kept = np.add.reduceat(keep, part.offsets[:-1], dtype=np.int64).tolist()
+                    kept = part.count(keep).tolist()
                     x = torch.stack([own.mean(0) for own in x[torch.from_numpy(keep).to(device)].split(kept)])
                 per_cell[indices] = x.cpu().numpy()  # (cell, d)
     if pooling != "gene":
@@ -280,7 +280,7 @@ def check(model: RankModel, cells: TokenizedCells, pooling: str = "mean", layer:
 def genes_per_cell(model: Any, cells: TokenizedCells) -> np.ndarray:
     """How many tokens of each cell are genes, not special ones: int (cell,)."""
     is_gene = ~np.isin(cells.tokens, list(model.special.values()))
-    return np.add.reduceat(np.append(is_gene, False), cells.offsets[:-1], dtype=np.int64) * (cells.lengths > 0)
+    return cells.count(is_gene)
 
 
 def refuse_without_genes(model: Any, cells: TokenizedCells) -> None:

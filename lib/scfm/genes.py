@@ -7,6 +7,7 @@ carries each gene's nonzero median (:class:`RankVocabulary`); scGPT's goes from 
 from __future__ import annotations
 
 import functools
+import gzip
 import io
 import json
 import pickle
@@ -271,13 +272,12 @@ class RankVocabulary(Vocabulary):
         if self.frequencies is not None:
             table["frequency"] = [0.0] * len(self.special) + [self.frequencies[gene] for gene in genes]
         with cache.atomic_write(Path(folder) / "vocabulary.tsv.gz") as path:
-            # mtime 0: the same vocabulary gives the same bytes, so its hash can be published
-            table.to_csv(path, sep="\t", index=False, compression={"method": "gzip", "mtime": 0})
+            _write_tsv(table, path)
         (Path(folder) / ALTERNATIVES).unlink(missing_ok=True)  # another vocabulary's
         if self.alternatives:
             pairs = pd.DataFrame(sorted(self.alternatives.items()), columns=["name", "ensembl_id"])
             with cache.atomic_write(Path(folder) / ALTERNATIVES) as path:
-                pairs.to_csv(path, sep="\t", index=False, compression={"method": "gzip", "mtime": 0})
+                _write_tsv(pairs, path)
         with cache.atomic_write(Path(folder) / "rank_tokenizer.json") as path:
             settings = {"name": self.name, "max_len": self.max_len, "exact_medians": True}
             path.write_text(json.dumps(settings, indent=1) + "\n")
@@ -343,6 +343,11 @@ class RankVocabulary(Vocabulary):
             tokens.append(self.tokens[current] if known else -1)  # type: ignore[index]
             medians.append(self.medians[current] if known else 1.0)  # type: ignore[index]
         return np.asarray(tokens, dtype=np.int32), np.asarray(medians, dtype=np.float64)
+
+
+def _write_tsv(table: pd.DataFrame, path: Path) -> None:
+    """The same table gives the same bytes, so its hash can be published: gzip's header holds no time and no file name."""
+    path.write_bytes(gzip.compress(table.to_csv(sep="\t", index=False).encode(), mtime=0))
 
 
 @functools.lru_cache(maxsize=2)

@@ -112,6 +112,27 @@ class TokenizedCells:
             self.report,
         )
 
+    def keep(self, mask: np.ndarray) -> TokenizedCells:
+        """The same cells with some of their tokens only; ``mask``: bool (token,)."""
+        mask = np.asarray(mask, bool)
+        if mask.shape != self.tokens.shape:
+            raise ValueError(f"mask has shape {mask.shape}; one entry per token, {self.tokens.shape}, was expected")
+        before = np.concatenate([[0], np.cumsum(mask)])
+        return TokenizedCells(
+            self.tokens[mask],
+            before[self.offsets],
+            None if self.values is None else self.values[mask],
+            self.cell_ids,
+            self.vocabulary_name,
+            self.vocabulary_sha256,
+            self.pad_id,
+            self.report,
+        )
+
+    def count(self, mask: np.ndarray) -> np.ndarray:
+        """How many tokens of each cell the ``mask``, bool (token,), holds: int64 (n_cells,)."""
+        return np.diff(np.concatenate([[0], np.cumsum(mask)])[self.offsets])
+
     # --- minibatches ------------------------------------------------------------------------------
 
     def minibatches(self, max_tokens: int, max_cells: int | None = None) -> list[np.ndarray]:

@@ -26,7 +26,7 @@ from scfm.integration.study import prepare
 from scfm.models.scgpt import ScGPT
 from scfm.objectives import Weights
 from scfm.store import cache
-from studies import sets
+from studies import sets, tables
 
 if TYPE_CHECKING:
     import anndata
@@ -35,7 +35,7 @@ if TYPE_CHECKING:
 
 log = logging.getLogger("scfm")
 
-COLUMNS = ["model", "method", "dataset", "labels_per_class", "seed", "metric", "value", "weights", "settings"]
+COLUMNS = [*tables.COLUMNS, "weights", "settings"]
 ALL = "all five"
 VARIANTS: dict[str, tuple[str, ...]] = {
     ALL: OBJECTIVES,
@@ -239,15 +239,12 @@ def measure(
 
     ``name``: of the model, or its folder. ``studies``: name → cells with types and batches (see :func:`load_study`).
     """
-    import pandas as pd
-
     settings = settings or Settings()
     model = scgpt(name)
     digest = (model.sha256 or "")[:12]
-    table = pd.read_parquet(path) if path.exists() else pd.DataFrame(columns=COLUMNS)
-    same = (table["weights"] == digest) & (table["settings"] == str(settings))
-    table = table[(table["model"] != model.name) | ~table["dataset"].isin(list(studies)) | same]
-    done = set(zip(*(table.loc[table["model"] == model.name, c] for c in ("dataset", "seed", "method")), strict=True))
+    table = tables.Growing(path, ("model", "dataset", "seed", "method"), COLUMNS)
+    stamp = {"weights": digest, "settings": str(settings)}
+    table.forget_others(lambda key: stamp if key[0] == model.name and key[1] in studies else None)
     begin = time.monotonic()
     for seed in seeds:
         twin = scgpt(name, weights="random", seed=seed)
@@ -255,19 +252,15 @@ def measure(
             types, batches = (adata.obs[c].astype(str).to_numpy() for c in ("cell_type", "batch"))
             labelled = some_labels(types, settings.labelled, seed)
             for method, make in embeddings(model, twin, adata, np.where(labelled, types, ""), seed, settings):
-                if (study, seed, method) in done:
+                if table.has((model.name, study, seed, method), stamp):
                     continue
                 if minutes is not None and time.monotonic() - begin > 60 * minutes:
-                    return table
+                    return table.table
                 found = scores(make(), types, batches, labelled, seed)
                 rows = [(model.name, method, study, 0, seed, k, v, digest, str(settings)) for k, v in found.items()]
-                new = pd.DataFrame(rows, columns=COLUMNS)
-                table = pd.concat([table, new], ignore_index=True) if len(table) else new
-                path.parent.mkdir(parents=True, exist_ok=True)
-                with cache.atomic_write(path) as temporary:
-                    table.to_parquet(temporary, index=False)
+                table.put((model.name, study, seed, method), stamp, rows)
             print(f"seed {seed}, {study}: {(time.monotonic() - begin) / 60:.1f} minutes", flush=True)
-    return table
+    return table.table
 
 
 def main() -> None:

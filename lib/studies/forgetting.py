@@ -24,6 +24,7 @@ from scfm.adaptation.choices import Choices
 from scfm.adaptation.replay import Memory, of_corpus
 from scfm.store import cache
 from studies import ladder
+from studies.tables import RECIPE, Growing, weights_of
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -114,15 +115,15 @@ def measure(
 
     Columns as in the ladder's table. Yields a line about each.
     """
-    import pandas as pd
-
     from scfm.models import load_model
     from studies import sets
 
     settings = settings or Settings()
-    table = pd.read_parquet(stored) if stored.exists() else pd.DataFrame(columns=ladder.COLUMNS)
-    have = set(zip(table["model"], table["dataset"], table["seed"], strict=True))
-    wanted = [(m, d, s) for s in seeds for d in datasets for m in models if (m, d, s) not in have]
+    table = Growing(stored, ("model", "dataset", "seed"))
+    stamp = {"recipe": RECIPE, **asdict(settings)}
+    stamps = {model: stamp | {"weights": weights_of(model)} for model in models}
+    table.forget_others(lambda key: stamps.get(key[0]))
+    wanted = [(m, d, s) for s in seeds for d in datasets for m in models if not table.has((m, d, s), stamps[m])]
     memories: dict[str, tuple] = {}
     for model_name, dataset, seed in wanted[:most]:
         began = time.monotonic()
@@ -151,9 +152,7 @@ def measure(
             )
             for metric, value in found.items()
         ]
-        table = pd.concat([t for t in (table, pd.DataFrame(rows, columns=ladder.COLUMNS)) if len(t)], ignore_index=True)
-        with cache.atomic_write(stored) as path:
-            table.to_parquet(path, index=False)
+        table.put((model_name, dataset, seed), stamps[model_name], rows)
         yield f"{model_name}, {dataset}, seed {seed}: {(time.monotonic() - began) / 60:.1f} min"
 
 

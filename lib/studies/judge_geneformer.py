@@ -19,7 +19,6 @@ import scfm
 from scfm import objectives, stats
 from scfm.store import cache
 from studies.judging import (
-    COLUMNS,
     TISSUES,
     cell,
     corpus_table,
@@ -31,6 +30,7 @@ from studies.judging import (
     verdict,
 )
 from studies.sets import evaluation_set
+from studies.tables import COLUMNS
 
 if TYPE_CHECKING:
     import anndata

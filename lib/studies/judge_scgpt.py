@@ -25,6 +25,7 @@ from scfm.pretraining.value_minibatches import Minibatch, ValueCells
 from scfm.store import cache
 from studies import judging
 from studies.sets import evaluation_set
+from studies.tables import COLUMNS
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -142,9 +143,9 @@ def judge(folder: Path, sets: Sequence[str] = tuple(judging.TISSUES), n_draws: i
         rows = [
             (m, name, 0, s, k, v) for m, s, k, v in hidden_values(models, name, n_draws, settings=read_settings(folder))
         ]
-        parts.append(pd.DataFrame(rows, columns=judging.COLUMNS[1:]))
+        parts.append(pd.DataFrame(rows, columns=COLUMNS[1:]))
         parts.append(judging.probes(models, evaluation_set(name), n_draws).assign(dataset=name))
-    return pd.concat(parts, ignore_index=True).assign(model=folder.name)[judging.COLUMNS]
+    return pd.concat(parts, ignore_index=True).assign(model=folder.name)[COLUMNS]
 
 
 def read_settings(folder: Path) -> Settings:

@@ -17,9 +17,6 @@ if TYPE_CHECKING:
     import pandas as pd
 
 
-COLUMNS = ["model", "method", "dataset", "labels_per_class", "seed", "metric", "value"]
-
-
 TISSUES = {  # evaluation set → whether the corpus holds its tissue
     "pbmc_zheng_facs": "sorted blood cells, another donor's; the corpus holds blood",
     "kang_ifnb_pbmc": "blood cells with and without interferon-β; the corpus holds blood",

@@ -27,12 +27,13 @@ import numpy as np
 
 from scfm import metrics
 from scfm.store import cache
+from studies.tables import COLUMNS, RECIPE, Growing, weights_of
+from studies.tables import write as write_table
 
 if TYPE_CHECKING:
     import anndata
     import pandas as pd
 
-COLUMNS = ["model", "method", "dataset", "labels_per_class", "seed", "metric", "value"]
 MODELS = ("geneformer-mini", "scgpt-mini")
 BASELINES = "none"  # what stands in the model column of logistic regression
 DATASETS = ("pbmc_zheng_facs", "kang_ifnb_pbmc", "pancreas_baron_175", "pbmc68k", "lung_celllines_5batch")
@@ -83,6 +84,15 @@ class Shard:
         rung = method.removeprefix("twin ")
         return "random" if method.startswith("twin ") else "pretrained", {"method": rung} | TRAINED.get(rung, {})
 
+    def stamp(self, steps: int) -> dict[str, Any]:
+        """What its numbers depend on, beside its name."""
+        own = {"recipe": RECIPE, "steps": steps, "minibatch": self.minibatch, "test_cells": TEST_CELLS}
+        return own | {
+            "max_len": self.max_len,
+            "dtype": "auto",
+            "weights": "" if self.model == BASELINES else weights_of(self.model),
+        }
+
     def path(self, out: Path) -> Path:
         return out / f"{self.name}.parquet"
 
@@ -126,32 +136,24 @@ def scores(truth: np.ndarray, answer: np.ndarray) -> dict[str, float]:
 
 def run(shard: Shard, work: Path, steps: int = STEPS, budgets: Sequence[int] | None = None, methods: Sequence[str] | None = None) -> pd.DataFrame:  # fmt: skip
     """All rungs and budgets of one shard; goes on from the rows in ``work`` if it was killed. Returns the long table."""
-    import pandas as pd
-
     from studies import sets
 
     adata = sets.evaluation_set(shard.dataset)
     kinds = adata.obs["cell_type"].astype(str).to_numpy()
-    partial = work / f"{shard.name}.part.json"
-    stamp = {"steps": steps, "minibatch": shard.minibatch, "test_cells": TEST_CELLS, "cells": len(kinds)}
-    done: list[list[Any]] = []
-    if partial.exists():
-        content = json.loads(partial.read_text())
-        done = content["rows"] if content["stamp"] == stamp else []
-    have = {(row[1], row[3]) for row in done}
+    done = Growing(work / f"{shard.name}.part.parquet", ("method", "labels_per_class"))
+    stamp = shard.stamp(steps) | {"cells": len(kinds)}
+    done.forget_others(lambda _: stamp)
     contestants = Contestants(shard, adata, kinds, steps)
     for budget in budgets if budgets is not None else shard.budgets(kinds):
         train, test = draw(kinds, budget, shard.seed)
         for method in methods if methods is not None else shard.methods:
-            if (method, budget) in have:
+            if done.has((method, budget), stamp):
                 continue
             found = contestants.score(method, train, test)
             found |= {"n_train": len(train), "n_test": len(test), "n_classes": len(np.unique(kinds))}
             rows = [[shard.model, method, shard.dataset, budget, shard.seed, m, v] for m, v in found.items()]
-            done += rows
-            with cache.atomic_write(partial) as path:
-                path.write_text(json.dumps({"stamp": stamp, "rows": done}))
-    return pd.DataFrame(done, columns=COLUMNS)
+            done.put((method, budget), stamp, rows)
+    return done.table
 
 
 class Contestants:
@@ -226,11 +228,11 @@ class Contestants:
 def work_through(wanted: Sequence[Shard], out: Path, work: Path, steps: int = STEPS) -> Iterator[str]:
     """Make the shards that are missing and that nobody else is at; yields a line about each.
 
-    Raises ValueError where shards are there that were trained for another number of steps.
+    Raises ValueError where shards are there that were made with other settings or weights.
     """
     import filelock
 
-    refuse_other_steps(wanted, out, steps)
+    refuse_others(wanted, out, steps)
     for shard in wanted:
         path = shard.path(out)
         if path.exists():
@@ -243,27 +245,35 @@ def work_through(wanted: Sequence[Shard], out: Path, work: Path, steps: int = ST
                 began = time.monotonic()
                 table = run(shard, work, steps)
                 path.parent.mkdir(parents=True, exist_ok=True)
-                with cache.atomic_write(path) as temporary:
-                    table.to_parquet(temporary, index=False)
-                (work / f"{shard.name}.part.json").unlink(missing_ok=True)
+                write_table(table, path, {"shard": shard.stamp(steps)})
+                (work / f"{shard.name}.part.parquet").unlink(missing_ok=True)
                 yield f"{shard.name}: {len(table)} rows in {(time.monotonic() - began) / 60:.1f} min"
         except filelock.Timeout:
             yield f"{shard.name}: another process is at it"
 
 
-def refuse_other_steps(wanted: Sequence[Shard], out: Path, steps: int) -> None:
-    """Raise ValueError where a finished shard in ``out`` took another number of steps: its name does not tell."""
-    import pandas as pd
+def refuse_others(wanted: Sequence[Shard], out: Path, steps: int) -> None:
+    """Raise ValueError where a finished shard in ``out`` was made with other settings or weights: its name does not tell.
 
-    for path in (shard.path(out) for shard in wanted):
+    Shards from before there were stamps say how many steps they took, and nothing else.
+    """
+    for shard in wanted:
+        path = shard.path(out)
         if not path.exists():
             continue
-        table = pd.read_parquet(path, columns=["metric", "value"])
-        taken = set(table["value"][table["metric"] == "steps"].astype(int)) - {0}  # a head alone takes none
-        if taken - {steps}:
+        kept = Growing(path, ("method", "labels_per_class"))
+        stamp, known = shard.stamp(steps), kept.stamps.get("shard")
+        if known is None:
+            taken = set(kept.table["value"][kept.table["metric"] == "steps"].astype(int)) - {0}  # a head takes none
+            differs = (
+                [f"{', '.join(map(str, sorted(taken)))} steps, and {steps} are asked for"] if taken - {steps} else []
+            )
+        else:
+            differs = [f"{name} = {known.get(name)}, and {value} is asked for" for name, value in stamp.items() if known.get(name) != value]  # fmt: skip
+        if differs:
             raise ValueError(
-                f"{path} was trained for {', '.join(map(str, sorted(taken)))} steps, and {steps} are asked for: one table "
-                "would mix the two. Give these shards a folder of their own (--out), or delete those that are there."
+                f"{path} was made with {'; '.join(differs)}: one table would mix the two. Give these shards a folder of their "
+                "own (--out), or delete those that are there."
             )
 
 
@@ -357,7 +367,7 @@ def main() -> None:
     given.work.mkdir(parents=True, exist_ok=True)
     if not given.collect:
         try:
-            refuse_other_steps(wanted, out, given.steps)
+            refuse_others(wanted, out, given.steps)
         except ValueError as error:
             raise SystemExit(str(error)) from error
         if given.jobs > 1:

@@ -17,6 +17,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from scfm import baselines, metrics, stats
+from studies.tables import RECIPE, Growing, weights_of
 
 if TYPE_CHECKING:
     import anndata
@@ -145,22 +146,22 @@ def measure(stored: Path, models: Sequence[str], datasets: Sequence[str], per_cl
     import pandas as pd
 
     from scfm.models import load_model
-    from scfm.store import cache
-    from studies import ladder, sets
+    from studies import sets
 
-    table = pd.read_parquet(stored) if stored.exists() else pd.DataFrame(columns=ladder.COLUMNS)
+    table = Growing(stored, ("model", "dataset"))
+    stamp = {"recipe": RECIPE, "labels_per_class": per_class, "draws": n_draws, "most_cells": most_cells}
+    stamps = {model: stamp | {"weights": weights_of(model)} for model in models}
+    table.forget_others(lambda key: stamps.get(key[0]))
     for dataset in datasets:
-        done = set(table["model"][(table["dataset"] == dataset) & (table["labels_per_class"] == per_class)])
-        if done >= set(models):
+        missing = [model for model in models if not table.has((model, dataset), stamps[model])]
+        if not missing:
             continue
         whole = sets.evaluation_set(dataset)
         kinds = whole.obs["cell_type"].astype(str).to_numpy()
         rng = np.random.default_rng(29)
         some = [rng.permutation(np.flatnonzero(kinds == kind))[:most_cells] for kind in np.unique(kinds)]
         adata = whole[np.sort(np.concatenate(some))].copy()
-        for name in models:
-            if name in done:
-                continue
+        for name in missing:
             model = load_model(name)
             own = adata.obs["cell_type"].astype(str).to_numpy()
             found = readable(views(adata, model), own, per_class, n_draws)
@@ -170,8 +171,5 @@ def measure(stored: Path, models: Sequence[str], datasets: Sequence[str], per_cl
                 ("markers in the sentence", "share", per_class, 0, float(best["share"])),
             ]
             found = pd.concat([found, pd.DataFrame(of_markers, columns=found.columns)], ignore_index=True)
-            found = found.assign(model=name, dataset=dataset)[ladder.COLUMNS]
-            table = pd.concat([t for t in (table, found) if len(t)], ignore_index=True)
-            with cache.atomic_write(stored) as path:
-                table.to_parquet(path, index=False)
-    return table
+            table.put((name, dataset), stamps[name], found.assign(model=name, dataset=dataset))
+    return table.table

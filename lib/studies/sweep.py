@@ -64,6 +64,9 @@ class Shard(ladder.Shard):
     def max_len(self) -> int:
         return MAX_LEN
 
+    def stamp(self, steps: int) -> dict[str, Any]:
+        return super().stamp(steps) | {"dtype": DTYPE}
+
     def budgets(self, kinds: np.ndarray) -> list[int]:
         return [self.labels_per_class]
 
@@ -96,7 +99,7 @@ def main() -> None:
         torch.set_num_threads(1)  # a shard is one core's work, so its seconds mean the same everywhere
         given.work.mkdir(parents=True, exist_ok=True)
         try:
-            ladder.refuse_other_steps(wanted, out, given.steps)
+            ladder.refuse_others(wanted, out, given.steps)
         except ValueError as error:
             raise SystemExit(str(error)) from error
         for line in ladder.work_through(wanted, out, given.work, given.steps):

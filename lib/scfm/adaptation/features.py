@@ -35,7 +35,7 @@ def pool(x: Tensor, cells: TokenizedCells, pooling: str, special: dict[str, int]
     if pooling == "cls":
         return x[torch.from_numpy(cells.offsets[:-1]).to(x.device)]
     keep = ~np.isin(cells.tokens, list(special.values()))
-    kept = np.add.reduceat(np.append(keep, False), cells.offsets[:-1], dtype=np.int64)
+    kept = cells.count(keep)
     rows = torch.from_numpy(np.repeat(np.arange(len(cells)), kept)).to(x.device)
     sums = x.new_zeros(len(cells), x.shape[1]).index_add(0, rows, x[torch.from_numpy(keep).to(x.device)])
     return sums / torch.from_numpy(kept).to(x.device, x.dtype)[:, None]
@@ -72,11 +72,7 @@ class Reader:
         if not self.n_virtual:
             return cells
         most = self.network.config.max_position_embeddings - self.n_virtual
-        keep = np.concatenate([np.empty(0, bool), *(np.arange(n) < most for n in cells.lengths)])
-        offsets = np.concatenate([[0], np.cumsum(np.minimum(cells.lengths, most))])
-        return TokenizedCells(
-            cells.tokens[keep], offsets, None, cells.cell_ids, cells.vocabulary_name, pad_id=cells.pad_id
-        )
+        return cells.keep(np.concatenate([np.empty(0, bool), *(np.arange(n) < most for n in cells.lengths)]))
 
     def __call__(self, cells: TokenizedCells) -> Tensor:
         """float32 (cell, d), or (token, d) for ``pooling="gene"``; with gradients where they are enabled."""

@@ -6,6 +6,7 @@ only a person knows (who may use it, what it must not decide) is asked for by na
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from scfm.adaptation.fitscores import N_BOOT
@@ -14,6 +15,8 @@ from scfm.inside.version import version
 if TYPE_CHECKING:
     from scfm.adaptation.fitted import Fitted
 
+TEMPLATE = Path(__file__).with_suffix(".md")
+ON_THE_HUB = ("apache-2.0", "mit", "cc-by-4.0", "bsd-3-clause")  # licences that the hub knows by these names
 ASKED = {  # what only a person knows, and what stands there until they say it
     "developers": "whoever ran `scfm.adapt`; name yourself with `fit.card(developers=...)`",
     "licence": "",
@@ -38,81 +41,70 @@ def card(fit: Fitted, **text: str) -> str:
     if strange:
         raise TypeError(f"A card has no part {', '.join(map(repr, strange))}; it has {', '.join(allowed)}.")
     said = ASKED | text
-    r, c = fit.report, fit.choices
+    from huggingface_hub import ModelCard, ModelCardData
+
     licence = said["licence"] or _licence(fit)
-    sections = [
-        _header(fit, licence),
-        f"# {c.method} on {fit.base['name']}: {_classes(fit)}\n",
-        "Generated from the run by `fit.card()`; the sections are those of Mitchell et al. 2019.\n",
-        "## Model details\n",
-        _bullets(
-            {
-                "Developed by": said["developers"],
-                "Contact": said["contact"],
-                "Kind": f"{'gene' if c.level == 'gene' else 'cell'} classifier: {fit.base['kind']} encoder, {_pooling(fit)}, {c.head} head"
-                + (f" for each of {len(fit.columns)} label columns" if len(fit.columns) > 1 else ""),
-                "Base": f"{fit.base['name']}"
-                + (f", file sha256 `{fit.base['sha256']}`" if fit.base["sha256"] else "")
-                + f", weights digest `{fit.base['weights']}`",
-                "What was trained": f"{c.method}: {r.trained_parameters:,} of {r.total_parameters:,} parameters "
-                f"({r.trained_share:.2%}), {r.head_parameters:,} of them in the head",
-                "Settings": _settings(fit),
-                "Date and software": f"{r.date}, scfm {version()}",
-                "Licence": licence,
-            }
-        ),
-        "## Intended use\n",
-        f"{said['intended_use']} For: {said['users']}\n\n**Out of scope.** {said['out_of_scope']}\n",
-        "## Factors\n",
-        _factors(fit),
-        "## Metrics\n",
-        "Accuracy; balanced accuracy (mean recall of the classes) and macro-F1, which do not let frequent types hide rare ones; "
-        "precision, recall and F1 of each class; calibration error (10 bins). Intervals are a 95 % bootstrap over the cells of the "
-        f"evaluation set ({N_BOOT:,} draws): they do not know about other donors, laboratories or seeds.\n",
-        "## Evaluation data\n",
-        said.get("evaluation_data", "") or _evaluation_data(fit),
-        "## Training data\n",
-        said.get("training_data", "") or _training_data(fit),
-        "## Quantitative analyses\n",
-        _analyses(fit),
-        "## Hardware and cost\n",
-        _bullets(
-            {
-                "Machine": f"{r.machine}, {r.dtype}",
-                "Time": f"{r.seconds:,.1f} s, {r.steps:,} steps"
-                + (f", best at step {r.best_step:,}" if r.best_step != r.steps else "")
-                + (", stopped early" if r.stopped_early else ""),
-                "Peak memory": f"{r.peak_memory / 2**20:,.0f} MiB"
-                + (f", {r.peak_memory_gpu / 2**20:,.0f} MiB on the GPU" if r.peak_memory_gpu else ""),
-                "Energy": f"{r.joules:,.0f} J ({r.joules_from})"
-                if r.joules is not None
-                else f"not measured: {r.joules_from}",
-            }
-        ),
-        "## Ethical considerations\n",
-        said["ethics"] + "\n",
-        "## Caveats and recommendations\n",
-        _caveats(fit, said.get("caveats", "")),
-        "## How to use\n",
-        _usage(fit),
-    ]
-    return "\n".join(sections)
+    header = ModelCardData(
+        license=licence.lower() if licence.lower() in ON_THE_HUB else "other",
+        library_name="peft" if fit.peft_model is not None else "transformers",
+        base_model=fit.base["name"],
+        pipeline_tag="token-classification" if fit.choices.level == "gene" else "text-classification",
+        tags=["single-cell", "cell-type-annotation", fit.base["kind"], fit.choices.method],
+    )
+    filled = ModelCard.from_template(
+        header,
+        template_path=str(TEMPLATE),
+        method=fit.choices.method,
+        base=fit.base["name"],
+        classes=_classes(fit),
+        details=_details(fit, said, licence),
+        said=said,
+        factors=_factors(fit),
+        n_boot=f"{N_BOOT:,}",
+        evaluation_data=said.get("evaluation_data", "") or _evaluation_data(fit),
+        training_data=said.get("training_data", "") or _training_data(fit),
+        analyses=_analyses(fit),
+        cost=_cost(fit),
+        caveats=_caveats(fit, said.get("caveats", "")),
+        usage=_usage(fit),
+    )
+    return str(filled)
 
 
-def _header(fit: Fitted, licence: str) -> str:
-    import json
+def _details(fit: Fitted, said: dict[str, str], licence: str) -> str:
+    r, c, base = fit.report, fit.choices, fit.base
+    heads = f" for each of {len(fit.columns)} label columns" if len(fit.columns) > 1 else ""
+    level = "gene" if c.level == "gene" else "cell"
+    return _bullets(
+        {
+            "Developed by": said["developers"],
+            "Contact": said["contact"],
+            "Kind": f"{level} classifier: {base['kind']} encoder, {_pooling(fit)}, {c.head} head{heads}",
+            "Base": base["name"]
+            + (f", file sha256 `{base['sha256']}`" if base["sha256"] else "")
+            + f", weights digest `{base['weights']}`",
+            "What was trained": f"{c.method}: {r.trained_parameters:,} of {r.total_parameters:,} parameters "
+            f"({r.trained_share:.2%}), {r.head_parameters:,} of them in the head",
+            "Settings": _settings(fit),
+            "Date and software": f"{r.date}, scfm {version()}",
+            "Licence": licence,
+        }
+    )
 
-    adapter = fit.peft_model is not None
-    lines = {
-        "license": licence.lower()
-        if licence.lower() in ("apache-2.0", "mit", "cc-by-4.0", "bsd-3-clause")
-        else "other",
-        "library_name": "peft" if adapter else "transformers",
-        "base_model": json.dumps(fit.base["name"]),
-        "pipeline_tag": "token-classification" if fit.choices.level == "gene" else "text-classification",
-    }
-    tags = ["single-cell", "cell-type-annotation", fit.base["kind"], fit.choices.method]
-    return "\n".join(["---", *(f"{k}: {v}" for k, v in lines.items()), "tags:", *(f"- {t}" for t in tags), "---", ""])
+
+def _cost(fit: Fitted) -> str:
+    r = fit.report
+    best = f", best at step {r.best_step:,}" if r.best_step != r.steps else ""
+    gpu = f", {r.peak_memory_gpu / 2**20:,.0f} MiB on the GPU" if r.peak_memory_gpu else ""
+    joules = f"{r.joules:,.0f} J ({r.joules_from})" if r.joules is not None else f"not measured: {r.joules_from}"
+    return _bullets(
+        {
+            "Machine": f"{r.machine}, {r.dtype}",
+            "Time": f"{r.seconds:,.1f} s, {r.steps:,} steps{best}{', stopped early' if r.stopped_early else ''}",
+            "Peak memory": f"{r.peak_memory / 2**20:,.0f} MiB{gpu}",
+            "Energy": joules,
+        }
+    )
 
 
 def _classes(fit: Fitted) -> str:

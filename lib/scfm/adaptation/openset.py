@@ -52,10 +52,9 @@ def mahalanobis(learned: np.ndarray, names: np.ndarray, features: np.ndarray) ->
 
 def auroc(known: np.ndarray, unknown: np.ndarray) -> float:
     """Share of pairs (known cell, unknown cell) in which the unknown one is the stranger; ties count half."""
-    from scipy.stats import rankdata
+    from sklearn.metrics import roc_auc_score
 
-    ranks = rankdata(np.concatenate([known, unknown]))[len(known) :]
-    return float((ranks.sum() - len(unknown) * (len(unknown) + 1) / 2) / (len(known) * len(unknown)))
+    return float(roc_auc_score(np.repeat([0, 1], [len(known), len(unknown)]), np.concatenate([known, unknown])))
 
 
 def hold_out(

@@ -68,8 +68,7 @@ class GeneTasks:
         class_of = np.full(self.reader.network.config.vocab_size, IGNORE, np.int64)
         class_of[self.tokens[genes]] = self.known.targets[genes, 0]
         asked = class_of[self.cells.tokens] != IGNORE
-        per_cell = np.add.reduceat(np.append(asked, False), self.cells.offsets[:-1], dtype=np.int64)
-        examples = np.flatnonzero(per_cell * (self.cells.lengths > 0))
+        examples = np.flatnonzero(self.cells.count(asked))
         if most_cells is not None and len(examples) > most_cells:
             rng = np.random.default_rng([self.seed, 13])
             examples = np.sort(rng.choice(examples, most_cells, replace=False))

@@ -61,17 +61,7 @@ def keep_genes(cells: TokenizedCells, tokens: Sequence[int] | np.ndarray) -> Tok
     """The same cells with only these genes (token ids; ``<cls>`` and what else comes first is always kept), bins unchanged."""
     kept = np.isin(cells.tokens, tokens)
     kept[cells.offsets[:-1][cells.lengths > 0]] = True
-    before = np.concatenate([[0], np.cumsum(kept)])
-    return TokenizedCells(
-        cells.tokens[kept],
-        before[cells.offsets],
-        None if cells.values is None else cells.values[kept],
-        cells.cell_ids,
-        cells.vocabulary_name,
-        cells.vocabulary_sha256,
-        cells.pad_id,
-        cells.report,
-    )
+    return cells.keep(kept)
 
 
 def bin_matrix(cells: TokenizedCells, tokens: Sequence[int] | np.ndarray) -> np.ndarray:

@@ -12,6 +12,7 @@ import pytest
 
 from studies import ladder
 from studies.ladder import BASELINES, BUDGETS, COLUMNS, Shard
+from studies.tables import write
 
 
 @pytest.fixture
@@ -104,7 +105,7 @@ def test_a_killed_shard_goes_on_and_other_settings_start_afresh(small, tmp_path:
     shard = Shard("geneformer-mini", "pbmc68k", 0)
     with pytest.raises(KeyboardInterrupt):
         ladder.run(shard, tmp_path, budgets=[5])
-    kept = json.loads((tmp_path / f"{shard.name}.part.json").read_text())["rows"]
+    kept = pd.read_parquet(tmp_path / f"{shard.name}.part.parquet")
     assert len(kept) == 3 * 4  # three methods, each a score and three counts
     table = ladder.run(shard, tmp_path, budgets=[5])
     assert len(calls) == len(ladder.RUNGS) + 1  # only the one that was interrupted ran twice
@@ -136,6 +137,18 @@ def test_work_is_shared_by_locks_and_finished_shards_are_kept(tmp_path: Path, mo
     assert len(made) == 4  # only the one that was missing
     assert len(ladder.collect(out)) == 4
     assert list(ladder.collect(out).columns) == COLUMNS
+
+
+def test_shards_of_other_weights_or_settings_are_refused_too(tmp_path: Path, monkeypatch) -> None:
+    shard = Shard("geneformer-mini", "pbmc68k", 0)
+    rows = [[shard.model, "lora", shard.dataset, 5, 0, "steps", 80.0]]
+    write(pd.DataFrame(rows, columns=COLUMNS), shard.path(tmp_path), {"shard": shard.stamp(80)})
+    assert list(ladder.work_through([shard], tmp_path, tmp_path, steps=80)) == []
+    with pytest.raises(ValueError, match="steps = 80, and 7 is asked for"):
+        list(ladder.work_through([shard], tmp_path, tmp_path, steps=7))
+    monkeypatch.setattr(ladder, "weights_of", lambda model: "0" * 12)
+    with pytest.raises(ValueError, match=r"weights = .*, and 000000000000 is asked for"):
+        list(ladder.work_through([shard], tmp_path, tmp_path, steps=80))
 
 
 def test_shards_of_other_steps_are_refused_not_taken_as_done(tmp_path: Path, monkeypatch) -> None:
