@@ -1,5 +1,6 @@
 """The experiments behind the lessons: each makes a table of ``data/results``, shard by shard.
 
+gene_guessers       who guesses a hidden gene, and what simple guessers reach
 ladder              every rung at every label budget
 sweep               LoRA at every rank and place, and its relatives
 forgetting          what each rung forgets

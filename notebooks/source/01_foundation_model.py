@@ -28,7 +28,7 @@ import torch
 import scfm
 from coursekit import check, record
 from scfm import drawings, metrics, plots
-from scfm.store import cache, hub
+from studies import gene_guessers
 
 SIZES = {
     "quick": {"dataset": "pbmc68k", "cells_per_draw": 12},
@@ -40,7 +40,7 @@ pd.set_option("display.max_colwidth", None)
 # %% [markdown]
 # ## The idea in one picture
 
-# %%
+# %% tags=["figure"]
 ax = drawings.boxes(
     {
         "data": (1.0, 1.7, "many cells,\nno labels", "control"),
@@ -65,7 +65,9 @@ ax = drawings.boxes(
 )
 plots.show(
     ax,
-    alt="A drawing: many cells without labels feed a guessing task, which trains one network; from it four arrows lead to four uses: cell types, a map of the cells, perturbations, gene networks.",
+    alt="A drawing: many cells without labels feed a guessing task, which trains one network; from it four arrows "
+    "lead to "
+    "four uses: cell types, a map of the cells, perturbations, gene networks.",
 )
 
 # %% [markdown]
@@ -85,9 +87,10 @@ plots.show(
 # and still should try first.
 
 # %%
-fields = pd.read_csv(cache.repo_data() / "fields.csv")
-fields["doi"] = "https://doi.org/" + fields["doi"]
-shown = fields.drop(columns=["domain", "task"]).set_index(["field", "foundation_model"])
+fields = scfm.models.overview.of_all_fields()
+print(f"{len(fields)} models of {fields['field'].nunique()} fields. The columns: {', '.join(fields.columns)}.")
+
+# %% tags=["figure"]
 LEFT = {"text-align": "left", "vertical-align": "top"}
 LEFT_TOO = [{"selector": "th", "props": "text-align: left; vertical-align: top"}]
 
@@ -96,12 +99,15 @@ def link(url):
     return f'<a href="{url}">{url.removeprefix("https://doi.org/")}</a>' if url.startswith("http") else url
 
 
-shown.style.format({"doi": link}).set_properties(**LEFT).set_table_styles(LEFT_TOO)
+shown = fields.assign(doi="https://doi.org/" + fields["doi"]).drop(columns=["domain", "task"])
+shown.set_index(["field", "foundation_model"]).style.format({"doi": link}).set_properties(**LEFT).set_table_styles(
+    LEFT_TOO
+)
 
 # %% [markdown]
 # Read it the other way round: you have a kind of data and a kind of problem. Which models are there?
 
-# %%
+# %% tags=["figure"]
 by_problem = fields.assign(problem=fields["problems"].str.split("; ")).explode("problem")
 by_problem.pivot_table(
     index="field", columns="problem", values="foundation_model", aggfunc=", ".join, fill_value="", sort=False
@@ -173,9 +179,7 @@ from transformers import BertConfig, BertForMaskedLM
 def empty_geneformer(name):
     """A network with all its shapes and no numbers in it: on torch's `meta` device it takes no memory."""
     with torch.device("meta"):
-        return BertForMaskedLM(
-            BertConfig(pad_token_id=0, type_vocab_size=2, **hub.catalogue()["models"][name]["architecture"])
-        )
+        return BertForMaskedLM(BertConfig(pad_token_id=0, type_vocab_size=2, **scfm.models.overview.architecture(name)))
 
 
 def count_scgpt(vocabulary=60_697, d=512, layers=12):
@@ -194,15 +198,18 @@ def count_gremln(genes=19_247, bins=100, d=512, layers=3):
     return (genes + bins) * (d // 2) + layers * (6 * linear + 2 * norm)
 
 
+# %%
 GENEFORMERS = ["geneformer-mini", "geneformer-v1-10m", "geneformer-v2-104m", "geneformer-v2-316m"]
 parameters = {name: empty_geneformer(name).num_parameters() for name in GENEFORMERS}
 parameters |= {"scgpt-human": count_scgpt(), "GREmLN": count_gremln()}
 assert abs(4 * parameters["scgpt-human"] / 203_233_980 - 1) < 1e-3  # bytes of the published file: 4 per parameter
+record("million_parameters", {name: round(count / 1e6, 2) for name, count in parameters.items()}, tolerance=0.02)
+print("GREmLN is counted without its output head, which the sources do not spell out.")
 
-overview = pd.read_csv(cache.repo_data() / "single_cell_models.csv").set_index("model")
-overview.insert(
-    3, "parameters (millions)", [f"{parameters[m] / 1e6:.1f}" if m in parameters else "?" for m in overview.index]
-)
+# %% tags=["figure"]
+overview = scfm.models.overview.of_cells().set_index("model")
+millions = [f"{parameters[m] / 1e6:.1f}" if m in parameters else "?" for m in overview.index]
+overview.insert(3, "parameters (millions)", millions)
 runs = {
     "geneformer-mini": "yes, in this lesson",
     "geneformer-v1-10m": "yes: a laptop's CPU, after a download",
@@ -213,20 +220,16 @@ runs = {
     "OmniPert": "no: its claims can only be read",
 }
 overview["can be run here"] = overview.index.map(runs)
-record("million_parameters", {name: round(count / 1e6, 2) for name, count in parameters.items()}, tolerance=0.02)
-print("GREmLN is counted without its output head, which the sources do not spell out.")
 overview.style.format({"source": link}).set_properties(**LEFT).set_table_styles(LEFT_TOO)
 
 # %%
-v2 = parameters["geneformer-v2-316m"] / parameters["geneformer-mini"]
-print(
-    f"Our mini has {parameters['geneformer-mini'] / 1e6:.1f} million parameters; the largest Geneformer has {v2:.0f} times as many."
-)
+mini = parameters["geneformer-mini"]
+print(f"Our mini has {mini / 1e6:.1f} million parameters;", end=" ")
+print(f"the largest Geneformer has {parameters['geneformer-v2-316m'] / mini:.0f} times as many.")
 empty = empty_geneformer("geneformer-mini")
 words = empty.bert.embeddings.word_embeddings.weight.numel() / empty.num_parameters()
-print(
-    f"{words:.0%} of the mini's parameters are its gene embeddings, one vector per gene. Its layers, the places and the output head share the rest."
-)
+print(f"{words:.0%} of the mini's parameters are its gene embeddings, one vector per gene.", end=" ")
+print("Its layers, the places and the output head share the rest.")
 
 # %% [markdown] tags=["instructor"]
 # **Ask before running:** which share of the mini's parameters sits in its layers? Most guess "nearly all". **Common misconception:** "OmniPert and
@@ -238,8 +241,8 @@ print(
 #
 # After pretraining you have a network and a task. What do you train?
 
-# %%
-depth = hub.catalogue()["models"]["geneformer-mini"]["architecture"]["num_hidden_layers"]
+# %% tags=["figure"]
+depth = scfm.models.overview.architecture("geneformer-mini")["num_hidden_layers"]
 layers = [f"layer {i + 1}" for i in range(depth)]
 
 
@@ -259,7 +262,11 @@ ax = drawings.stacks(
 )
 plots.show(
     ax,
-    alt="Six stacks of blocks, one per way of using a network. Pretraining trains all blocks; zero-shot none; a head trains one new block on top; LoRA adds small parts to frozen layers; last layer trains the top layer; full fine-tuning trains everything again.",
+    alt="Six stacks of blocks, one per way of using a network. Pretraining trains all blocks; zero-shot none; a "
+    "head trains "
+    "one new block on top; LoRA adds small parts to frozen layers; last layer trains the top layer; full "
+    "fine-tuning trains "
+    "everything again.",
 )
 
 # %% [markdown]
@@ -333,6 +340,7 @@ def prepare(network, way, n_types=N_TYPES):
     return bert, torch.nn.Linear(network.config.hidden_size, n_types)
 
 
+# %%
 rows = []
 for name in GENEFORMERS:
     for way in WAYS:
@@ -347,6 +355,8 @@ record(
     "trained_parameters_mini",
     costs[costs["model"] == "geneformer-mini"].set_index("way")["trained parameters"].to_dict(),
 )
+
+# %% tags=["figure"]
 costs["text"] = [
     f"{n:,}<br>{100 * share:.3g} %, {mb:,.0f} MB" for n, share, mb in costs.iloc[:, 2:].itertuples(index=False)
 ]
@@ -375,21 +385,21 @@ for _ in range(8):  # in turn, so that a slow moment of the machine hits all of 
         step(*parts[way], ids)
         times[way].append(time.perf_counter() - start)
 seconds = {way: np.median(own[1:]) for way, own in times.items()}  # the first warms up
-record("step_relative_to_full", {way: t / seconds["full"] for way, t in seconds.items()}, tolerance="any")
-ax = plots.bars(
-    {way: t / seconds["full"] for way, t in seconds.items()}, xlabel="time of a training step (full fine-tuning = 1)"
-)
-plots.show(
-    ax,
-    alt="Bars: time of one training step relative to full fine-tuning. "
-    + ", ".join(f"{way} {t / seconds['full']:.2f}" for way, t in seconds.items())
-    + ".",
-)
+relative = {way: t / seconds["full"] for way, t in seconds.items()}
+record("step_relative_to_full", relative, tolerance="any")
+
+# %% tags=["figure"]
+ax = plots.bars(relative, xlabel="time of a training step (full fine-tuning = 1)")
+said = ", ".join(f"{way} {t:.2f}" for way, t in relative.items())
+plots.show(ax, alt=f"Bars: time of one training step relative to full fine-tuning. {said}.")
+
+# %%
+share = costs.set_index(["model", "way"]).loc[("geneformer-mini", "LoRA"), "share"]
+print(f"LoRA trains {share:.1%} of the parameters", end=" ")
+print(f"and takes {relative['LoRA']:.0%} of the time of full fine-tuning.")
 print(
-    f"LoRA trains {costs.set_index(['model', 'way']).loc[('geneformer-mini', 'LoRA'), 'share']:.1%} of the parameters and takes {seconds['LoRA'] / seconds['full']:.0%} of the time of full fine-tuning."
-)
-print(
-    "Frozen or not, the gradient has to travel through every layer that lies above something trained. A head alone never sends it down;"
+    "Frozen or not, the gradient has to travel through every layer that lies above something trained. A head alone "
+    "never sends it down;"
     " and since its input never changes, you can compute the embeddings once and keep them."
 )
 
@@ -410,9 +420,8 @@ adata = scfm.load_dataset(dataset or SIZES["dataset"], label=label, seed=seed)
 on = "auto" if profile == "gpu" else "cpu"
 fm = scfm.load_model(model, device=on)
 cells = fm.tokenize(adata)
-print(
-    f"{fm} reads {len(cells):,} cells of {adata.uns['scfm']['name']}, {np.median(cells.lengths):.0f} tokens in a typical one."
-)
+print(f"{fm} reads {len(cells):,} cells of {adata.uns['scfm']['name']},", end=" ")
+print(f"{np.median(cells.lengths):.0f} tokens in a typical one.")
 print(cells.report["overlap"])
 
 # %%
@@ -442,14 +451,14 @@ examples = {kind: chosen_cell(kind) for kind in MARKERS}
 one = examples["B cell"]
 sentence = cells[one]
 words = [w for token, w in zip(sentence, words_of(sentence)) if token not in special]
-ax = drawings.sentence(
-    words[:40],
-    kind_of,
-    title=f"Cell {one}, labelled {adata.obs['cell_type'].iloc[one]}: its first 40 of {len(words)} genes",
-)
+
+# %% tags=["figure"]
+whose = adata.obs["cell_type"].iloc[one]
+coloured = ", ".join(w for w in words[:40] if w in kind_of)
+title = f"Cell {one}, labelled {whose}: its first 40 of {len(words)} genes"
 plots.show(
-    ax,
-    alt=f"The first forty genes of one {adata.obs['cell_type'].iloc[one]} cell as a strip of words; coloured are its markers: {', '.join(w for w in words[:40] if w in kind_of)}.",
+    drawings.sentence(words[:40], kind_of, title=title),
+    alt=f"The first forty genes of one {whose} cell as a strip of words; coloured are its markers: {coloured}.",
 )
 
 # %% [markdown]
@@ -477,56 +486,38 @@ for kind, i in examples.items():
     at = [p for p, word in enumerate(words_of(sentence)) if kind_of.get(word) == kind][:4]
     guessed, probabilities = fm.predict_masked(sentence, at, top=len(fm.vocabulary))
     visible = set(sentence.tolist()) - set(sentence[at].tolist())
-    for place, ids_, p in zip(at, guessed, probabilities):
-        truth = sentence[place]
-        rank = int(np.flatnonzero(ids_ == truth)[0])
-        said = visible & set(ids_[:5].tolist())
-        rows.append(
-            (
-                kind,
-                words_of([truth])[0],
-                place + (not fm.vocabulary.starts_with_cls),
-                rank + 1,
-                p[rank],
-                ", ".join(words_of(ids_[:5])),
-                ", ".join(words_of(said)) or "none",
-            )
-        )
-        if len([k for k in panels if k.startswith(kind)]) < 2:
-            panels[f"{kind}: ▢ = {words_of([truth])[0]}"] = (words_of(ids_[:6]), p[:6].tolist(), words_of([truth])[0])
-table = pd.DataFrame(
-    rows,
-    columns=[
-        "cell",
-        "hidden gene",
-        "place",
-        "rank of the right answer",
-        "its probability",
-        "first five guesses",
-        "of these, already in the sentence",
-    ],
-)
+    for number, (place, ids_, p) in enumerate(zip(at, guessed, probabilities)):
+        truth = words_of(sentence[[place]])[0]
+        rank = int(np.flatnonzero(ids_ == sentence[place])[0])
+        said = ", ".join(words_of(visible & set(ids_[:5].tolist()))) or "none"
+        in_line = place + (not fm.vocabulary.starts_with_cls)
+        rows.append((kind, truth, in_line, rank + 1, p[rank], ", ".join(words_of(ids_[:5])), said))
+        if number < 2:  # to draw
+            panels[f"{kind}: ▢ = {truth}"] = (words_of(ids_[:6]), p[:6].tolist(), truth)
+columns = ["cell", "hidden gene", "place", "rank of the right answer", "its probability", "first five guesses",
+           "of these, already in the sentence"]  # fmt: skip
+table = pd.DataFrame(rows, columns=columns)
 table.style.format({"its probability": "{:.2%}"}).hide().set_properties(**LEFT).set_table_styles(LEFT_TOO)
 
-# %%
-axes = drawings.guesses(
-    dict(sorted(panels.items(), key=lambda item: list(MARKERS).index(item[0].split(":")[0]))), columns=2
-)
+# %% tags=["figure"]
+ranks = "; ".join(f"{r[1]}: right answer at rank {r[3]:,}" for r in rows)
 plots.show(
-    axes,
-    alt="Bars: for two hidden marker genes of each of three cells, the six likeliest guesses of the model with their probabilities; right guesses are green. "
-    + "; ".join(f"{r[1]}: right answer at rank {r[3]:,}" for r in rows)
-    + ".",
+    drawings.guesses(panels, columns=2),
+    alt="Bars: for two hidden marker genes of each of three cells, the six likeliest guesses of the model with their "
+    f"probabilities; right guesses are green. {ranks}.",
 )
+
+# %%
 right = sum(r[3] == 1 for r in rows)
 close = sum(r[3] <= 10 for r in rows)
 repeated = sum(r[6] != "none" for r in rows)
-print(f"Of {len(rows)} hidden markers, {right} {'was' if right == 1 else 'were'} the first guess and {close} among the first ten.")  # fmt: skip
-print(
-    f"In {repeated} of {len(rows)} cases the model offers genes that already stand in the sentence, where no gene stands twice."
-    if repeated
-    else "It never offers a gene that already stands in the sentence."
-)
+was = "was" if right == 1 else "were"
+print(f"Of {len(rows)} hidden markers, {right} {was} the first guess and {close} among the first ten.")
+if repeated:
+    print(f"In {repeated} of {len(rows)} cases the model offers genes that already stand in the sentence,", end=" ")
+    print("where no gene stands twice.")
+else:
+    print("It never offers a gene that already stands in the sentence.")
 
 # %% [markdown] tags=["instructor"]
 # **Ask before running the table:** hide *CD79A* of a B cell: which gene would *you* guess? Let somebody who knows blood compete with the model. **Watch for** "it got the
@@ -559,21 +550,16 @@ def log_probabilities(network, part, hidden):
     padded = (torch.from_numpy(np.asarray(a)).long() for a in part.padded(np.arange(len(part))))
     ids, present = (a.to(network.device) for a in padded)  # (cell, token)
     covered = torch.zeros_like(ids, dtype=torch.bool)
-    covered[present.bool()] = torch.from_numpy(hidden).to(
-        network.device
-    )  # the real tokens of the minibatch, row by row
+    covered[present.bool()] = torch.from_numpy(hidden).to(network.device)  # the real tokens, row by row
+    question = ids.masked_fill(covered, fm.special["<mask>"])
     with torch.inference_mode():
-        x = network.bert(
-            ids.masked_fill(covered, fm.special["<mask>"]), attention_mask=present
-        ).last_hidden_state  # (cell, token, d)
+        x = network.bert(question, attention_mask=present).last_hidden_state  # (cell, token, d)
         return network.cls(x[covered]).log_softmax(dim=1).cpu()
 
 
-from scfm.objectives import choose_masked
-from scfm.tokenize import TokenizedCells
-
+# %%
 some = cells[np.arange(12)]
-hidden = choose_masked(some, fm.special, hidden_share, seed)  # (token,) True where a gene is hidden
+hidden = scfm.objectives.choose_masked(some, fm.special, hidden_share, seed)  # (token,) True where a gene is hidden
 mine = score(log_probabilities(fm.network, some, hidden), torch.from_numpy(some.tokens[hidden]).long())
 library = fm.masked_loss(some, hidden_share, seed)
 assert abs(mine["loss"] - library.loss) < 1e-3
@@ -622,18 +608,10 @@ check.exercise("01.3", choices)
 # And a control for the model itself: the same cells with their **words shuffled**. Which genes there are is unchanged; only the order is gone. (It was never trained on such sentences, so it may stumble over their
 # strangeness as well as over what is missing.)
 
+
 # %%
-N_TOKENS = len(fm.vocabulary)
-present = np.zeros((len(cells), N_TOKENS), dtype=np.float32)  # (cell, token): which genes stand in which sentence
-present[np.repeat(np.arange(len(cells)), cells.lengths), cells.tokens] = 1
-present[:, list(special)] = 0
-on_panel = np.zeros(N_TOKENS, dtype=bool)
-known = fm.vocabulary.columns(adata.var["ensembl_id"])[0]  # token of each gene of the file, -1 = none
-on_panel[known[known >= 0]] = True
-
-
 def similar_cells(visible, others, k=25):
-    """Guess from the k most similar cells. visible (cell, token), others (other cell, token) → probabilities (cell, token)."""
+    """Guess from the k most similar cells: visible (cell, token), others (other cell, token) → (cell, token)."""
     share = others.mean(axis=0) + 1 / len(others)
     # a rare gene in common says more than a common one
     weight = -np.log(np.minimum(share, 1)) * (others.sum(axis=0) > 0)
@@ -644,141 +622,69 @@ def similar_cells(visible, others, k=25):
     return 0.8 * votes + 0.2 * share  # nothing gets probability zero
 
 
-keys = np.full(N_TOKENS, -np.inf)  # (token,) minus the log of the median: the value of a gene that was counted once
-keys[list(fm.vocabulary.tokens.values())] = [-np.log(fm.vocabulary.medians[gene]) for gene in fm.vocabulary.tokens]
-LOW, HIGH, WIDE = -4.0, 2.0, 0.02  # the bins of a histogram
+def floors(keys):
+    """For each place of a sentence: the largest key to its right. What was counted at least once lies above it."""
+    largest = np.maximum.accumulate(np.asarray(keys, float)[::-1])[::-1]  # from each place on
+    return np.append(largest[1:], -np.inf)
 
 
-def places(sentence, visible):
-    """For each place of a sentence: the largest key among the visible genes to its right, a floor for the value there."""
-    # keys 5 3 4 1 2 in the sentence: the largest from each place on is 5 4 4 2 2, to the right of it 4 4 2 2 and nothing
-    floor = np.maximum.accumulate(np.where(visible, keys[sentence], -np.inf)[::-1])[::-1]
-    return np.append(floor[1:], -np.inf).clip(keys[keys > -np.inf].min())
+print("keys 5 3 4 1 2 → floors", floors([5, 3, 4, 1, 2]))
 
+N_TOKENS = len(fm.vocabulary)
+present = gene_guessers.presence(cells, N_TOKENS, special)  # (cell, token): which genes stand in which sentence
+by_hand = similar_cells(present[:12], present[12:])
+assert np.allclose(by_hand, gene_guessers.similar_cells(present[:12], present[12:]))
+place = gene_guessers.PlaceInLine(fm.vocabulary, special, cells)
+genes_only = sentence[~np.isin(sentence, list(special))]
+of_library = place.floors(genes_only, np.ones(len(genes_only), bool))
+assert np.array_equal(floors(place.keys[genes_only])[:-1], of_library[:-1])  # the last gene has nothing to its right
 
-def in_bins(above):
-    return ((np.clip(above, LOW, HIGH) - LOW) / WIDE).astype(int)
-
-
-n_bins = int((HIGH - LOW) / WIDE) + 2
-above_floor = np.zeros((len(cells), n_bins))  # how far a cell's genes lie above the floor of their place
-for i in range(len(cells)):
-    is_gene = ~np.isin(cells[i], list(special))
-    np.add.at(above_floor[i], in_bins((keys[cells[i]] - places(cells[i], is_gene))[is_gene]), 1)
-
-
-def shuffle_words(part, hidden, rng):
-    """The same cells with their genes in random order; which places are hidden now, and how to sort the answers back."""
-    moved = np.arange(len(part.tokens))
-    for a, b in zip(part.offsets[:-1], part.offsets[1:]):
-        genes = a + np.flatnonzero(~np.isin(part.tokens[a:b], list(special)))
-        moved[genes] = rng.permutation(genes)
-    return TokenizedCells(part.tokens[moved], part.offsets), hidden[moved], np.argsort(moved[hidden[moved]])
-
-
-def told(log_p, allowed):
-    """The same guesses, knowing which genes are possible at all: the rest is set to zero, the sum back to one."""
-    return log_p.masked_fill(~allowed, -torch.inf).log_softmax(dim=1)
-
+# %% [markdown]
+# Each key is minus the logarithm of a median: the value of a gene that was counted once. A hidden gene lies above the floor of its place, and how far genes usually lie above theirs is counted in your other
+# cells. `studies.gene_guessers` joins these pieces, and plays all guessers on the same hidden genes.
 
 # %%
 networks = {"pretrained": fm.network, "random twin": scfm.load_model(model, on, "random", seed).network}
 if model == "geneformer-mini":
     networks["warm start"] = scfm.load_model(model, on, "start", seed).network
-RULES = ["nothing", "no gene twice", "no gene twice, and the panel"]
-
-order = np.random.default_rng(seed).permutation(len(cells))
+on_panel = np.zeros(N_TOKENS, dtype=bool)
+known = fm.vocabulary.columns(adata.var["ensembl_id"])[0]  # token of each gene of the file, -1 = none
+on_panel[known[known >= 0]] = True
 size = min(SIZES["cells_per_draw"], len(cells) // n_draws)
-results, clock = [], dict.fromkeys([*networks, "similar cells", "place in line"], 0.0)
-for draw in range(n_draws):  # no cell is in two draws
-    chosen = order[draw * size : (draw + 1) * size]
-    part, others = cells[chosen], np.delete(present, chosen, axis=0)
-    hidden = choose_masked(part, fm.special, hidden_share, draw)
-    truth = torch.from_numpy(part.tokens[hidden]).long()
-    of_cell = np.repeat(np.arange(len(part)), part.lengths)[hidden]  # the cell of each hidden gene
-    visible = present[chosen].copy()
-    visible[of_cell, part.tokens[hidden]] = 0
-
-    guesses = {}
-    for name, network in networks.items():
-        begin = time.perf_counter()
-        guesses[name] = log_probabilities(network, part, hidden)
-        clock[name] += time.perf_counter() - begin
-    mixed, hidden_there, back = shuffle_words(part, hidden, np.random.default_rng([seed, draw]))
-    guesses["pretrained, words shuffled"] = log_probabilities(fm.network, mixed, hidden_there)[back]
-    # published vocabularies do not say how frequent genes were in their corpus; then the other cells of this set must do
-    corpus = fm.vocabulary.frequency_of_tokens() if fm.vocabulary.frequencies else others.sum(axis=0) + 1
-    guesses["gene frequency"] = torch.from_numpy(np.log(corpus / corpus.sum() + 1e-12)).float().expand(len(truth), -1)
-    begin = time.perf_counter()
-    neighbours = torch.from_numpy(np.log(similar_cells(visible, others)[of_cell])).float()  # (masked, token)
-    clock["similar cells"] += time.perf_counter() - begin
-    begin = time.perf_counter()
-    floor = np.concatenate(
-        [
-            places(part[i], ~hidden[part.offsets[i] : part.offsets[i + 1]] & ~np.isin(part[i], list(special)))
-            for i in range(len(part))
-        ]
-    )[hidden]
-    usual = np.log(np.delete(above_floor, chosen, axis=0).sum(axis=0) + 0.5)  # (bin,) learned from the other cells
-    place = torch.from_numpy(usual[in_bins(keys - floor[:, None])]).float()  # (masked, token)
-    # Bayes: how frequent is the gene, times how well does it fit here?
-    guesses["place in line"] = (guesses["gene frequency"] + place).log_softmax(dim=1)
-    clock["place in line"] += time.perf_counter() - begin
-
-    genes = torch.ones(N_TOKENS, dtype=torch.bool)
-    genes[list(special)] = False
-    unseen = genes & torch.from_numpy(visible[of_cell] == 0)
-    allowed = {RULES[1]: unseen, RULES[2]: unseen & torch.from_numpy(on_panel)}
-    for name, log_p in guesses.items():
-        for rule in RULES:
-            found = score(log_p if rule == "nothing" else told(log_p, allowed[rule]), truth)
-            results += [(name, rule, draw, metric, value) for metric, value in found.items()]
-    for name, log_p in {"similar cells": neighbours, "similar cells + place": neighbours + place}.items():
-        found = score(told(log_p, allowed[RULES[2]]), truth)
-        results += [(name, RULES[2], draw, metric, value) for metric, value in found.items()]
-results = pd.DataFrame(results, columns=["guesser", "told", "seed", "metric", "value"])
+results, clock = gene_guessers.contest(fm, networks, cells, on_panel, n_draws, size, hidden_share, seed)
+RULES = gene_guessers.RULES  # what everybody is told
 if not fm.vocabulary.frequencies:
-    print(
-        "This vocabulary does not tell its corpus' gene frequencies: they were counted in the other cells of this set."
-    )
-print(
-    f"{n_draws} draws of {size} cells, {len(truth):,} hidden genes in the last of them; {on_panel.sum():,} of {N_TOKENS - len(special):,} genes are on the panel of {adata.uns['scfm']['name']}."
-)
+    print("This vocabulary does not tell its corpus' gene frequencies:", end=" ")
+    print("they were counted in the other cells of this set.")
+print(f"{n_draws} draws of {size} cells, {results.attrs['hidden']:,} hidden genes in the last of them;", end=" ")
+print(f"{on_panel.sum():,} of {N_TOKENS - len(special):,} genes are on the panel of {adata.uns['scfm']['name']}.")
 
 # %% [markdown]
 # Colours mean the same in all figures of the course: dark blue is the foundation model, light blue its random twin or warm start, orange a simple baseline, grey a control. Whiskers are 95 % intervals; here they are narrower than the dots, and the table has them.
 
 # %%
 summary = metrics.summary(results, by=("guesser", "told", "metric"))
-KIND = {  # which colour
-    "random twin": "twin",
-    "gene frequency": "baseline",
-    "warm start": "twin",
-    "pretrained": "model",
-    "pretrained, words shuffled": "control",
-    "place in line": "baseline",
-    "similar cells": "baseline",
-    "similar cells + place": "baseline",
-}
-GUESSERS = [g for g in KIND if g in set(summary["guesser"])]
-nats_seen = summary[summary["metric"] == "loss"]["mean"]
+GUESSERS = [g for g in gene_guessers.ROLES if g in set(summary["guesser"])]
+
+# %% tags=["figure"]
+losses = summary[summary["metric"] == "loss"]
 panels = plots.axes(11.5, 2.7, columns=3)
 for ax, rule in zip(panels.flat, RULES):
-    rows = summary[(summary["told"] == rule) & (summary["metric"] == "loss")].set_index("guesser")
+    rows = losses[losses["told"] == rule].set_index("guesser")
     rows = rows.loc[[g for g in GUESSERS if g in rows.index]].reset_index()
     title = f"told: {rule}".replace(", and", "\nand")
-    plots.intervals(rows, label="guesser", roles=KIND, xlabel="loss in nats (left is better)", title=title, ax=ax)
-    ax.set_xlim(nats_seen.min() - 0.4, nats_seen.max() + 0.4)  # one scale, so that a gap looks the same in all three
+    plots.intervals(
+        rows, label="guesser", roles=gene_guessers.ROLES, xlabel="loss in nats (left is better)", title=title, ax=ax
+    )
+    ax.set_xlim(losses["mean"].min() - 0.4, losses["mean"].max() + 0.4)  # so that a gap looks the same in all three
+said = "; ".join(f"{r.guesser} {r.mean:.2f}" for r in losses[losses["told"] == RULES[2]].itertuples())
 plots.show(
     panels,
-    alt="Loss on hidden genes with 95 % intervals, three panels for three amounts of told rules. With all rules told: "
-    + "; ".join(
-        f"{r.guesser} {r.mean:.2f}"
-        for r in summary[(summary["told"] == RULES[2]) & (summary["metric"] == "loss")].itertuples()
-    )
-    + ".",
+    alt="Loss on hidden genes with 95 % intervals, three panels for three amounts of told rules. "
+    f"With all rules told: {said}.",
 )
 
+# %% tags=["figure"]
 text = summary.assign(
     text=[
         f"{r.mean:.2f} [{r.low:.2f}, {r.high:.2f}]"
@@ -818,66 +724,50 @@ check.exercise("01.4", lead)
 
 
 # %%
-def compare(guesser, than, rule, metric="loss"):
-    gap = metrics.paired_difference(
-        results[results["told"] == rule].rename(columns={"guesser": "method"}), guesser, than, metric
-    )
-    better = gap.high < 0 if metric == "loss" else gap.low > 0
-    worse = gap.low > 0 if metric == "loss" else gap.high < 0
-    return gap, "better" if better else "worse" if worse else "not different"
-
-
-others = [g for g in GUESSERS if not g.startswith("pretrained")]
-verdicts, lines = {}, []
-for rule in RULES:
-    for other in others:
-        if ((summary["guesser"] == other) & (summary["told"] == rule)).any():
-            gap, word = compare("pretrained", other, rule)
-            verdicts[f"{other} | {rule}"] = word
-            lines.append((rule, other, str(gap), word))
-
+verdicts = gene_guessers.verdicts(results)
 nats = summary[summary["metric"] == "loss"].set_index(["guesser", "told"])["mean"]
 top10 = summary[summary["metric"] == "top 10"].set_index(["guesser", "told"])["mean"]
 raw = nats["gene frequency", "nothing"] - nats["pretrained", "nothing"]
 fair = nats["gene frequency", RULES[2]] - nats["pretrained", RULES[2]]
 by_place = nats["gene frequency", RULES[2]] - nats["place in line", RULES[2]]
-mixed_up = nats["pretrained, words shuffled", RULES[2]]
 as_genes = np.exp(nats)  # perplexity
-print(
-    f"Told nothing, the model is as unsure as among {as_genes['pretrained', 'nothing']:,.0f} equally likely genes, "
-    f"the frequencies as among {as_genes['gene frequency', 'nothing']:,.0f}."
-)
-print(f"All {N_TOKENS:,} tokens equally likely would cost {np.log(N_TOKENS):.2f} nats: near that the random twin stands, at {nats['random twin', 'nothing']:.2f}.")  # fmt: skip
+print(f"Told nothing, the model is as unsure as among {as_genes['pretrained', 'nothing']:,.0f}", end=" ")
+print(f"equally likely genes, the frequencies as among {as_genes['gene frequency', 'nothing']:,.0f}.")
+print(f"All {N_TOKENS:,} tokens equally likely would cost {np.log(N_TOKENS):.2f} nats:", end=" ")
+print(f"near that the random twin stands, at {nats['random twin', 'nothing']:.2f}.")
 print(f"Its lead over the frequencies is {raw:.2f} nats; when all are told the rules, {fair:.2f}.")
 if by_place > 0 and fair > 0:
-    print(
-        f"The place in line, with no idea of what a cell is, is worth {by_place:.2f} nats: {by_place / fair:.0%} of that lead."
-    )
-print(
-    f"With the words shuffled the model's loss goes from {nats['pretrained', RULES[2]]:.2f} to {mixed_up:.2f}, "
-    f"where frequencies reach {nats['gene frequency', RULES[2]]:.2f}:",
-    f"by the loss, without the order it has nothing over them (right gene among its first ten: {top10['pretrained, words shuffled', RULES[2]]:.1%}, theirs {top10['gene frequency', RULES[2]]:.1%})."
-    if mixed_up >= nats["gene frequency", RULES[2]]
-    else f"{1 - (mixed_up - nats['pretrained', RULES[2]]) / fair:.0%} of its lead does without the order.",
-)
-simple = min(
-    ["gene frequency", "place in line", "similar cells", "similar cells + place"], key=lambda g: nats[g, RULES[2]]
-)
-gap, word = compare("pretrained", simple, RULES[2])
-print(
-    {
-        "better": f"The best simple guesser, {simple}, is still {-gap.mean:.2f} nats behind. That remainder is a finer reading "
-        "of the places, knowledge of which genes go together, or only that nobody tuned the rival (25 neighbours, mixed 0.8 to 0.2); this table cannot tell them apart.",
-        "worse": f"The best simple guesser, {simple}, is {gap.mean:.2f} nats ahead of the network: for guessing genes here, you do not need it.",
-        "not different": f"The best simple guesser, {simple}, and the network are level: for guessing genes here, you do not need it.",
-    }[word]
-)
-print("Cost per cell:", ", ".join(f"{name} {1000 * t / (n_draws * size):.1f} ms" for name, t in clock.items()) + ".")
+    print(f"The place in line, with no idea of what a cell is, is worth {by_place:.2f} nats:", end=" ")
+    print(f"{by_place / fair:.0%} of that lead.")
 
 # %%
-pd.DataFrame(
-    lines, columns=["everybody is told", "loss of pretrained minus loss of", "nats [95 % interval]", "pretrained is"]
-).style.hide().set_properties(**LEFT).set_table_styles(LEFT_TOO)
+mixed_up, frequencies = (nats[g, RULES[2]] for g in ("pretrained, words shuffled", "gene frequency"))
+in_order = nats["pretrained", RULES[2]]
+print(f"With the words shuffled the model's loss goes from {in_order:.2f} to {mixed_up:.2f},", end=" ")
+print(f"where frequencies reach {frequencies:.2f}:", end=" ")
+if mixed_up >= frequencies:
+    print("by the loss, without the order it has nothing over them (right gene among its first ten:", end=" ")
+    print(f"{top10['pretrained, words shuffled', RULES[2]]:.1%}, theirs {top10['gene frequency', RULES[2]]:.1%}).")
+else:
+    print(f"{1 - (mixed_up - in_order) / fair:.0%} of its lead does without the order.")
+simple = min(gene_guessers.SIMPLE, key=lambda g: nats[g, RULES[2]])
+gap, word = verdicts.set_index(["told", "than"]).loc[(RULES[2], simple)]
+behind = f"The best simple guesser, {simple}, is still {-gap.mean:.2f} nats behind."
+no_need = "for guessing genes here, you do not need it."
+sentences = {
+    "better": f"{behind} That remainder is a finer reading of the places, knowledge of which genes go together, or only that "
+    "nobody tuned the rival (25 neighbours, mixed 0.8 to 0.2); this table cannot tell them apart.",
+    "worse": f"The best simple guesser, {simple}, is {gap.mean:.2f} nats ahead of the network: {no_need}",
+    "not different": f"The best simple guesser, {simple}, and the network are level: {no_need}",
+}
+print(sentences[word])
+print("Cost per cell:", ", ".join(f"{name} {1000 * t / (n_draws * size):.1f} ms" for name, t in clock.items()) + ".")
+
+# %% tags=["figure"]
+shown = verdicts.assign(gap=verdicts["gap"].astype(str)).set_axis(
+    ["everybody is told", "loss of pretrained minus loss of", "nats [95 % interval]", "pretrained is"], axis=1
+)
+shown.style.hide().set_properties(**LEFT).set_table_styles(LEFT_TOO)
 
 # %%
 record("loss", {g: nats[g, "nothing"] for g in GUESSERS if (g, "nothing") in nats.index}, tolerance=0.05)
@@ -887,7 +777,7 @@ record("top10_told_all", {g: top10[g, RULES[2]] for g in GUESSERS}, tolerance=0.
 record("loss_model", nats["pretrained", "nothing"], tolerance=0.05, key=True)
 record("loss_gene_frequency", nats["gene frequency", "nothing"], tolerance=0.05, key=True)
 record("loss_random_twin", nats["random twin", "nothing"], tolerance=0.05, key=True)
-record("verdicts", verdicts, tolerance="any")
+record("verdicts", {f"{r.than} | {r.told}": r.verdict for r in verdicts.itertuples()}, tolerance="any")
 record.headline(
     f"loss of guessing hidden genes (nats), network minus the best simple guesser ({simple})", gap, lower_is_better=True
 )

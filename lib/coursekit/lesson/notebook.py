@@ -14,7 +14,7 @@ from typing import Any
 from coursekit.course import CourseError, Lesson
 
 FORMAT = "py:percent"
-TAGS = ("parameters", "exercise", "solution", "instructor", "quiz")
+TAGS = ("parameters", "exercise", "solution", "instructor", "quiz", "figure")
 SETUP = "setup"  # of the one cell that no source has; see coursekit.lesson.bootstrap
 EDITIONS = {  # edition -> the tags whose cells it leaves out
     "learner": ("solution", "instructor"),

@@ -1,0 +1,43 @@
+"""What there is: the shapes of the models that this course loads, and tables of other people's."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+from scfm.store import cache, hub
+
+if TYPE_CHECKING:
+    import pandas as pd
+
+
+def architecture(name: str) -> dict[str, Any]:
+    """The shape of a model of ``data/models.toml`` as its config.json gives it (``num_hidden_layers``, ``hidden_size``, ...).
+
+    Nothing is downloaded. A copy: the caller may change it.
+
+    Raises
+    ------
+    KeyError
+        The catalogue has no such model; the message lists those that it has.
+    """
+    known = hub.catalogue()["models"]
+    plain = hub.plain_name(name)
+    if plain not in known:
+        raise KeyError(f"data/models.toml has no model {name!r}; it has {', '.join(known)}.")
+    return dict(known[plain]["architecture"])
+
+
+def of_cells() -> pd.DataFrame:
+    """Models of cells, one per row: what each reads and guesses, and whether its weights can be had."""
+    return _table("single_cell_models")
+
+
+def of_all_fields() -> pd.DataFrame:
+    """Foundation models of many fields, one per row: field, self-made task, DOI, and what people used before."""
+    return _table("fields")
+
+
+def _table(name: str) -> pd.DataFrame:
+    import pandas as pd
+
+    return pd.read_csv(cache.repo_data() / f"{name}.csv")
