@@ -136,6 +136,7 @@ _PUBLISHED: dict[str, dict[str, tuple[str, ...]]] = {
 }
 _MAX_LENGTH = {"V1": 2048, "V2": 4096}
 ALTERNATIVES = "alternative_names.tsv.gz"
+_SCGPT = "dictionaries/scgpt/default_census_vocab.json"
 
 
 class Vocabulary:
@@ -403,6 +404,20 @@ class SymbolVocabulary(Vocabulary):
             if name not in special:
                 special[name] = 1 + max([*content.values(), *special.values()], default=-1)
         return cls(name=Path(path).stem, tokens=content, special=special)
+
+    @classmethod
+    def published(cls) -> SymbolVocabulary:
+        """The vocabulary of the released whole-human scGPT, from a folder of ``SCFM_CACHE``; it is not downloaded.
+
+        Raises
+        ------
+        FileNotFoundError
+            No folder has it.
+        """
+        path = cache.find(_SCGPT)
+        if path is None:
+            raise FileNotFoundError(f"scGPT's own vocabulary is not at hand ({_SCGPT} in a folder of SCFM_CACHE).")
+        return cls.load(path)
 
     def token(self, gene: str) -> int:
         """Token id of a gene symbol or a special token."""

@@ -1,5 +1,6 @@
 """The experiments behind the lessons: each makes a table of ``data/results``, shard by shard.
 
+depth               what a cell's depth does to its encodings
 gene_guessers       who guesses a hidden gene, and what simple guessers reach
 ladder              every rung at every label budget
 sweep               LoRA at every rank and place, and its relatives

@@ -24,11 +24,11 @@ import warnings
 
 import numpy as np
 import pandas as pd
-from scipy.stats import rankdata
 
 import scfm
 from coursekit import check, record
 from scfm import baselines, genes, metrics, plots, tokenize
+from studies import depth
 
 SIZES = {
     "quick": {"dataset": "pbmc68k", "cells": 700, "thinned": 120},
@@ -57,10 +57,7 @@ if left_out:
 # It has no network in it, and this lesson never loads one. A gene that is not in the table cannot be said.
 
 # %%
-if model == "geneformer-mini":
-    vocabulary = genes.RankVocabulary.load(scfm.store.cache.repo_data() / "models" / model)
-else:  # V1 and V2 differ in their dictionaries, not only in their size
-    vocabulary = genes.RankVocabulary.published("V1" if "v1" in model else "V2")
+vocabulary = scfm.models.overview.vocabulary(model)  # V1 and V2 differ in their dictionaries, not only in their size
 record.used("model", f"{vocabulary.name} (vocabulary only)", tokenize.vocabulary_sha256(vocabulary))
 
 found = genes.overlap(whole, vocabulary)
@@ -132,31 +129,31 @@ seen = adata.X > 0  # (cell, gene)
 breadth = np.array([np.asarray(seen[types == name].mean(axis=0)).ravel() for name in sorted(set(types))]).min(axis=0)
 everyday = np.flatnonzero(breadth >= 0.8)
 named = pd.Series(symbols)
-ribosomal = np.flatnonzero(
-    named.str.fullmatch(r"RP[LS]\d+[AX]?|RPLP[012]|RPSA")
-)  # proteins of the ribosome, no look-alikes
+# proteins of the ribosome, no look-alikes
+ribosomal = np.flatnonzero(named.str.fullmatch(r"RP[LS]\d+[AX]?|RPLP[012]|RPSA"))
 mitochondrial = np.flatnonzero(named.str.startswith("MT-"))
-print(
-    f"Everyday genes among these {len(symbols):,}: {len(everyday)} ({', '.join(symbols[everyday[:12]])}{', ...' if len(everyday) > 12 else ''})"
-)
+some_names = [*symbols[everyday[:12]], *(["..."] if len(everyday) > 12 else [])]
+print(f"Everyday genes among these {len(symbols):,}: {len(everyday)} ({', '.join(some_names)})")
 print(f"Ribosomal proteins: {len(ribosomal)}. Mitochondrial genes: {len(mitochondrial)}.", end=" ")
 print(
     "A panel of variable genes was chosen to lack such genes: the cpu profile has them."
     if len(ribosomal) < 20
     else "As in any whole transcriptome."
 )
+n_count, n_surprise = (int(np.isin(order[:20], everyday).sum()) for order in (by_count, by_surprise))
+print(f"Everyday genes among the first 20: {n_count} by count, {n_surprise} by surprise.")
 
+# %% tags=["figure"]
 ax = plots.slope(
     {"by count": symbols[by_count[:20]].tolist(), "by surprise": symbols[by_surprise[:20]].tolist()},
     marked=symbols[everyday].tolist(),
     title=f"The first 20 words of one {chosen_type} (orange: everyday genes)",
 )
-n_everyday = [int(np.isin(order[:20], everyday).sum()) for order in (by_count, by_surprise)]
 plots.show(
     ax,
-    alt=f"Two lists of 20 gene names of one cell, joined by lines. Ordered by count, {n_everyday[0]} are everyday genes; ordered by surprise, {n_everyday[1]} are.",
+    alt="Two lists of 20 gene names of one cell, joined by lines. "
+    f"Ordered by count, {n_count} are everyday genes; ordered by surprise, {n_surprise} are.",
 )
-print(f"Everyday genes among the first 20: {n_everyday[0]} by count, {n_everyday[1]} by surprise.")
 
 # %% [markdown] tags=["instructor"]
 # **Ask before running:** which genes will lead when we order by count? With the whole transcriptome most say "ribosomes", rightly;
@@ -179,29 +176,20 @@ own, rest = (
 )
 groups["telling"] = np.argsort(rest - own)[:20]  # the 20 genes in which this type exceeds the others most
 
-rows, mixed_up = [], np.random.default_rng(seed).permutation(median)
-for i in range(adata.n_obs):
-    g, c = matrix[i].indices, matrix[i].data.astype(float)
-    for order, value in (
-        ("by count", c),
-        ("by surprise", c / median[g]),
-        ("medians shuffled", c / mixed_up[g]),  # the control: divided by the median of another gene
-    ):  # the cell's depth cannot change its own order
-        place = (rankdata(-value) - 0.5) / len(g)
-        rows += [
-            (types[i], order, name, place[np.isin(g, group)].mean())
-            for name, group in groups.items()
-            if np.isin(g, group).any()
-        ]
-places = pd.DataFrame(rows, columns=["type", "order", "group", "place"])
+mixed_up = np.random.default_rng(seed).permutation(median)  # the control: divided by the median of another gene
+orders = {"by count": np.ones(len(median)), "by surprise": median, "medians shuffled": mixed_up}
+# a count divided by one of these; the cell's depth cannot change its own order
+places = depth.places(matrix, types, orders, groups)
+by_type = 100 * places[places["group"] == "everyday"].groupby(["type", "order"])["place"].apply(depth.with_interval)
+where = by_type.unstack()
+before, after, control = (where["mean"].unstack()[order] for order in orders)
+record("everyday_place_by_count", before.mean() / 100, tolerance=0.01)
+record("everyday_place_by_surprise", after.mean() / 100, tolerance=0.02, key=True)
+print(f"Everyday genes move from {before.mean():.0f} % to {after.mean():.0f} % of the sentence;", end=" ")
+print(f"they sink in {(after > before).sum()} of {len(before)} types.", end=" ")
+print(f"With the medians shuffled they would stand at {control.mean():.0f} %.")
 
-
-def with_interval(values):
-    found = metrics.interval(values, n_boot=500)
-    return pd.Series({"mean": found.mean, "low": found.low, "high": found.high})
-
-
-where = 100 * places[places["group"] == "everyday"].groupby(["type", "order"])["place"].apply(with_interval).unstack()
+# %% tags=["figure"]
 ax = plots.intervals(
     where.reset_index(),
     label="type",
@@ -209,30 +197,23 @@ ax = plots.intervals(
     xlabel="place in the sentence, % (0 = first word)",
     title="Everyday genes sink",
 )
-before, after = where["mean"].unstack()["by count"], where["mean"].unstack()["by surprise"]
+b_low, b_high, a_low, a_high = before.min(), before.max(), after.min(), after.max()
 plots.show(
     ax,
-    alt=f"For each cell type, the mean place of everyday genes in the sentence: between {before.min():.0f} and {before.max():.0f} % by count, between {after.min():.0f} and {after.max():.0f} % by surprise, with 95 % intervals over cells.",
-)
-record("everyday_place_by_count", before.mean() / 100, tolerance=0.01)
-record("everyday_place_by_surprise", after.mean() / 100, tolerance=0.02, key=True)
-print(
-    f"Everyday genes move from {before.mean():.0f} % to {after.mean():.0f} % of the sentence; they sink in {(after > before).sum()} of {len(before)} types. With the medians shuffled they would stand at {where['mean'].unstack()['medians shuffled'].mean():.0f} %."
+    alt="For each cell type, the mean place of everyday genes in the sentence: "
+    f"between {b_low:.0f} and {b_high:.0f} % by count, between {a_low:.0f} and {a_high:.0f} % by surprise, "
+    "with 95 % intervals over cells.",
 )
 
 # %%
-of_groups = (
-    100 * places[places["type"] == chosen_type].groupby(["group", "order"])["place"].apply(with_interval).unstack()
-)
-shown = (
-    of_groups.apply(lambda r: f"{r['mean']:.0f} [{r['low']:.0f}, {r['high']:.0f}]", axis=1)
-    .unstack()
-    .reindex([g for g in groups if len(groups[g])])
-)
-shown.insert(0, "genes", [len(groups[name]) for name in shown.index])
+one_type = places[places["type"] == chosen_type]
+of_groups = 100 * one_type.groupby(["group", "order"])["place"].apply(depth.with_interval).unstack()
 print(f"Mean place in the sentence of a {chosen_type}, % (95 % interval over {len(of_type)} cells):")
 print("telling genes:", ", ".join(symbols[groups["telling"]]))
 print("Both everyday and telling:", ", ".join(symbols[np.intersect1d(everyday, groups["telling"])]) or "none")
+shown = of_groups.apply(lambda r: f"{r['mean']:.0f} [{r['low']:.0f}, {r['high']:.0f}]", axis=1)
+shown = shown.unstack().reindex([g for g in groups if len(groups[g])])
+shown.insert(0, "genes", [len(groups[name]) for name in shown.index])
 shown.style.set_properties(**{"text-align": "right"})
 
 # %%
@@ -313,66 +294,33 @@ def thin(adata, share, rng):
     return thinned
 
 
-def spearman(a, b):
-    """Correlation of the ranks of two lists of numbers; 0 where one of them does not vary."""
-    ranks_a, ranks_b = rankdata(a), rankdata(b)
-    return np.corrcoef(ranks_a, ranks_b)[0, 1] if len(a) > 2 and np.ptp(ranks_a) and np.ptp(ranks_b) else 0.0
-
-
-questions = [
-    "genes with a count of one",
-    "order ~ the cell's counts",
-    "order ~ the vocabulary's medians",
-    "first 20 words that are one molecule",
-]
-rows = []
-for share in (1.0, 0.25, 0.1):
-    at_depth = adata.X.tocsr() if share == 1 else thin(adata, share, rng).X.tocsr()
-    for i in range(adata.n_obs):
-        g, c = at_depth[i].indices, at_depth[i].data.astype(float)
-        if len(g):
-            value = c / median[g]
-            first = np.argsort(-value, kind="stable")[:20]
-            rows.append(
-                (
-                    share,
-                    np.mean(c == 1),
-                    spearman(value, c),
-                    spearman(value, 1 / median[g]),
-                    np.mean(c[first] == 1),
-                )
-            )
-answers = pd.DataFrame(rows, columns=["share", *questions])
+# %%
+KEPT = (1.0, 0.25, 0.1)  # shares of the molecules
+asked = [depth.what_orders((adata if share == 1 else thin(adata, share, rng)).X.tocsr(), median) for share in KEPT]
 told = {
-    (share, q): metrics.interval(part[q].to_numpy(), n_boot=300)
-    for share, part in answers.groupby("share")
-    for q in questions
+    (share, question): metrics.interval(answers[question].to_numpy(), n_boot=300)
+    for share, answers in zip(KEPT, asked)
+    for question in depth.QUESTIONS
 }
-for short, question in zip(("singles", "order_by_counts", "order_by_medians", "front_singles"), questions, strict=True):
-    record(
-        short,
-        {f"{share:.0%}": round(told[share, question].mean, 4) for share in (1.0, 0.25, 0.1)},
-        tolerance=0.02,
+for short, question in zip(("singles", "order_by_counts", "order_by_medians", "front_singles"), depth.QUESTIONS):
+    record(short, {f"{share:.0%}": round(told[share, question].mean, 4) for share in KEPT}, tolerance=0.02)
+for share in (1.0, 0.1):
+    by_counts, by_medians = (told[share, question].mean for question in depth.QUESTIONS[1:3])
+    which = "the medians" if by_medians > by_counts else "the counts"
+    print(
+        f"At about {share * np.median(n_counts):,.0f} counts per cell the order follows {which} more closely", end=" "
     )
+    print(f"({max(by_medians, by_counts):.2f} against {min(by_medians, by_counts):.2f}).")
+
+# %% tags=["figure"]
 pd.DataFrame(
     [
-        [
-            f"{told[share, q].mean:.2f} [{told[share, q].low:.2f}, {told[share, q].high:.2f}]"
-            for share in (1.0, 0.25, 0.1)
-        ]
-        for q in questions
+        [f"{found.mean:.2f} [{found.low:.2f}, {found.high:.2f}]" for found in (told[share, q] for share in KEPT)]
+        for q in depth.QUESTIONS
     ],
-    index=questions,
+    index=list(depth.QUESTIONS),
     columns=["all molecules", "25 % of them", "10 % of them"],
 ).style.set_properties(**{"text-align": "right"})
-
-# %%
-for share in (1.0, 0.1):
-    by_counts, by_medians = told[share, questions[1]].mean, told[share, questions[2]].mean
-    print(
-        f"At about {share * np.median(n_counts):,.0f} counts per cell the order follows {'the medians' if by_medians > by_counts else 'the counts'} more closely"
-        f" ({max(by_medians, by_counts):.2f} against {min(by_medians, by_counts):.2f})."
-    )
 
 # %% [markdown]
 # Where nearly all counts are one, the sentence is nearly the list of the genes that were seen, sorted by their medians, the smallest first: by how weak they usually are where they are seen.
@@ -494,40 +442,19 @@ facts.style.format(thousands=",", escape="html").set_properties(**{"text-align":
 
 # %%
 long = tokenize.rank_encode(adata, vocabulary, max_len=adata.n_vars + 2)  # nothing cut
-column_of = pd.Series(np.arange(len(token)), index=token)
-in_cell = np.repeat(np.arange(len(long)), long.lengths)
-is_gene = ~np.isin(long.tokens, list(vocabulary.special.values()))
-words = pd.DataFrame(
-    {
-        "cell": in_cell[is_gene],
-        "gene": column_of[long.tokens[is_gene]].to_numpy(),
-        "place": (np.arange(len(long.tokens)) - long.offsets[in_cell])[is_gene] - framed,  # 0 = the first gene
-    }
+kept_at = depth.kept_at(long, matrix, token, vocabulary, everyday)
+here = kept_at[kept_at["positions"] == vocabulary.max_len].set_index("what")["mean"]
+of_genes, of_counts, of_everyday = (here.get(f"its {what}", 100.0) for what in ("genes", "counts", "everyday genes"))
+record("truncated_cells", cells.report["truncated_cells"] / len(cells), tolerance=0.01)
+record("kept_genes", of_genes / 100, tolerance=0.01)
+record("kept_everyday", of_everyday / 100, tolerance=0.02)
+print(
+    f"{cells.report['truncated_cells']:,} of {len(cells):,} cells are cut at {vocabulary.max_len} positions.", end=" "
 )
-words["count"] = np.asarray(matrix[words["cell"].to_numpy(), words["gene"].to_numpy()]).ravel()
-words["everyday"] = words["gene"].isin(everyday)
-grid = [n for n in (64, 128, 256, 512, 1024, 2048, 4096) if n <= 2 * words.groupby("cell").size().max()]
-of_cell = words.groupby("cell").agg(genes=("gene", "size"), counts=("count", "sum"), everyday=("everyday", "sum"))
-rows = []
-for length in grid:
-    stays = (
-        words[words["place"] < length - 2 * framed]
-        .groupby("cell")
-        .agg(genes=("gene", "size"), counts=("count", "sum"), everyday=("everyday", "sum"))
-    )
-    for what, name in {
-        "genes": "its genes",
-        "counts": "its counts",
-        "everyday": "its everyday genes",
-    }.items():
-        rows.append(
-            {
-                "positions": length,
-                "what": name,
-                **(100 * (stays[what] / of_cell[what]).dropna()).pipe(with_interval),
-            }
-        )
-kept_at = pd.DataFrame(rows)
+print(f"Kept: {of_genes:.1f} % of the genes, {of_counts:.1f} % of the counts,", end=" ")
+print(f"{of_everyday:.1f} % of the everyday genes.")
+
+# %% tags=["figure"]
 ax = plots.curves(
     kept_at,
     x="positions",
@@ -538,20 +465,12 @@ ax = plots.curves(
     log_x=True,
 )
 ax.axvline(vocabulary.max_len, color="#8C8C8C", ls="--", lw=1, zorder=0)
-at = (
-    kept_at[kept_at["positions"] == vocabulary.max_len].set_index("what")["mean"]
-    if vocabulary.max_len in grid
-    else pd.Series(100.0, index=kept_at["what"].unique())
-)
+positions = vocabulary.max_len
 plots.show(
     ax,
-    alt=f"Share of a cell's genes, counts and everyday genes kept as a function of the number of positions. At {vocabulary.max_len} positions (dashed line): {at['its genes']:.0f} % of the genes, {at['its counts']:.0f} % of the counts, {at['its everyday genes']:.0f} % of the everyday genes.",
-)
-record("truncated_cells", cells.report["truncated_cells"] / len(cells), tolerance=0.01)
-record("kept_genes", at["its genes"] / 100, tolerance=0.01)
-record("kept_everyday", at["its everyday genes"] / 100, tolerance=0.02)
-print(
-    f"{cells.report['truncated_cells']:,} of {len(cells):,} cells are cut at {vocabulary.max_len} positions. Kept: {at['its genes']:.1f} % of the genes, {at['its counts']:.1f} % of the counts, {at['its everyday genes']:.1f} % of the everyday genes."
+    alt="Share of a cell's genes, counts and everyday genes kept as a function of the number of positions. "
+    f"At {positions} positions (dashed line): {of_genes:.0f} % of the genes, {of_counts:.0f} % of the counts, "
+    f"{of_everyday:.0f} % of the everyday genes.",
 )
 
 # %% [markdown] tags=["quiz"]
@@ -580,9 +499,8 @@ own_symbols = genes.SymbolVocabulary(
 binned = tokenize.bin_encode(adata, own_symbols, n_bins=n_bins)
 assert binned[cell].tolist() == [own_symbols.token("<cls>"), *expressed.tolist()]
 assert binned[cell : cell + 1].values.tolist() == [0, *bins_by_hand.tolist()]
-print(
-    f"By hand = by the library: {len(expressed)} genes, {len(np.unique(bins_by_hand))} different bins in use of {n_bins - 1}."
-)
+print(f"By hand = by the library: {len(expressed)} genes,", end=" ")
+print(f"{len(np.unique(bins_by_hand))} different bins in use of {n_bins - 1}.")
 
 # %% [markdown]
 # So few? Quantiles promise bins of equal size, but there are not enough different counts to keep the promise. Many edges
@@ -612,18 +530,18 @@ check.exercise("02.3", bin_range)
 
 # %%
 one = matrix[cell]  # bin_rows is bin_encode for bare arrays; with a seed, bins are drawn as scGPT draws them
-drawn = np.array(
-    [
-        tokenize.bin_rows(one.indptr, one.indices, one.data, np.arange(adata.n_vars), n_bins, seed=s)[2]
-        for s in range(200)
-    ]
-)  # (draw, gene)
-levels = (
-    pd.DataFrame({"count": nonzero.astype(int), "low": drawn.min(0), "high": drawn.max(0)})
-    .groupby("count")
-    .agg(low=("low", "min"), high=("high", "max"), n=("high", "size"))
-)
-levels = levels.head(12)
+every = np.arange(adata.n_vars)
+drawn = [tokenize.bin_rows(one.indptr, one.indices, one.data, every, n_bins, seed=s)[2] for s in range(200)]
+drawn = np.array(drawn)  # (draw, gene)
+levels = pd.DataFrame({"count": nonzero.astype(int), "low": drawn.min(0), "high": drawn.max(0)}).groupby("count")
+levels = levels.agg(low=("low", "min"), high=("high", "max"), n=("high", "size")).head(12)
+lowest = levels.iloc[0]
+span = lowest["high"] - lowest["low"] + 1
+record("bins_of_lowest_count", float(span), tolerance=3)
+print(f"A count of {lowest.name} was given any of {span:.0f} bins: at random, the same count can look weak", end=" ")
+print(f"or middling. With the fixed rule every such gene is in bin {lowest['high']:.0f}.")
+
+# %% tags=["figure"]
 ax = plots.axes(6.4, 3.4)
 for x, (low, high, n) in enumerate(levels.to_numpy()):
     ax.plot([x, x], [low - 0.5, high + 0.5], color=plots.PALETTE[0], lw=9, solid_capstyle="butt", alpha=0.45)
@@ -638,14 +556,11 @@ ax.set(
 )
 ax.grid(axis="y", color="#E5E5E5")
 ax.legend(loc="lower right")
-span = levels["high"].iloc[0] - levels["low"].iloc[0] + 1
+count, n_genes = lowest.name, int(lowest["n"])
 plots.show(
     ax,
-    alt=f"For each count in one cell, the bins it was given in 200 random draws: a count of {levels.index[0]}, shared by {levels['n'].iloc[0]} genes, was given {span:.0f} different bins, larger counts ever fewer.",
-)
-record("bins_of_lowest_count", float(span), tolerance=3)
-print(
-    f"A count of {levels.index[0]} was given any of {span:.0f} bins: at random, the same count can look weak or middling. With the fixed rule every such gene is in bin {levels['high'].iloc[0]:.0f}."
+    alt="For each count in one cell, the bins it was given in 200 random draws: "
+    f"a count of {count}, shared by {n_genes} genes, was given {span:.0f} different bins, larger counts ever fewer.",
 )
 
 # %% [markdown]
@@ -674,9 +589,11 @@ for i in range(adata.n_obs):
         places_moved.append(np.mean(place - np.arange(len(place))))
 found = metrics.interval(shift, n_boot=500)
 record("bin_shift_half_the_genes", found.mean, tolerance=0.2)
+print(f"Half of the genes taken away: bins of the others move by {found.mean:.1f}", end=" ")
 print(
-    f"Half of the genes taken away: bins of the others move by {found.mean:.1f} [{found.low:.1f}, {found.high:.1f}] of {n_bins - 1} on average. In the rank encoding their order stays, but they move up by {np.mean(places_moved):.0f} places on average, and it is the place that the network reads."
+    f"[{found.low:.1f}, {found.high:.1f}] of {n_bins - 1} on average. In the rank encoding their order stays,", end=" "
 )
+print(f"but they move up by {np.mean(places_moved):.0f} places on average, and it is the place that the network reads.")
 
 # %% [markdown]
 # ## What each encoding loses: the experiment
@@ -706,7 +623,8 @@ check.exercise("02.4", expected_kept)
 
 # %%
 def encodings(adata, max_len=None):
-    """Each encoding as a rectangle (cell, gene), zero where the gene is not said. Ranks: 1 = the first word, near 0 = the last."""
+    """Each encoding as a rectangle (cell, gene), zero where a gene is not said. Ranks: 1 = first word, 0 = last."""
+    column_of = pd.Series(np.arange(len(token)), index=token)
     ranks = tokenize.rank_encode(adata, vocabulary, max_len=max_len or adata.n_vars + 2)
     bins = tokenize.bin_encode(adata, own_symbols, n_bins=n_bins)
     out = {name: np.zeros(adata.shape, np.float32) for name in ("ranks", "bins")}
@@ -718,9 +636,8 @@ def encodings(adata, max_len=None):
 
 
 some = np.sort(rng.permutation(adata.n_obs)[: SIZES["thinned"]])
-others = np.array(
-    [rng.choice(np.setdiff1d(np.flatnonzero(types == types[i]), [i])) for i in some]
-)  # another cell of the same type
+# another cell of the same type
+others = np.array([rng.choice(np.setdiff1d(np.flatnonzero(types == types[i]), [i])) for i in some])
 SHARES = (1.0, 0.5, 0.25, 0.10)
 itself, neighbour = encodings(adata[some]), encodings(adata[others])
 thinned = {share: itself if share == 1 else encodings(thin(adata[some], share, rng)) for share in SHARES}
@@ -739,33 +656,27 @@ thinned = {share: itself if share == 1 else encodings(thin(adata[some], share, r
 # left describes the type at best.
 
 # %%
-rows = []
-for share, after in thinned.items():
-    for reference, before in (("itself", itself), ("a stranger", neighbour)):
-        for name in before:
-            for i in range(len(some)):
-                full, less = before[name][i], after[name][i]
-                shared = (full > 0) & (less > 0)
-                moved_by = np.abs(full[shared] - less[shared]).mean() / full.max() if shared.any() else 1.0
-                rows.append(
-                    (
-                        share,
-                        reference,
-                        name,
-                        i,
-                        1 - shared.sum() / (full > 0).sum(),
-                        spearman(full[shared], less[shared]),
-                        moved_by,
-                    )
-                )
-effect = pd.DataFrame(rows, columns=["share", "reference", "encoding", "cell", "lost", "order", "moved"])
+effect = pd.concat(
+    depth.drift(full, after).assign(share=share, reference=reference)
+    for share, after in thinned.items()
+    for reference, full in (("itself", itself), ("a stranger", neighbour))
+)
 effect[["lost", "moved"]] *= 100
 measures = {"lost": "genes lost, %", "order": "order kept (Spearman)", "moved": "moved, % of the scale"}
 summaries = {
-    m: effect.groupby(["reference", "encoding", "share"], sort=False)[m].apply(with_interval).unstack()
+    m: effect.groupby(["reference", "encoding", "share"], sort=False)[m].apply(depth.with_interval).unstack()
     for m in measures
 }
+for measure in measures:
+    at_10 = summaries[measure]["mean"].xs(0.10, level="share")
+    values = {f"{name} | {reference}": round(v, 4) for (reference, name), v in at_10.items()}
+    record(f"thin10_{measure}", values, tolerance=0.03 if measure == "order" else 3)
+lost_at_10 = summaries["lost"]["mean"]["itself", "ranks", 0.10]
+predicted = np.mean([np.mean((1 - 0.1) ** matrix[i].data) for i in some])
+print(f"At 10 % of the molecules a cell has lost {lost_at_10:.0f} % of its genes", end=" ")
+print(f"(predicted from its counts alone: {100 * predicted:.0f} %).")
 
+# %% tags=["figure"]
 drawn_in = plots.axes(11.5, 3.5, columns=3)[0]
 for ax, (measure, title) in zip(drawn_in, measures.items(), strict=True):
     found = summaries[measure].reset_index().assign(depth=lambda t: 100 * t["share"])
@@ -784,43 +695,27 @@ for ax, (measure, title) in zip(drawn_in, measures.items(), strict=True):
         ax.plot(part["depth"], part["mean"], ls="--", lw=1.4, color=plots.PALETTE[number])
     ax.invert_xaxis()
     ax.get_legend().remove()
-drawn_in[2].legend(
-    *drawn_in[1].get_legend_handles_labels(),
-    loc="center left",
-    bbox_to_anchor=(1, 0.5),
-    title="dashed: a stranger",
-)
+both = drawn_in[1].get_legend_handles_labels()
+drawn_in[2].legend(*both, loc="center left", bbox_to_anchor=(1, 0.5), title="dashed: a stranger")
 order_at_10 = summaries["order"]["mean"].xs(0.10, level="share")
-lost_at_10 = summaries["lost"]["mean"]["itself", "ranks", 0.10]
-alt = ", ".join(
+orders = ", ".join(
     f"{name} {order_at_10['itself', name]:.2f} (a stranger: {order_at_10['a stranger', name]:.2f})" for name in itself
 )
 plots.show(
     drawn_in,
-    alt=f"Three panels over the share of molecules kept, from 100 to 10 %. Genes lost rise to {lost_at_10:.0f} %. The order kept falls to: {alt}. Third, how far genes move. Dashed lines compare with another cell of the same type.",
+    alt="Three panels over the share of molecules kept, from 100 to 10 %. "
+    f"Genes lost rise to {lost_at_10:.0f} %. The order kept falls to: {orders}. Third, how far genes move. "
+    "Dashed lines compare with another cell of the same type.",
 )
 
-# %%
-for measure in measures:
-    at_10 = summaries[measure]["mean"].xs(0.10, level="share")
-    record(
-        f"thin10_{measure}",
-        {f"{name} | {reference}": round(v, 4) for (reference, name), v in at_10.items()},
-        tolerance=0.03 if measure == "order" else 3,
-    )
-predicted = np.mean([np.mean((1 - 0.1) ** matrix[i].data) for i in some])
-print(
-    f"At 10 % of the molecules a cell has lost {lost_at_10:.0f} % of its genes (predicted from its counts alone: {100 * predicted:.0f} %)."
-)
+# %% tags=["figure"]
 shown = {}
-for measure in ("order", "moved"):
-    digits = 2 if measure == "order" else 0
-    cells_of = summaries[measure].apply(
+for measure, digits in (("order", 2), ("moved", 0)):
+    text = summaries[measure].apply(
         lambda r, d=digits: f"{r['mean']:.{d}f} [{r['low']:.{d}f}, {r['high']:.{d}f}]", axis=1
     )
-    shown[measures[measure]] = (
-        cells_of.unstack("share").rename(columns=lambda c: f"{100 * c:.0f} %").swaplevel().sort_index()
-    )
+    text = text.unstack("share").rename(columns=lambda c: f"{100 * c:.0f} %")
+    shown[measures[measure]] = text.swaplevel().sort_index()
 pd.concat(shown).drop(columns="100 %").style.set_properties(**{"text-align": "right"})
 
 # %% [markdown]
@@ -829,28 +724,21 @@ pd.concat(shown).drop(columns="100 %").style.set_properties(**{"text-align": "ri
 # %%
 wide = effect[effect["share"] == 0.10].pivot_table(index=["encoding", "cell"], columns="reference", values="order")
 own = {name: metrics.interval((wide.loc[name]["itself"] - wide.loc[name]["a stranger"]).to_numpy()) for name in itself}
-record(
-    "itself_minus_stranger_at_10",
-    {name: round(found.mean, 4) for name, found in own.items()},
-    tolerance=0.03,
-)
+record("itself_minus_stranger_at_10", {name: round(found.mean, 4) for name, found in own.items()}, tolerance=0.03)
+SAYS = {
+    "better": "more like itself than like a stranger",
+    "worse": "less like itself than like a stranger",
+    "undecided": "as much like a stranger as like itself",
+}
 for name, found in own.items():
-    verdict = (
-        "more like itself than like a stranger"
-        if found.low > 0
-        else "less like itself than like a stranger"
-        if found.high < 0
-        else "as much like a stranger as like itself"
-    )
-    print(f"{name}: {verdict} ({found.mean:+.2f} [{found.low:+.2f}, {found.high:+.2f}])")
+    print(f"{name}: {SAYS[found.verdict()]} ({found.mean:+.2f} [{found.low:+.2f}, {found.high:+.2f}])")
 most = max(own, key=lambda name: own[name].mean)
 level = [name for name in own if own[name].mean >= own[most].low]
-print(
-    "By the order of the genes that are still seen, most of the cell itself is left in:",
-    " and ".join(level) + ".",
-    end=" ",
-)
+print("By the order of the genes that are still seen, most of the cell itself is left in:", end=" ")
+print(" and ".join(level) + ".", end=" ")
 print("(Bins and log-normalized values both go by the counts, so these two are level by construction.)")
+
+# %%
 relative = []
 for full, less in zip(itself["log-normalized"], thinned[0.10]["log-normalized"], strict=True):
     shared = (full > 0) & (less > 0)
@@ -858,9 +746,9 @@ for full, less in zip(itself["log-normalized"], thinned[0.10]["log-normalized"],
         relative.append(np.median(less[shared] / full[shared]) - 1)
 found = metrics.interval(relative, n_boot=500)
 record("log_change_at_10", found.mean, tolerance="10%")
-print(
-    f"And the log-normalized values of genes still seen? They change by {100 * found.mean:+.0f} % [{100 * found.low:+.0f}, {100 * found.high:+.0f}] (median gene): the few molecules that are left are divided by a smaller total."
-)
+print(f"And the log-normalized values of genes still seen? They change by {100 * found.mean:+.0f} %", end=" ")
+print(f"[{100 * found.low:+.0f}, {100 * found.high:+.0f}] (median gene):", end=" ")
+print("the few molecules that are left are divided by a smaller total.")
 
 # %% [markdown] tags=["instructor"]
 # **Ask before running:** which of the three encodings will keep the order best? Most say ranks ("robust to depth"). Then ask about
@@ -888,9 +776,8 @@ def features(adata):
     names = ("log-normalized", "presence", "bins", "ranks", f"ranks, cut at {cut}")
     totals = {name: np.maximum(out[name].sum(axis=1, keepdims=True), 1e-9) for name in names}  # (cell, 1)
     as_they_are = {name: out[name][:, columns] for name in names}
-    return as_they_are, {
-        name: 100 * as_they_are[name] / totals[name] for name in names
-    }  # ... and as shares of the cell's total
+    as_shares = {name: 100 * as_they_are[name] / totals[name] for name in names}  # of the cell's total
+    return as_they_are, as_shares
 
 
 deep_features, deep_shares = features(adata)
@@ -924,18 +811,21 @@ print(f"By hand = by scfm.metrics.probe: {metrics.interval(by_hand)} balanced ac
 # %%
 flat = metrics.probe(shallow_features, types, labels_per_class, n_draws, seed, scale="each")
 flat = flat[flat["metric"] == "balanced_accuracy"]
-across = pd.DataFrame(
-    [
-        ("deep to shallow", name, draw, value)
-        for name in deep_features
-        for draw, value in enumerate(read_type(deep_features[name], shallow_features[name]))
-    ],
-    columns=["setting", "method", "seed", "value"],
-)
-scores = pd.concat([deep.assign(setting="deep"), flat.assign(setting="shallow"), across])[
-    ["setting", "method", "seed", "value"]
+across = [
+    ("deep to shallow", name, draw, value)
+    for name in deep_features
+    for draw, value in enumerate(read_type(deep_features[name], shallow_features[name]))
 ]
+across = pd.DataFrame(across, columns=["setting", "method", "seed", "value"])
+scores = pd.concat([deep.assign(setting="deep"), flat.assign(setting="shallow"), across])[list(across)]
 probed = metrics.summary(scores, by=("setting", "method"))
+record(
+    "probe",
+    {f"{s} | {m}": round(v, 4) for s, m, v in zip(probed["setting"], probed["method"], probed["mean"], strict=True)},
+    tolerance=0.03,
+)
+
+# %% tags=["figure"]
 chance = 1 / len(set(types))
 ax = plots.intervals(
     probed,
@@ -944,15 +834,12 @@ ax = plots.intervals(
     title="The cell type, read from each encoding",
     reference=chance,
 )
-best = {setting: part.loc[part["mean"].idxmax(), "method"] for setting, part in probed.groupby("setting", sort=False)}
+best = [(setting, part.loc[part["mean"].idxmax(), "method"]) for setting, part in probed.groupby("setting", sort=False)]
+said = "; ".join(f"{setting}: {method}" for setting, method in best)
 plots.show(
     ax,
-    alt=f"Balanced accuracy of a logistic probe on five encodings in three settings, with 95 % intervals over {n_draws} draws of labels; chance is {chance:.2f}. Best when deep: {best['deep']}; shallow: {best['shallow']}; deep to shallow: {best['deep to shallow']}.",
-)
-record(
-    "probe",
-    {f"{s} | {m}": round(v, 4) for s, m, v in zip(probed["setting"], probed["method"], probed["mean"], strict=True)},
-    tolerance=0.03,
+    alt="Balanced accuracy of a logistic probe on five encodings in three settings, with 95 % intervals over "
+    f"{n_draws} draws of labels; chance is {chance:.2f}. Best when {said}.",
 )
 
 # %%
@@ -960,7 +847,7 @@ cut_scores = scores[(scores["setting"] == "deep")].assign(metric="balanced_accur
 cost = metrics.paired_difference(cut_scores, f"ranks, cut at {cut}", "ranks", "balanced_accuracy")
 record("truncation_cost", cost.mean, tolerance=0.02)
 print(f"Cutting the sentence at {cut} changes what ranks tell (deep) by {100 * cost.mean:+.1f} points", end=" ")
-print(f"[{100 * cost.low:+.1f}, {100 * cost.high:+.1f}]; {100 - at['its genes']:.0f} % of the genes fell off.")
+print(f"[{100 * cost.low:+.1f}, {100 * cost.high:+.1f}]; {100 - of_genes:.0f} % of the genes fell off.")
 batches = adata.obs["batch"].astype(str)
 if batches.nunique() > 1 and pd.crosstab(batches, types).gt(0).sum(axis=0).max() == 1:
     print("Caution: every type of this set is a batch of its own, so a part of each accuracy may be the batch.")
@@ -976,36 +863,22 @@ def against_log(scores, settings):
     for setting in settings:
         part = scores[scores["setting"] == setting].assign(metric="balanced_accuracy")
         for method in ("presence", "bins", "ranks"):
-            d = difference[setting, method] = metrics.paired_difference(
-                part, method, "log-normalized", "balanced_accuracy"
-            )
-            verdict = (
-                "better than"
-                if d.low > 0.01
-                else "worse than"
-                if d.high < -0.01
-                else "within a point of"
-                if d.low >= -0.01 and d.high <= 0.01
-                else "not clearly a point away from"
-            )
-            print(f"{setting}: {method} {verdict} log-normalized, {d.mean:+.3f} [{d.low:+.3f}, {d.high:+.3f}]")
+            d = metrics.paired_difference(part, method, "log-normalized", "balanced_accuracy")
+            near = "within a point of" if d.low >= -0.01 and d.high <= 0.01 else "not clearly a point away from"
+            says = {"better": "better than", "worse": "worse than", "undecided": near}[d.verdict(margin=0.01)]
+            print(f"{setting}: {method} {says} log-normalized, {d.mean:+.3f} [{d.low:+.3f}, {d.high:+.3f}]")
+            difference[setting, method] = d
     return difference
 
 
-difference = against_log(scores, ("deep", "shallow", "deep to shallow"))
-record(
-    "ranks_minus_log",
-    {setting: round(difference[setting, "ranks"].mean, 4) for setting in ("deep", "shallow", "deep to shallow")},
-    tolerance=0.02,
-)
+SETTINGS = ("deep", "shallow", "deep to shallow")
+difference = against_log(scores, SETTINGS)
+minus_log = {setting: round(difference[setting, "ranks"].mean, 4) for setting in SETTINGS}
+record("ranks_minus_log", minus_log, tolerance=0.02)
 record("ranks_minus_log_deep", difference["deep", "ranks"].mean, tolerance=0.02, key=True)
 record.headline("type probe (balanced accuracy) on ranks, minus on log-normalized counts", difference["deep", "ranks"])
-record(
-    "presence_deep",
-    float(probed[(probed["setting"] == "deep") & (probed["method"] == "presence")]["mean"].iloc[0]),
-    tolerance=0.02,
-    key=True,
-)
+presence = probed.set_index(["setting", "method"])["mean"]["deep", "presence"]
+record("presence_deep", presence, tolerance=0.02, key=True)
 
 # %% [markdown]
 # If the token encodings stumble from deep to shallow, why? Suspect the *length* of the sentence. A shallow cell has far fewer words, so
@@ -1014,58 +887,46 @@ record(
 # *mean* over its tokens. The same for the baseline, to be fair.
 
 # %%
-fair = pd.DataFrame(
-    [
-        ("as shares", name, draw, value)
-        for name in deep_shares
-        for draw, value in enumerate(read_type(deep_shares[name], shallow_shares[name]))
-    ],
-    columns=["setting", "method", "seed", "value"],
-)
-shares_probed = metrics.summary(fair, by=("setting", "method"))
-both = pd.concat([probed[probed["setting"] == "deep to shallow"], shares_probed])
-both["text"] = both.apply(lambda r: f"{r['mean']:.2f} [{r['low']:.2f}, {r['high']:.2f}]", axis=1)
+fair = [
+    ("as shares", name, draw, value)
+    for name in deep_shares
+    for draw, value in enumerate(read_type(deep_shares[name], shallow_shares[name]))
+]
+fair = pd.DataFrame(fair, columns=["setting", "method", "seed", "value"])
+both = pd.concat([probed[probed["setting"] == "deep to shallow"], metrics.summary(fair, by=("setting", "method"))])
 gained = both.pivot(index="method", columns="setting", values="mean").eval("`as shares` - `deep to shallow`")
 record("gained_by_shares", gained.round(4).to_dict(), tolerance=0.03)
 fair_difference = against_log(fair, ("as shares",))
-print(
-    f"Dividing by the total changes ranks by {gained['ranks']:+.2f}, bins by {gained['bins']:+.2f}, presence by {gained['presence']:+.2f}.",
-    end=" ",
-)
+print(f"Dividing by the total changes ranks by {gained['ranks']:+.2f}, bins by {gained['bins']:+.2f},", end=" ")
+print(f"presence by {gained['presence']:+.2f}.", end=" ")
 closed = {
     m: 1 - fair_difference["as shares", m].mean / difference["deep to shallow", m].mean
     for m in ("ranks", "bins", "presence")
 }
-print(
-    "Of the gap to log-normalized it closes " + ", ".join(f"{v:.0%} for {m}" for m, v in closed.items()) + ":", end=" "
-)
-print(
-    "most of it was the length of the sentence."
-    if min(closed.values()) > 0.5
-    else "the length does not explain it all."
-)
-both.pivot(index="method", columns="setting", values="text").loc[
-    list(deep_shares), ["deep to shallow", "as shares"]
-].style.set_properties(**{"text-align": "right"})
+print("Of the gap to log-normalized it closes " + ", ".join(f"{v:.0%} for {m}" for m, v in closed.items()), end=": ")
+most = min(closed.values()) > 0.5
+print("most of it was the length of the sentence." if most else "the length does not explain it all.")
+
+# %% tags=["figure"]
+both["text"] = both.apply(lambda r: f"{r['mean']:.2f} [{r['low']:.2f}, {r['high']:.2f}]", axis=1)
+text = both.pivot(index="method", columns="setting", values="text")
+text.loc[list(deep_shares), ["deep to shallow", "as shares"]].style.set_properties(**{"text-align": "right"})
 
 # %%
 every = difference | fair_difference
-wins = [f"{m} ({s})" for (s, m), d in every.items() if d.low > 0.01]
-losses = [f"{m} ({s})" for (s, m), d in every.items() if d.high < -0.01]
+wins = [f"{m} ({s})" for (s, m), d in every.items() if d.verdict(margin=0.01) == "better"]
+losses = [f"{m} ({s})" for (s, m), d in every.items() if d.verdict(margin=0.01) == "worse"]
 print("Above log-normalized counts by more than a point:", ", ".join(wins) or "nothing", end=".\n")
 print("Below by more than a point:", ", ".join(losses) or "nothing", end=".\n")
 gap, far = difference["deep", "presence"], difference["deep to shallow", "presence"]
-print(
-    f"Presence alone, minus the values: {100 * gap.mean:+.1f} points among deep cells, {100 * far.mean:+.1f} from deep to shallow.",
-    end=" ",
-)
+print(f"Presence alone, minus the values: {100 * gap.mean:+.1f} points among deep cells,", end=" ")
+print(f"{100 * far.mean:+.1f} from deep to shallow.", end=" ")
 if gap.low > -0.05:
     print("For telling these types apart at one depth, which genes are seen is most of the message.")
 else:
     print("In these cells the values carry a real part of the message.")
-print(
-    "An encoding is not yet a model: all it knows of other cells is its medians. What pretraining adds to it is lesson 03's question."
-)
+print("An encoding is not yet a model: all it knows of other cells is its medians.", end=" ")
+print("What pretraining adds to it is lesson 03's question.")
 
 # %% [markdown] tags=["quiz"]
 # **Quiz 3.** You thin a cell to a tenth of its molecules. What changes most?
@@ -1081,33 +942,22 @@ print(
 # at the overlap before you believe an embedding.
 
 # %%
-rows = [(f"{vocabulary.name}, Ensembl ids", found) for found in [genes.overlap(whole, vocabulary)]]
-scgpt = scfm.store.cache.find("dictionaries/scgpt/default_census_vocab.json")
-if scgpt:
-    human = genes.SymbolVocabulary.load(scgpt)
-    assert len(human) == published["scGPT human"][1]
-    found = genes.overlap(whole, human)
-    rows.append(("scGPT human, symbols", found))
-    symbol_of = dict(zip(whole.var["gene_symbol"], whole.var["ensembl_id"].map(known_as), strict=True))
-    renamed = [
-        f"{old}, now {symbol_of[old]}"
-        for old in found.missing
-        if symbol_of.get(old, old) != old and human.tokens.get(symbol_of[old])
-    ]
-    print(
-        "Most counts among the genes that scGPT's vocabulary lacks:",
-        ", ".join(name for name in found.missing if name),
-    )
-    print(
-        "There under a newer symbol:",
-        "; ".join(renamed) or "none of these that our table of genes knows of",
-    )
+covered = {f"{vocabulary.name}, Ensembl ids": genes.overlap(whole, vocabulary)}
+try:
+    human = genes.SymbolVocabulary.published()  # scGPT's own, where a folder of SCFM_CACHE holds it
+except FileNotFoundError as error:
+    print("Not measured here:", error)
 else:
-    print("scGPT's own vocabulary is not at hand (dictionaries/scgpt/ in a folder of SCFM_CACHE): not measured here.")
-pd.DataFrame(
-    [(name, f.n_mapped, f.n_genes, f"{f.fraction_genes:.0%}", f"{f.fraction_counts:.1%}") for name, f in rows],
-    columns=["vocabulary", "genes found", "genes", "share", "share of counts"],
-).style.hide(axis="index").format(thousands=",")
+    assert len(human) == published["scGPT human"][1]
+    found = covered["scGPT human, symbols"] = genes.overlap(whole, human)
+    newer = dict(zip(whole.var["gene_symbol"], whole.var["ensembl_id"].map(known_as), strict=True))
+    missing = [name for name in found.missing if name]
+    renamed = [f"{old}, now {newer[old]}" for old in missing if newer[old] != old and human.tokens.get(newer[old])]
+    print("Most counts among the genes that scGPT's vocabulary lacks:", ", ".join(missing))
+    print("There under a newer symbol:", "; ".join(renamed) or "none of these that our table of genes knows of")
+rows = [(n, f.n_mapped, f.n_genes, f"{f.fraction_genes:.0%}", f"{f.fraction_counts:.1%}") for n, f in covered.items()]
+columns = ["vocabulary", "genes found", "genes", "share", "share of counts"]
+pd.DataFrame(rows, columns=columns).style.hide(axis="index").format(thousands=",")
 
 # %% [markdown]
 # Three mistakes that everyone makes once. A tokenizer that swallows them gives tokens that look fine and mean nothing. Ours refuses,

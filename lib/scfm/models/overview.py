@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
+from scfm.genes import RankVocabulary, VocabularyError
 from scfm.store import cache, hub
 
 if TYPE_CHECKING:
@@ -20,11 +21,25 @@ def architecture(name: str) -> dict[str, Any]:
     KeyError
         The catalogue has no such model; the message lists those that it has.
     """
-    known = hub.catalogue()["models"]
-    plain = hub.plain_name(name)
-    if plain not in known:
-        raise KeyError(f"data/models.toml has no model {name!r}; it has {', '.join(known)}.")
-    return dict(known[plain]["architecture"])
+    return dict(_entry(name)["architecture"])
+
+
+def vocabulary(name: str) -> RankVocabulary:
+    """The vocabulary of a Geneformer of ``data/models.toml``, without its weights.
+
+    Raises
+    ------
+    KeyError
+        The catalogue has no such model.
+    scfm.genes.VocabularyError, scfm.store.hub.HubError
+        It has no vocabulary of ranks (scGPT), or its dictionaries could not be had.
+    """
+    entry = _entry(name)
+    if "bundled" in entry:
+        return RankVocabulary.load(cache.repo_data() / entry["bundled"])
+    if "vocabulary" not in entry:
+        raise VocabularyError(f"{name} has no vocabulary of ranked genes.")
+    return RankVocabulary.published(entry["vocabulary"])
 
 
 def of_cells() -> pd.DataFrame:
@@ -35,6 +50,14 @@ def of_cells() -> pd.DataFrame:
 def of_all_fields() -> pd.DataFrame:
     """Foundation models of many fields, one per row: field, self-made task, DOI, and what people used before."""
     return _table("fields")
+
+
+def _entry(name: str) -> dict[str, Any]:
+    known = hub.catalogue()["models"]
+    plain = hub.plain_name(name)
+    if plain not in known:
+        raise KeyError(f"data/models.toml has no model {name!r}; it has {', '.join(known)}.")
+    return dict(known[plain])
 
 
 def _table(name: str) -> pd.DataFrame:

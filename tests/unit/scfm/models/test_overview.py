@@ -1,8 +1,10 @@
 from __future__ import annotations
 
+from pathlib import Path
+
 import pytest
 
-from scfm import models
+from scfm import genes, models
 from scfm.store import hub
 
 
@@ -22,3 +24,19 @@ def test_every_model_of_the_tables_says_where_it_was_published() -> None:
     assert fields["foundation_model"].is_unique
     assert cells["model"].is_unique
     assert set(models.list_models().index[:1]) <= set(cells["model"])
+
+
+def test_a_vocabulary_comes_without_its_weights() -> None:
+    found = models.overview.vocabulary("geneformer-mini")
+    assert found.name == models.load_model("geneformer-mini").vocabulary_name
+    with pytest.raises(genes.VocabularyError):
+        models.overview.vocabulary("tdc/scgpt")
+
+
+def test_scgpts_own_vocabulary_is_read_where_it_lies_and_never_downloaded(empty_cache: Path) -> None:
+    with pytest.raises(FileNotFoundError, match=r"not at hand \(dictionaries/scgpt"):
+        genes.SymbolVocabulary.published()
+    folder = empty_cache / "dictionaries" / "scgpt"
+    folder.mkdir(parents=True)
+    (folder / "default_census_vocab.json").write_text('{"CD3E": 0, "NKG7": 1}')
+    assert len(genes.SymbolVocabulary.published()) == 2 + 3
