@@ -14,8 +14,8 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from scfm import metrics
 from scfm.tokenized import TokenizedCells
+from studies import comparisons
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -281,16 +281,9 @@ def _scored(
 def verdicts(results: pd.DataFrame, ours: str = "pretrained", metric: str = "loss") -> pd.DataFrame:
     """``ours`` against every simpler guesser, draw by draw, under each rule that both know.
 
-    Columns told, than, gap (the :class:`Interval` of ours minus theirs) and verdict: "better", "worse" or "not different".
+    Columns told, rival, mean, low, high (of ours minus theirs) and verdict.
     """
-    import pandas as pd
-
-    rows = []
-    for rule in RULES:
-        part = results[results["told"] == rule].rename(columns={"guesser": "method"})
-        for rival in [name for name in ROLES if not name.startswith(ours) and name in set(part["method"])]:
-            gap = metrics.paired_difference(part, ours, rival, metric)
-            low, high = (-gap.high, -gap.low) if metric == "loss" else (gap.low, gap.high)
-            verdict = "better" if low > 0 else "worse" if high < 0 else "not different"
-            rows.append((rule, rival, gap, verdict))
-    return pd.DataFrame(rows, columns=["told", "than", "gap", "verdict"])
+    table = results.rename(columns={"guesser": "method"})
+    pairs = [(ours, rival) for rival in ROLES if not rival.startswith(ours)]
+    found = comparisons.gaps(table, pairs, of=(metric,), by=("told",), lower_is_better=("loss",))
+    return found.drop(columns=["metric", "ours"])

@@ -751,23 +751,24 @@ if mixed_up >= frequencies:
 else:
     print(f"{1 - (mixed_up - in_order) / fair:.0%} of its lead does without the order.")
 simple = min(gene_guessers.SIMPLE, key=lambda g: nats[g, RULES[2]])
-gap, word = verdicts.set_index(["told", "than"]).loc[(RULES[2], simple)]
+*numbers, word = verdicts.set_index(["told", "rival"]).loc[(RULES[2], simple)]
+gap = metrics.Interval(*numbers)
 behind = f"The best simple guesser, {simple}, is still {-gap.mean:.2f} nats behind."
 no_need = "for guessing genes here, you do not need it."
 sentences = {
     "better": f"{behind} That remainder is a finer reading of the places, knowledge of which genes go together, or only that "
     "nobody tuned the rival (25 neighbours, mixed 0.8 to 0.2); this table cannot tell them apart.",
     "worse": f"The best simple guesser, {simple}, is {gap.mean:.2f} nats ahead of the network: {no_need}",
-    "not different": f"The best simple guesser, {simple}, and the network are level: {no_need}",
+    "undecided": f"The best simple guesser, {simple}, and the network are level: {no_need}",
 }
 print(sentences[word])
 print("Cost per cell:", ", ".join(f"{name} {1000 * t / (n_draws * size):.1f} ms" for name, t in clock.items()) + ".")
 
 # %% tags=["figure"]
-shown = verdicts.assign(gap=verdicts["gap"].astype(str)).set_axis(
-    ["everybody is told", "loss of pretrained minus loss of", "nats [95 % interval]", "pretrained is"], axis=1
-)
-shown.style.hide().set_properties(**LEFT).set_table_styles(LEFT_TOO)
+shown = verdicts.assign(gap=[f"{r['mean']:.3f} [{r.low:.3f}, {r.high:.3f}]" for _, r in verdicts.iterrows()])
+columns = {"told": "everybody is told", "rival": "loss of pretrained minus loss of", "gap": "nats [95 % interval]",
+           "verdict": "pretrained is"}  # fmt: skip
+shown[list(columns)].rename(columns=columns).style.hide().set_properties(**LEFT).set_table_styles(LEFT_TOO)
 
 # %%
 record("loss", {g: nats[g, "nothing"] for g in GUESSERS if (g, "nothing") in nats.index}, tolerance=0.05)
@@ -777,7 +778,7 @@ record("top10_told_all", {g: top10[g, RULES[2]] for g in GUESSERS}, tolerance=0.
 record("loss_model", nats["pretrained", "nothing"], tolerance=0.05, key=True)
 record("loss_gene_frequency", nats["gene frequency", "nothing"], tolerance=0.05, key=True)
 record("loss_random_twin", nats["random twin", "nothing"], tolerance=0.05, key=True)
-record("verdicts", {f"{r.than} | {r.told}": r.verdict for r in verdicts.itertuples()}, tolerance="any")
+record("verdicts", {f"{r.rival} | {r.told}": r.verdict for r in verdicts.itertuples()}, tolerance="any")
 record.headline(
     f"loss of guessing hidden genes (nats), network minus the best simple guesser ({simple})", gap, lower_is_better=True
 )

@@ -28,6 +28,7 @@ import pandas as pd
 import scfm
 from coursekit import check, record
 from scfm import baselines, metrics, plots
+from scfm.store.results import results_path
 from studies import comparisons
 
 SETS = {
@@ -87,13 +88,11 @@ u, s, v = np.linalg.svd(matrix - matrix.mean(axis=0), full_matrices=False)
 by_hand = u[:, :50] * s[:50]  # (cell, 50): where each cell lies along each direction
 
 by_library = baselines.pca(adata, seed=seed)
-agreement = [
-    abs(np.corrcoef(by_hand[:, i], by_library[:, i])[0, 1]) for i in range(5)
-]  # the sign of a direction is free
+# the sign of a direction is free
+agreement = [abs(np.corrcoef(by_hand[:, i], by_library[:, i])[0, 1]) for i in range(5)]
 assert min(agreement) > 0.999, agreement
-print(
-    f"The first direction carries {s[0] ** 2 / (s**2).sum():.0%} of the variance, the first 50 {(s[:50] ** 2).sum() / (s**2).sum():.0%}."
-)
+carried = np.cumsum(s**2) / (s**2).sum()
+print(f"The first direction carries {carried[0]:.0%} of the variance, the first 50 {carried[49]:.0%}.")
 
 # %% [markdown]
 # **And MDS?** It asks another question: where must the points lie so that their *distances* are those between the cells? If the
@@ -136,9 +135,8 @@ cell_vector = hidden[torch.from_numpy(is_gene)].mean(dim=0).numpy()  # (d,)
 
 library_vector = fm.embed(fm.tokenize(adata[:1]), pooling="mean", dtype="float32", progress=False)[0]
 assert np.allclose(cell_vector, library_vector, atol=1e-4)
-print(
-    f"{is_gene.sum()} genes → {hidden.shape[1]} numbers each → one vector of {len(cell_vector)}: by hand = by the library."
-)
+print(f"{is_gene.sum()} genes → {hidden.shape[1]} numbers each → one vector of {len(cell_vector)}:", end=" ")
+print("by hand = by the library.")
 
 # %% [markdown]
 # Now all cells, for all contestants. The clock runs: cost is half of the answer.
@@ -170,9 +168,10 @@ ROLES = {m: "model" if m == "pretrained" else "baseline" if "HVG" in m else "twi
 cost = pd.DataFrame(seconds, columns=["dataset", "method", "cells", "seconds"])
 cost["ms per cell"] = 1000 * cost["seconds"] / cost["cells"]
 record("ms_per_cell", cost.groupby("method")["ms per cell"].median().to_dict(), tolerance="any")
-cost.pivot(index="method", columns="dataset", values="ms per cell").loc[METHODS].style.format("{:.2f}").set_caption(
-    "milliseconds per cell on this machine"
-)
+
+# %% tags=["figure"]
+per_cell = cost.pivot(index="method", columns="dataset", values="ms per cell").loc[METHODS]
+per_cell.style.format("{:.2f}").set_caption("milliseconds per cell on this machine")
 
 # %% [markdown]
 # ## Look, but do not judge
@@ -180,18 +179,18 @@ cost.pivot(index="method", columns="dataset", values="ms per cell").loc[METHODS]
 # Two-dimensional pictures are for looking. They distort distances so much that a score computed *on the picture* says more
 # about the picture's settings than about the embedding. We draw three, and compute everything that follows on the embeddings.
 
-# %%
+# %% tags=["figure"]
 from sklearn.manifold import TSNE
 
 panels = plots.axes(11.5, 3.9, columns=3)
 for ax, which in zip(panels.flat, ["HVG + PCA", "random twin", "pretrained"]):
-    picture = TSNE(2, init="pca", perplexity=30, random_state=seed, max_iter=500).fit_transform(
-        embeddings[first][which]
-    )
+    tsne = TSNE(2, init="pca", perplexity=30, random_state=seed, max_iter=500)
+    picture = tsne.fit_transform(embeddings[first][which])
     plots.scatter(picture, cells_of[first].obs["cell_type"], title=which, ax=ax, legend=which == "pretrained")
 plots.show(
     panels,
-    alt=f"Three t-SNE pictures of the cells of {first}, coloured by cell type: of PCA, of the random twin and of the pretrained model.",
+    alt=f"Three t-SNE pictures of the cells of {first}, coloured by cell type: "
+    "of PCA, of the random twin and of the pretrained model.",
 )
 
 # %% [markdown] tags=["instructor"]
@@ -240,23 +239,21 @@ for name, adata in cells_of.items():
     tables.append(scores.assign(dataset=name, labels_per_class=0))
 clusters = pd.concat(tables)
 cluster_table = metrics.summary(clusters)
-show = cluster_table.assign(score=[f"{r['mean']:.3f} [{r.low:.3f}, {r.high:.3f}]" for _, r in cluster_table.iterrows()])
-show.pivot(index=["dataset", "method"], columns="metric", values="score").reindex(METHODS, level=1)[
-    ["nmi", "ari", "asw", "avg_bio"]
-]
 
-# %%
+# %% tags=["figure"]
+show = cluster_table.assign(score=[f"{r['mean']:.3f} [{r.low:.3f}, {r.high:.3f}]" for _, r in cluster_table.iterrows()])
+show = show.pivot(index=["dataset", "method"], columns="metric", values="score").reindex(METHODS, level=1)
+show[["nmi", "ari", "asw", "avg_bio"]]
+
+# %% tags=["figure"]
+avg_bio = cluster_table[cluster_table["metric"] == "avg_bio"]
 panels = plots.panels(len(names), 5.6, 2.4)
 for ax, name in zip(panels, names):
-    part = cluster_table[(cluster_table["dataset"] == name) & (cluster_table["metric"] == "avg_bio")]
+    part = avg_bio[avg_bio["dataset"] == name]
     plots.intervals(part, roles=ROLES, title=name, xlabel="AvgBIO (1 = types are clusters)", ax=ax)
-best = cluster_table[cluster_table["metric"] == "avg_bio"].sort_values("mean").groupby("dataset").tail(1)
-plots.show(
-    panels,
-    alt="AvgBIO of the five embeddings with 95 % intervals. Best: "
-    + "; ".join(f"{r.dataset}: {r.method}" for r in best.itertuples())
-    + ".",
-)
+best = avg_bio.sort_values("mean").groupby("dataset").tail(1)
+said = "; ".join(f"{r.dataset}: {r.method}" for r in best.itertuples())
+plots.show(panels, alt=f"AvgBIO of the five embeddings with 95 % intervals. Best: {said}.")
 
 # %% [markdown]
 # ### Exercise 03.1
@@ -304,64 +301,41 @@ for name, adata in cells_of.items():
 probes = pd.concat(tables)
 probe_table = metrics.summary(probes)
 
+# %% tags=["figure"]
+accuracy = probe_table[probe_table["metric"] == "balanced_accuracy"]
 panels = plots.panels(len(names), 5.6, 2.6)
 for ax, name in zip(panels, names):
-    part = probe_table[(probe_table["dataset"] == name) & (probe_table["metric"] == "balanced_accuracy")]
-    chance = 1 / cells_of[name].obs["cell_type"].nunique()
     plots.intervals(
-        part,
+        accuracy[accuracy["dataset"] == name],
         roles=ROLES | {"shuffled labels": "control"},
         title=name,
-        reference=chance,
+        reference=1 / cells_of[name].obs["cell_type"].nunique(),
         xlabel=f"balanced accuracy from {labels_per_class} labels per type (dashed: chance)",
         ax=ax,
     )
+said = "; ".join(f"{r.method} {r.mean:.2f}" for r in accuracy[accuracy["dataset"] == first].itertuples())
 plots.show(
     panels,
     alt="Balanced accuracy of a logistic probe on each embedding with 95 % intervals, and chance as a dashed line: "
-    + "; ".join(
-        f"{r.method} {r.mean:.2f}"
-        for r in probe_table[
-            (probe_table["dataset"] == first) & (probe_table["metric"] == "balanced_accuracy")
-        ].itertuples()
-    )
-    + f" on {first}.",
+    f"{said} on {first}.",
 )
-
 
 # %%
-def score(name, method, metric):
-    row = probe_table[
-        (probe_table["dataset"] == name) & (probe_table["method"] == method) & (probe_table["metric"] == metric)
-    ].iloc[0]
-    return metrics.Interval(row["mean"], row["low"], row["high"])
-
-
+probed = {(r.dataset, r.method): metrics.Interval(r.mean, r.low, r.high) for r in accuracy.itertuples()}
+chance = {name: 1 / cells_of[name].obs["cell_type"].nunique() for name in names}
 for name in names:
-    ours, twin, pca_ = (score(name, m, "balanced_accuracy") for m in ("pretrained", "random twin", "HVG + PCA"))
-    shuffled, chance = (
-        score(name, "shuffled labels", "balanced_accuracy"),
-        1 / cells_of[name].obs["cell_type"].nunique(),
+    ours, twin, pca_, shuffled = (
+        probed[name, m] for m in ("pretrained", "random twin", "HVG + PCA", "shuffled labels")
     )
-    print(
-        f"{name}: pretrained {ours}, random twin {twin}, HVG + PCA {pca_}; shuffled labels {shuffled} where chance is {chance:.3f}"
-    )
-record("probe_pretrained", score(first, "pretrained", "balanced_accuracy").mean, tolerance=0.04, key=True)
-record("probe_random_twin", score(first, "random twin", "balanced_accuracy").mean, tolerance=0.04, key=True)
-record("probe_pca", score(first, "HVG + PCA", "balanced_accuracy").mean, tolerance=0.04, key=True)
-record("probe_shuffled", score(first, "shuffled labels", "balanced_accuracy").mean, tolerance=0.04)
-record("chance", chance if len(names) == 1 else 1 / cells_of[first].obs["cell_type"].nunique())
-record(
-    "avg_bio",
-    cluster_table[(cluster_table.dataset == first) & (cluster_table.metric == "avg_bio")]
-    .set_index("method")["mean"]
-    .to_dict(),
-    tolerance=0.04,
-)
-record(
-    "twin_intervals_apart",
-    bool(score(first, "pretrained", "balanced_accuracy").low > score(first, "random twin", "balanced_accuracy").high),
-)
+    print(f"{name}: pretrained {ours}, random twin {twin}, HVG + PCA {pca_};", end=" ")
+    print(f"shuffled labels {shuffled} where chance is {chance[name]:.3f}")
+record("probe_pretrained", probed[first, "pretrained"].mean, tolerance=0.04, key=True)
+record("probe_random_twin", probed[first, "random twin"].mean, tolerance=0.04, key=True)
+record("probe_pca", probed[first, "HVG + PCA"].mean, tolerance=0.04, key=True)
+record("probe_shuffled", probed[first, "shuffled labels"].mean, tolerance=0.04)
+record("chance", chance[first])
+record("avg_bio", avg_bio[avg_bio["dataset"] == first].set_index("method")["mean"].to_dict(), tolerance=0.04)
+record("twin_intervals_apart", bool(probed[first, "pretrained"].low > probed[first, "random twin"].high))
 
 # %% [markdown]
 # Look back at lesson 02: there the same kind of probe read the types from the bare encodings, without any network. Even *presence*, which genes are in the sentence and nothing else, told more than the pretrained row here, from
@@ -379,15 +353,11 @@ fair_or_not = {}
 for scale in ("common", "each"):
     found = metrics.probe(embeddings[first], own, labels_per_class, n_draws, seed, scale=scale)
     fair_or_not[scale] = found[found["metric"] == "balanced_accuracy"].groupby("method")["value"].mean()
-fair_or_not = (
-    pd.DataFrame(fair_or_not)
-    .loc[METHODS]
-    .rename(columns={"common": "one scale for all", "each": "each feature its own"})
-)
+scales = {"common": "one scale for all", "each": "each feature its own"}
+fair_or_not = pd.DataFrame(fair_or_not).loc[METHODS].rename(columns=scales)
 lost = fair_or_not["one scale for all"] - fair_or_not["each feature its own"]
-print(
-    f"Scaling each feature by itself costs HVG + PCA {100 * lost['HVG + PCA']:.1f} points on {first}, the pretrained model {100 * lost['pretrained']:.1f}."
-)
+print(f"Scaling each feature by itself costs HVG + PCA {100 * lost['HVG + PCA']:.1f} points on {first},", end=" ")
+print(f"the pretrained model {100 * lost['pretrained']:.1f}.")
 ahead = {scale: column.drop("HVG + MDS").idxmax() for scale, column in fair_or_not.items()}
 print("Ahead, MDS left aside:", "; ".join(f"with {scale} {method}" for scale, method in ahead.items()) + ".")
 gap = (fair_or_not.loc["pretrained"] - fair_or_not.loc["HVG + PCA"]).to_dict()
@@ -428,40 +398,36 @@ check.exercise("03.2", balanced)
 # %%
 n_layers = fm.network.config.num_hidden_layers
 poolings = ["mean", "cls"] if fm.vocabulary.starts_with_cls else ["mean"]
-some = next(
-    metrics.subsamples(cells_of[first].obs["cell_type"], 1, min(1.0, 300 / cells_of[first].n_obs), seed)
-)  # a few hundred cells suffice
+share = min(1.0, 300 / cells_of[first].n_obs)  # a few hundred cells suffice
+some = next(metrics.subsamples(cells_of[first].obs["cell_type"], 1, share, seed))
 tokens = fm.tokenize(cells_of[first])[some]
 kinds = cells_of[first].obs["cell_type"].astype(str).to_numpy()[some]
 variants = {
-    (f"layer {n_layers + layer}", pooling): fm.embed(tokens, pooling=pooling, layer=layer, progress=False)
+    f"layer {n_layers + layer}, {pooling}": fm.embed(tokens, pooling=pooling, layer=layer, progress=False)
     for layer in range(-n_layers, 1)
     for pooling in poolings
 }
-choice = metrics.probe(
-    {f"{a}|{b}": e for (a, b), e in variants.items()}, kinds, labels_per_class, side_draws, seed + 1000
-)
+choice = metrics.probe(variants, kinds, labels_per_class, side_draws, seed + 1000)
 by_choice = metrics.summary(choice.assign(dataset=first))
 by_choice = by_choice[by_choice["metric"] == "balanced_accuracy"]
-grid = by_choice.assign(
-    layer=by_choice["method"].str.split("|").str[0], pooling=by_choice["method"].str.split("|").str[1]
-)
+best = by_choice.sort_values("mean").iloc[-1]
+default = by_choice.set_index("method").loc[f"layer {n_layers - 1}, mean"]
+by_layer = {r.method.removesuffix(", mean"): r.mean for r in by_choice.itertuples() if r.method.endswith("mean")}
+print(f"Best: {best['method']} at {best['mean']:.3f} [{best['low']:.3f}, {best['high']:.3f}];", end=" ")
+print(f"the default (layer {n_layers - 1}, mean):", end=" ")
+print(f"{default['mean']:.3f} [{default['low']:.3f}, {default['high']:.3f}];", end=" ")
+print(f"layer 0, no attention at all: {by_layer['layer 0']:.3f}.")
+record("by_layer", {k: round(v, 4) for k, v in by_layer.items()}, tolerance=0.05)
+
+# %% tags=["figure"]
+split = by_choice["method"].str.split(", ")
+grid = by_choice.assign(layer=split.str[0], pooling=split.str[1])
 grid = grid.pivot(index="layer", columns="pooling", values="mean")[poolings]
-ax = plots.heatmap(grid, title=f"Probe by layer and pooling ({first})", label="balanced accuracy")
-best_choice = by_choice.sort_values("mean").iloc[-1]
+which, top = best[["method", "mean"]]
 plots.show(
-    ax,
-    alt=f"Heat map of probe accuracy by layer and pooling on {first}; the best is {best_choice['method'].replace('|', ', ')} with {best_choice['mean']:.2f}.",
+    plots.heatmap(grid, title=f"Probe by layer and pooling ({first})", label="balanced accuracy"),
+    alt=f"Heat map of probe accuracy by layer and pooling on {first}; the best is {which} with {top:.2f}.",
 )
-default = by_choice[by_choice["method"] == f"layer {n_layers - 1}|mean"].iloc[0]
-print(
-    f"Best: {best_choice['method'].replace('|', ', ')} at {best_choice['mean']:.3f} [{best_choice['low']:.3f}, {best_choice['high']:.3f}];",
-    end=" ",
-)
-print(
-    f"the default (layer {n_layers - 1}, mean): {default['mean']:.3f} [{default['low']:.3f}, {default['high']:.3f}]; layer 0, no attention at all: {grid['mean']['layer 0']:.3f}."
-)
-record("by_layer", {k: round(v, 4) for k, v in grid["mean"].to_dict().items()}, tolerance=0.05)
 
 # %% [markdown]
 # Layer 0 is each gene's embedding plus that of its place, before any attention (the step in which a layer lets the genes of a sentence look at each other): a bag of ranked words. Where it is level with the default, this probe sees nothing of what the layers add by
@@ -494,11 +460,8 @@ else:
     with_batches = [n for n in names if crossed[n] > 0.5]
     two_name = with_batches[0] if with_batches else None
     two = cells_of[two_name] if two_name else None
-print(
-    two_name
-    if two_name
-    else "None of these sets has types that occur in several batches: the rest of this section has nothing to show."
-)
+nothing = "None of these sets has types that occur in several batches: the rest of this section has nothing to show."
+print(two_name or nothing)
 if two is not None:
     print(two.obs["batch"].value_counts().to_string())
 
@@ -514,17 +477,7 @@ if two is not None:
     mixed |= {f"{m} + Harmony": baselines.harmony(mixed[m], batches, seed=seed) for m in ("HVG + PCA", "pretrained")}
     mixing = metrics.cluster_scores(mixed, two.obs["cell_type"], n_draws=side_draws, seed=seed, batches=batches)
     mix_table = metrics.summary(mixing.assign(dataset=two_name))
-    ax = plots.plane(
-        mix_table,
-        "ilisi",
-        "avg_bio",
-        "iLISI: batches mixed →",
-        "AvgBIO: types apart →",
-        f"Mixed and still apart? ({two_name})",
-    )
     mean = mix_table.pivot(index="method", columns="metric", values="mean").loc[list(mixed)]
-    said = "; ".join(f"{m} {mean.loc[m, 'ilisi']:.2f} and {mean.loc[m, 'avg_bio']:.2f}" for m in mixed)
-    plots.show(ax, alt=f"Batch mixing (iLISI) against preserved biology (AvgBIO), with and without Harmony: {said}.")
     record("ilisi", mean["ilisi"].to_dict(), tolerance=0.1)
     less = mean.loc["pretrained", "ilisi"] < mean.loc["HVG + PCA", "ilisi"]
     print(f"Without correction the pretrained model mixes the batches {'less' if less else 'more'} than PCA.")
@@ -532,19 +485,25 @@ if two is not None:
     for m in ("pretrained", top):
         print(f"{m}: iLISI {mean.loc[m, 'ilisi']:.2f}, AvgBIO {mean.loc[m, 'avg_bio']:.2f}.")
 
+# %% tags=["figure"]
+if two is not None:
+    title = f"Mixed and still apart? ({two_name})"
+    ax = plots.plane(mix_table, "ilisi", "avg_bio", "iLISI: batches mixed →", "AvgBIO: types apart →", title)
+    said = "; ".join(f"{m} {mean.loc[m, 'ilisi']:.2f} and {mean.loc[m, 'avg_bio']:.2f}" for m in mixed)
+    plots.show(ax, alt=f"Batch mixing (iLISI) against preserved biology (AvgBIO), with and without Harmony: {said}.")
+
 # %% [markdown]
 # And the probe's version of the same question: train on some batches, test on one that gave no label.
 
 # %%
 if two is not None:
-    across = metrics.probe(
-        mixed, two.obs["cell_type"].astype(str).to_numpy(), labels_per_class, n_draws, seed, groups=batches
-    )
+    kinds = two.obs["cell_type"].astype(str).to_numpy()
+    across = metrics.probe(mixed, kinds, labels_per_class, n_draws, seed, groups=batches)
     for which in mixed:
         print(f"{which:25s} {metrics.over_groups(across, which, 'balanced_accuracy')}")
     gain = metrics.over_groups(across, "pretrained", "balanced_accuracy", "HVG + PCA")
     print(f"Tested on a batch without labels, pretrained minus HVG + PCA: {gain}", end=" ")
-    print("(decided)." if gain.excludes(0) else "(zero is inside: undecided).")
+    print("(zero is inside: undecided)." if gain.verdict() == "undecided" else "(decided).")
     n_batches = across["group"].nunique()
     if n_batches < 5:
         print(f"The interval resamples batches first, then draws; {n_batches} batches are few, so take it as a hint.")
@@ -581,51 +540,45 @@ check.exercise("03.3", fair)
 # %%
 results = pd.concat([clusters, probes], ignore_index=True).assign(model=model)
 columns = ["model", "method", "dataset", "labels_per_class", "seed", "metric", "value"]
-record.scores(
-    results, ROLES | {"shuffled labels": "control"}, key=["avg_bio", "balanced_accuracy"], cost=cost
-)  # for the leaderboard
-stored = scfm.store.cache.repo_data() / "results" / "zero_shot.parquet"
+MEASURES = ("avg_bio", "balanced_accuracy")
+record.scores(results, ROLES | {"shuffled labels": "control"}, key=list(MEASURES), cost=cost)  # for the leaderboard
 if profile != "quick" and not dataset:
-    comparisons.store(results[columns], stored)  # what this run did not measure stays
-table = results[columns] if dataset or not stored.exists() else pd.read_parquet(stored)
-against = []
-for (which_model, name), part in table.groupby(["model", "dataset"], sort=False):
-    for metric in ("avg_bio", "balanced_accuracy"):
-        for rival in [m for m in RIVALS if m in set(part["method"])]:
-            gap = metrics.paired_difference(part, "pretrained", rival, metric)
-            outcome = "better" if gap.low > 0 else "worse" if gap.high < 0 else "undecided"
-            against.append((which_model, name, metric, rival, gap.mean, gap.low, gap.high, outcome))
-against = pd.DataFrame(against, columns=["model", "dataset", "metric", "than", "mean", "low", "high", "pretrained is"])
+    comparisons.store(results[columns], results_path("zero_shot"))  # what this run did not measure stays
+table = results[columns] if dataset else scfm.results("zero_shot")
+against = comparisons.gaps(table, [("pretrained", rival) for rival in RIVALS], MEASURES)
+against = against.rename(columns={"rival": "than", "verdict": "pretrained is"})
 shown_model = model if model in set(against["model"]) else against["model"].iloc[0]  # one model at a time
 against = against[against["model"] == shown_model]
+
+# %% tags=["figure"]
 panels = plots.axes(11.5, 0.9 + 0.55 * against["dataset"].nunique(), columns=2)
-for ax, metric in zip(panels.flat, ("avg_bio", "balanced_accuracy")):
-    part = against[against["metric"] == metric]
+titles = {"avg_bio": "Clusters (AvgBIO)", "balanced_accuracy": f"Probe ({labels_per_class} labels per type)"}
+for ax, metric in zip(panels.flat, MEASURES):
     plots.intervals(
-        part,
+        against[against["metric"] == metric],
         label="dataset",
         hue="than",
         reference=0,
-        title={"avg_bio": "Clusters (AvgBIO)", "balanced_accuracy": f"Probe ({labels_per_class} labels per type)"}[
-            metric
-        ],
+        title=titles[metric],
         xlabel="pretrained minus rival, with 95 % interval",
         ax=ax,
     )
 panels.flat[0].get_legend().remove()
 panels.flat[1].set_yticklabels([])
+shown = against[["dataset", "metric", "than", "pretrained is"]].to_numpy()
+said = "; ".join(f"{name} {metric} vs {rival}: {word}" for name, metric, rival, word in shown)
 plots.show(
     panels,
-    alt="Paired differences of the pretrained model to its rivals on each held-out set, for clusters and for the probe: "
-    + "; ".join(f"{r.dataset} {r.metric} vs {r.than}: {r._8}" for r in against.itertuples())
-    + ".",
+    alt="Paired differences of the pretrained model to its rivals on each held-out set, for clusters and for the "
+    "probe: "
+    f"{said}.",
 )
 
 # %% [markdown]
 # Published zero-shot scores stand beside ours below, each with its source. They are of published checkpoints on *other* data, so they are not
 # in the same race; where the same source scored PCA too, its row stands below: there PCA wins once and loses once. Rows of checkpoints that this run could not load say so.
 
-# %%
+# %% tags=["figure"]
 KEDZIERSKA = "10.1186/s13059-025-03574-x"
 published = pd.DataFrame(
     [
@@ -644,11 +597,8 @@ ours = ours.assign(
     AvgBIO=[f"{r.mean:.3f} [{r.low:.3f}, {r.high:.3f}]" for r in ours.itertuples()],
     source="measured by this course",
 )
-missing = [
-    m
-    for m in ("geneformer-v1-10m", "geneformer-v2-104m", "geneformer-v2-316m", "scgpt-human")
-    if m not in set(table["model"])
-]
+PUBLISHED = ("geneformer-v1-10m", "geneformer-v2-104m", "geneformer-v2-316m", "scgpt-human")
+missing = [m for m in PUBLISHED if m not in set(table["model"])]
 absent = pd.DataFrame([("the sets above", m, "not measured here", "") for m in missing], columns=published.columns)
 pd.concat(
     [ours[list(published.columns)], absent, published.assign(AvgBIO=published["AvgBIO"].map("{:.3f}".format))],
@@ -661,41 +611,40 @@ pd.concat(
 # The answer, computed from the table above and not from our hopes:
 
 # %%
-for metric, question in {
-    "avg_bio": "As clusters",
-    "balanced_accuracy": f"With {labels_per_class} labels per type",
-}.items():
+QUESTIONS = {"avg_bio": "As clusters", "balanced_accuracy": f"With {labels_per_class} labels per type"}
+for metric, question in QUESTIONS.items():
     for rival in RIVALS:
         part = against[(against["metric"] == metric) & (against["than"] == rival)]
         tally = {k: part.loc[part["pretrained is"] == k, "dataset"].tolist() for k in ("better", "undecided", "worse")}
-        print(
-            f"{question}, {shown_model} against {rival}: "
-            + "; ".join(f"{k} on {len(v)} ({', '.join(v)})" for k, v in tally.items() if v)
-            + "."
-        )
+        said = "; ".join(f"{k} on {len(v)} ({', '.join(v)})" for k, v in tally.items() if v)
+        print(f"{question}, {shown_model} against {rival}: {said}.")
 start = against[against["than"] == "warm start"]
 if len(start) and (start["pretrained is"] == "worse").all():
-    print(f"On every set and by both measures ({labels_per_class} labels) the trained network is worse than its own start: learning to guess genes improved the guesses, and in this one training run the embedding got worse.")  # fmt: skip
-elsewhere = (
-    scfm.store.cache.repo_data() / "results" / f"{shown_model.replace('-', '_')}.parquet"
-)  # its model card's table
-if not dataset and elsewhere.exists():
-    card = pd.read_parquet(elsewhere)
-    card = card[card["metric"] == "balanced_accuracy"]
-    for (name, labels), part in card.groupby(["dataset", "labels_per_class"], sort=False):
-        if labels > labels_per_class:
-            gaps = {m: metrics.paired_difference(part, "pretrained", m, "balanced_accuracy") for m in ("warm start", "HVG + PCA")}  # fmt: skip
-            print(f"With {labels} labels per type, {name}: " + "; ".join(f"minus {m} {g}" for m, g in gaps.items()))
-print(f"\nThis run, {', '.join(names)}:")
-for metric in ("avg_bio", "balanced_accuracy"):
-    for rival in [m for m in METHODS if m != "pretrained"]:
-        gap = metrics.paired_difference(results[results["dataset"] == first], "pretrained", rival, metric)
-        says = "better" if gap.low > 0 else "worse" if gap.high < 0 else "undecided"
-        print(f"    {metric:17s} pretrained minus {rival:12s} {gap}: {says}")
+    print(f"On every set and by both measures ({labels_per_class} labels) the trained network is worse", end=" ")
+    print("than its own start: learning to guess genes improved the guesses,", end=" ")
+    print("and in this one training run the embedding got worse.")
+card = shown_model.replace("-", "_")  # its model card's table
+if not dataset and results_path(card).exists():
+    rows = scfm.results(card)
+    rows = rows[rows["labels_per_class"] > labels_per_class]
+    pairs = [("pretrained", rival) for rival in ("warm start", "HVG + PCA")]
+    gaps = comparisons.gaps(rows, pairs, by=("dataset", "labels_per_class"))
+    for (name, labels), part in gaps.groupby(["dataset", "labels_per_class"], sort=False):
+        said = (f"minus {r.rival} {metrics.Interval(r.mean, r.low, r.high)}" for r in part.itertuples())
+        print(f"With {labels} labels per type, {name}: " + "; ".join(said))
+
+# %%
+print(f"This run, {', '.join(names)}:")
+pairs = [("pretrained", rival) for rival in METHODS if rival != "pretrained"]
+for r in comparisons.gaps(results[results["dataset"] == first], pairs, MEASURES).itertuples():
+    gap = metrics.Interval(r.mean, r.low, r.high)
+    print(f"    {r.metric:17s} pretrained minus {r.rival:12s} {gap}: {r.verdict}")
 price = cost.groupby("method")["ms per cell"].median()
 print(
-    f"The price on this machine: {price['pretrained'] / price['HVG + PCA']:.0f} times the milliseconds per cell of PCA, and the pretraining before it."
+    f"The price on this machine: {price['pretrained'] / price['HVG + PCA']:.0f} times the milliseconds per cell",
+    end=" ",
 )
+print("of PCA, and the pretraining before it.")
 wins = against[(against["than"] == "HVG + PCA")]["pretrained is"].value_counts().to_dict()
 gap = metrics.paired_difference(results[results["dataset"] == first], "pretrained", "HVG + PCA", "balanced_accuracy")
 record.headline("type probe (balanced accuracy) on the frozen model, minus on PCA", gap)

@@ -189,3 +189,24 @@ def test_a_run_replaces_its_own_pairs_in_the_stored_table_and_leaves_the_others(
     kept = pd.read_parquet(path)
     assert kept["model"].tolist() == list("abbb")
     assert kept["value"].tolist() == [0.5, 0.9, 0.7, 0.6]
+
+
+def test_gaps_by_metric_and_group_where_an_error_is_better_when_it_is_lower() -> None:
+    rows = [
+        ("m", method, dataset, seed, metric, value + 0.001 * seed)
+        for dataset in ("one", "two")
+        for seed in range(20)
+        for method, score, error in (("ours", 0.6, 0.2), ("rival", 0.5, 0.3), ("only here", 0.4, 0.2))
+        for metric, value in (("accuracy", score), ("error", error))
+        if method != "only here" or dataset == "one"
+    ]
+    table = pd.DataFrame(rows, columns=["model", "method", "dataset", "seed", "metric", "value"])
+    pairs = [("ours", "rival"), ("rival", "ours"), ("ours", "only here")]
+    found = comparisons.gaps(table, pairs, of=("accuracy", "error"), lower_is_better=("error",))
+    verdict = found.set_index(["dataset", "metric", "ours", "rival"])["verdict"]
+    assert verdict["two", "accuracy", "ours", "rival"] == "better"
+    assert verdict["two", "error", "ours", "rival"] == "better"
+    assert verdict["two", "error", "rival", "ours"] == "worse"
+    assert verdict["one", "error", "ours", "only here"] == "undecided"  # level in every draw
+    assert ("two", "error", "ours", "only here") not in verdict
+    assert list(found.columns[:2]) == ["model", "dataset"]

@@ -113,9 +113,10 @@ def test_who_is_told_more_guesses_no_worse(played) -> None:
 
 
 def test_a_verdict_needs_an_interval_on_one_side(played) -> None:
-    found = gene_guessers.verdicts(played[0]).set_index(["told", "than"])
-    assert found.loc[(RULES[0], "random twin"), "verdict"] == "better"  # a lower loss
-    assert found.loc[(RULES[0], "random twin"), "gap"].high < 0
-    assert gene_guessers.verdicts(played[0], ours="random twin").set_index(["told", "than"]).loc[
-        (RULES[0], "gene frequency"), "verdict"
-    ] in ("worse", "not different")
+    found = gene_guessers.verdicts(played[0]).set_index(["told", "rival"])
+    first = found.loc[(RULES[0], "random twin")]
+    assert first["high"] < 0  # a lower loss
+    assert first["verdict"] == "better"
+    assert (RULES[0], "similar cells") not in found.index
+    turned = gene_guessers.verdicts(played[0], ours="random twin").set_index(["told", "rival"])
+    assert turned.loc[(RULES[0], "pretrained"), "verdict"] == "worse"
