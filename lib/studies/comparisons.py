@@ -112,7 +112,7 @@ def gaps(
     """Each pair of methods (ours, rival) compared draw by draw by each metric of ``of``, within each group of rows that share ``by``.
 
     A group has one score of a method in a draw; a pair of which it lacks a method is left out. ``lower_is_better``: those metrics that
-    are errors. Columns: ``by``, metric, ours, rival, mean, low, high (:func:`scfm.metrics.paired_difference`), verdict.
+    are errors. Columns: ``by``, metric, ours, rival, mean, low, high (:func:`scfm.stats.paired_difference`), verdict.
     """
     import pandas as pd
 
@@ -122,7 +122,7 @@ def gaps(
             own = part[part["metric"] == metric]
             known = set(own["method"])
             for ours, rival in [pair for pair in pairs if known.issuperset(pair)]:
-                gap = metrics.paired_difference(own, ours, rival, metric)
+                gap = stats.paired_difference(own, ours, rival, metric)
                 verdict = gap.verdict(lower_is_better=metric in lower_is_better)
                 rows.append((*key, metric, ours, rival, gap.mean, gap.low, gap.high, verdict))
     return pd.DataFrame(rows, columns=[*by, "metric", "ours", "rival", "mean", "low", "high", "verdict"])

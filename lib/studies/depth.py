@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from scipy.stats import rankdata
 
-from scfm import metrics
+from scfm import stats
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -31,7 +31,7 @@ def with_interval(values: Sequence[float] | np.ndarray) -> pd.Series:
     """Mean, low and high (95 %, bootstrap over cells) of values (cell,): for ``groupby(...).apply``."""
     import pandas as pd
 
-    found = metrics.interval(values, n_boot=500)
+    found = stats.interval(values, n_boot=500)
     return pd.Series({"mean": found.mean, "low": found.low, "high": found.high})
 
 
@@ -112,7 +112,7 @@ def kept_at(
     for length in [n for n in positions if n <= 2 * whole["genes"].max()]:
         stays = per_cell(words[words["place"] < length - 2 * framed])
         for what, name in {"genes": "its genes", "counts": "its counts", "everyday": "its everyday genes"}.items():
-            share = with_interval(100 * (stays[what] / whole[what]).dropna())
+            share = with_interval(100 * (stays[what] / whole[what]).dropna().to_numpy())
             rows.append({"positions": length, "what": name, **share})
     return pd.DataFrame(rows)
 

@@ -27,7 +27,7 @@ import torch
 
 import scfm
 from coursekit import check, record
-from scfm import drawings, metrics, plots
+from scfm import drawings, plots, stats
 from studies import gene_guessers
 
 SIZES = {
@@ -663,7 +663,7 @@ print(f"{on_panel.sum():,} of {N_TOKENS - len(special):,} genes are on the panel
 # Colours mean the same in all figures of the course: dark blue is the foundation model, light blue its random twin or warm start, orange a simple baseline, grey a control. Whiskers are 95 % intervals; here they are narrower than the dots, and the table has them.
 
 # %%
-summary = metrics.summary(results, by=("guesser", "told", "metric"))
+summary = stats.summary(results, by=("guesser", "told", "metric"))
 GUESSERS = [g for g in gene_guessers.ROLES if g in set(summary["guesser"])]
 
 # %% tags=["figure"]
@@ -752,7 +752,7 @@ else:
     print(f"{1 - (mixed_up - in_order) / fair:.0%} of its lead does without the order.")
 simple = min(gene_guessers.SIMPLE, key=lambda g: nats[g, RULES[2]])
 *numbers, word = verdicts.set_index(["told", "rival"]).loc[(RULES[2], simple)]
-gap = metrics.Interval(*numbers)
+gap = stats.Interval(*numbers)
 behind = f"The best simple guesser, {simple}, is still {-gap.mean:.2f} nats behind."
 no_need = "for guessing genes here, you do not need it."
 sentences = {

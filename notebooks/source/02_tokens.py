@@ -27,7 +27,7 @@ import pandas as pd
 
 import scfm
 from coursekit import check, record
-from scfm import baselines, genes, metrics, plots, tokenize
+from scfm import baselines, genes, metrics, plots, stats, tokenize
 from studies import depth
 
 SIZES = {
@@ -298,7 +298,7 @@ def thin(adata, share, rng):
 KEPT = (1.0, 0.25, 0.1)  # shares of the molecules
 asked = [depth.what_orders((adata if share == 1 else thin(adata, share, rng)).X.tocsr(), median) for share in KEPT]
 told = {
-    (share, question): metrics.interval(answers[question].to_numpy(), n_boot=300)
+    (share, question): stats.interval(answers[question].to_numpy(), n_boot=300)
     for share, answers in zip(KEPT, asked)
     for question in depth.QUESTIONS
 }
@@ -350,7 +350,7 @@ tied = pd.DataFrame(
     columns=["counts", "surprise"],
 )
 for column in tied:
-    found = metrics.interval(tied[column].to_numpy(), n_boot=500)
+    found = stats.interval(tied[column].to_numpy(), n_boot=500)
     record(f"tied_{column}", found.mean, tolerance=0.01)
     print(f"Genes of a cell that share their value with another, {column}: {found}")
 
@@ -587,7 +587,7 @@ for i in range(adata.n_obs):
     place = np.flatnonzero(np.isin(long[i][1:-1] if framed else long[i], list(in_half)))
     if len(place):
         places_moved.append(np.mean(place - np.arange(len(place))))
-found = metrics.interval(shift, n_boot=500)
+found = stats.interval(shift, n_boot=500)
 record("bin_shift_half_the_genes", found.mean, tolerance=0.2)
 print(f"Half of the genes taken away: bins of the others move by {found.mean:.1f}", end=" ")
 print(
@@ -723,7 +723,7 @@ pd.concat(shown).drop(columns="100 %").style.set_properties(**{"text-align": "ri
 
 # %%
 wide = effect[effect["share"] == 0.10].pivot_table(index=["encoding", "cell"], columns="reference", values="order")
-own = {name: metrics.interval((wide.loc[name]["itself"] - wide.loc[name]["a stranger"]).to_numpy()) for name in itself}
+own = {name: stats.interval((wide.loc[name]["itself"] - wide.loc[name]["a stranger"]).to_numpy()) for name in itself}
 record("itself_minus_stranger_at_10", {name: round(found.mean, 4) for name, found in own.items()}, tolerance=0.03)
 SAYS = {
     "better": "more like itself than like a stranger",
@@ -744,7 +744,7 @@ for full, less in zip(itself["log-normalized"], thinned[0.10]["log-normalized"],
     shared = (full > 0) & (less > 0)
     if shared.any():
         relative.append(np.median(less[shared] / full[shared]) - 1)
-found = metrics.interval(relative, n_boot=500)
+found = stats.interval(relative, n_boot=500)
 record("log_change_at_10", found.mean, tolerance="10%")
 print(f"And the log-normalized values of genes still seen? They change by {100 * found.mean:+.0f} %", end=" ")
 print(f"[{100 * found.low:+.0f}, {100 * found.high:+.0f}] (median gene):", end=" ")
@@ -802,7 +802,7 @@ deep = metrics.probe(deep_features, types, labels_per_class, n_draws, seed, scal
 deep = deep[deep["metric"] == "balanced_accuracy"]
 by_hand = read_type(deep_features["presence"], deep_features["presence"])
 assert np.allclose(by_hand, deep[deep["method"] == "presence"]["value"], atol=1e-3)
-print(f"By hand = by scfm.metrics.probe: {metrics.interval(by_hand)} balanced accuracy from presence alone.")
+print(f"By hand = by scfm.metrics.probe: {stats.interval(by_hand)} balanced accuracy from presence alone.")
 
 # %% [markdown]
 # Three settings. *Deep*: the cells as they are. *Shallow*: learn and read at a tenth of the molecules. *Deep to shallow*: learn from deep cells, read
@@ -818,7 +818,7 @@ across = [
 ]
 across = pd.DataFrame(across, columns=["setting", "method", "seed", "value"])
 scores = pd.concat([deep.assign(setting="deep"), flat.assign(setting="shallow"), across])[list(across)]
-probed = metrics.summary(scores, by=("setting", "method"))
+probed = stats.summary(scores, by=("setting", "method"))
 record(
     "probe",
     {f"{s} | {m}": round(v, 4) for s, m, v in zip(probed["setting"], probed["method"], probed["mean"], strict=True)},
@@ -844,7 +844,7 @@ plots.show(
 
 # %%
 cut_scores = scores[(scores["setting"] == "deep")].assign(metric="balanced_accuracy")
-cost = metrics.paired_difference(cut_scores, f"ranks, cut at {cut}", "ranks", "balanced_accuracy")
+cost = stats.paired_difference(cut_scores, f"ranks, cut at {cut}", "ranks", "balanced_accuracy")
 record("truncation_cost", cost.mean, tolerance=0.02)
 print(f"Cutting the sentence at {cut} changes what ranks tell (deep) by {100 * cost.mean:+.1f} points", end=" ")
 print(f"[{100 * cost.low:+.1f}, {100 * cost.high:+.1f}]; {100 - of_genes:.0f} % of the genes fell off.")
@@ -863,7 +863,7 @@ def against_log(scores, settings):
     for setting in settings:
         part = scores[scores["setting"] == setting].assign(metric="balanced_accuracy")
         for method in ("presence", "bins", "ranks"):
-            d = metrics.paired_difference(part, method, "log-normalized", "balanced_accuracy")
+            d = stats.paired_difference(part, method, "log-normalized", "balanced_accuracy")
             near = "within a point of" if d.low >= -0.01 and d.high <= 0.01 else "not clearly a point away from"
             says = {"better": "better than", "worse": "worse than", "undecided": near}[d.verdict(margin=0.01)]
             print(f"{setting}: {method} {says} log-normalized, {d.mean:+.3f} [{d.low:+.3f}, {d.high:+.3f}]")
@@ -893,7 +893,7 @@ fair = [
     for draw, value in enumerate(read_type(deep_shares[name], shallow_shares[name]))
 ]
 fair = pd.DataFrame(fair, columns=["setting", "method", "seed", "value"])
-both = pd.concat([probed[probed["setting"] == "deep to shallow"], metrics.summary(fair, by=("setting", "method"))])
+both = pd.concat([probed[probed["setting"] == "deep to shallow"], stats.summary(fair, by=("setting", "method"))])
 gained = both.pivot(index="method", columns="setting", values="mean").eval("`as shares` - `deep to shallow`")
 record("gained_by_shares", gained.round(4).to_dict(), tolerance=0.03)
 fair_difference = against_log(fair, ("as shares",))

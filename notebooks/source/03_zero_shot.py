@@ -27,9 +27,9 @@ import pandas as pd
 
 import scfm
 from coursekit import check, record
-from scfm import baselines, metrics, plots
+from scfm import baselines, metrics, plots, stats
 from scfm.store.results import results_path
-from studies import comparisons
+from studies import comparisons, sets
 
 SETS = {
     "quick": ["pbmc68k"],
@@ -59,15 +59,13 @@ side_draws = 6 if profile == "quick" else n_draws  # for the two side questions,
 # %%
 cells_of = {}
 for name in names:
-    adata = scfm.load_dataset(name, label=label, batch=batch, seed=seed)
-    if "cell_type_source" in adata.obs:  # labels that were transferred by a classifier would favour that classifier
-        adata = adata[(adata.obs["cell_type_source"] == "original").to_numpy()].copy()
-    kept, left_out = metrics.usable_cells(adata.obs["cell_type"])
-    print(
-        f"{name}: {len(kept):,} of {adata.n_obs:,} cells, {adata.obs['cell_type'].iloc[kept].nunique()} types", end=""
-    )
+    whole = scfm.load_dataset(name, label=label, batch=batch, seed=seed)
+    # with a label of their own study: those that were transferred by a classifier would favour that classifier
+    adata, left_out = sets.counted(whole)
+    print(f"{name}: {adata.n_obs:,} of {sets.own_labels(whole).sum():,} cells,", end=" ")
+    print(f"{adata.obs['cell_type'].nunique()} types", end="")
     print(f"; left out: {', '.join(f'{c} ({n})' for c, n in left_out.items())}" if left_out else "")
-    cells_of[name] = adata[kept].copy()
+    cells_of[name] = adata
 
 first = names[0]
 adata = cells_of[first]
@@ -238,7 +236,7 @@ for name, adata in cells_of.items():
     scores = metrics.cluster_scores(embeddings[name], adata.obs["cell_type"], n_draws=n_draws, seed=seed)
     tables.append(scores.assign(dataset=name, labels_per_class=0))
 clusters = pd.concat(tables)
-cluster_table = metrics.summary(clusters)
+cluster_table = stats.summary(clusters)
 
 # %% tags=["figure"]
 show = cluster_table.assign(score=[f"{r['mean']:.3f} [{r.low:.3f}, {r.high:.3f}]" for _, r in cluster_table.iterrows()])
@@ -259,7 +257,7 @@ plots.show(panels, alt=f"AvgBIO of the five embeddings with 95 % intervals. Best
 # ### Exercise 03.1
 # A colleague reports "AvgBIO .52 vs .50: our model wins". You have both methods' scores on the same twenty draws. Write
 # `verdict(ours, theirs)`: given two arrays of scores, draw by draw, return `"ours"`, `"theirs"` or `"undecided"`, by the 95 % bootstrap
-# interval of the *difference*. (`metrics.interval(values)` has `.low` and `.high`.)
+# interval of the *difference*. (`stats.interval(values)` has `.low` and `.high`.)
 
 
 # %% tags=["exercise"]
@@ -272,7 +270,7 @@ check.exercise("03.1", verdict)
 
 # %% tags=["solution"]
 def verdict(ours, theirs):
-    difference = metrics.interval(np.asarray(ours) - np.asarray(theirs))  # paired: the same draw in both
+    difference = stats.interval(np.asarray(ours) - np.asarray(theirs))  # paired: the same draw in both
     if difference.low > 0:
         return "ours"
     return "theirs" if difference.high < 0 else "undecided"
@@ -299,7 +297,7 @@ for name, adata in cells_of.items():
     )
     tables.append(pd.concat([found, knn, control]).assign(dataset=name))
 probes = pd.concat(tables)
-probe_table = metrics.summary(probes)
+probe_table = stats.summary(probes)
 
 # %% tags=["figure"]
 accuracy = probe_table[probe_table["metric"] == "balanced_accuracy"]
@@ -321,7 +319,7 @@ plots.show(
 )
 
 # %%
-probed = {(r.dataset, r.method): metrics.Interval(r.mean, r.low, r.high) for r in accuracy.itertuples()}
+probed = {(r.dataset, r.method): stats.Interval(r.mean, r.low, r.high) for r in accuracy.itertuples()}
 chance = {name: 1 / cells_of[name].obs["cell_type"].nunique() for name in names}
 for name in names:
     ours, twin, pca_, shuffled = (
@@ -408,7 +406,7 @@ variants = {
     for pooling in poolings
 }
 choice = metrics.probe(variants, kinds, labels_per_class, side_draws, seed + 1000)
-by_choice = metrics.summary(choice.assign(dataset=first))
+by_choice = stats.summary(choice.assign(dataset=first))
 by_choice = by_choice[by_choice["metric"] == "balanced_accuracy"]
 best = by_choice.sort_values("mean").iloc[-1]
 default = by_choice.set_index("method").loc[f"layer {n_layers - 1}, mean"]
@@ -476,7 +474,7 @@ if two is not None:
     mixed |= {which: net.embed(net.tokenize(two), pooling="mean", progress=False) for which, net in networks.items()}
     mixed |= {f"{m} + Harmony": baselines.harmony(mixed[m], batches, seed=seed) for m in ("HVG + PCA", "pretrained")}
     mixing = metrics.cluster_scores(mixed, two.obs["cell_type"], n_draws=side_draws, seed=seed, batches=batches)
-    mix_table = metrics.summary(mixing.assign(dataset=two_name))
+    mix_table = stats.summary(mixing.assign(dataset=two_name))
     mean = mix_table.pivot(index="method", columns="metric", values="mean").loc[list(mixed)]
     record("ilisi", mean["ilisi"].to_dict(), tolerance=0.1)
     less = mean.loc["pretrained", "ilisi"] < mean.loc["HVG + PCA", "ilisi"]
@@ -500,8 +498,8 @@ if two is not None:
     kinds = two.obs["cell_type"].astype(str).to_numpy()
     across = metrics.probe(mixed, kinds, labels_per_class, n_draws, seed, groups=batches)
     for which in mixed:
-        print(f"{which:25s} {metrics.over_groups(across, which, 'balanced_accuracy')}")
-    gain = metrics.over_groups(across, "pretrained", "balanced_accuracy", "HVG + PCA")
+        print(f"{which:25s} {stats.over_groups(across, which, 'balanced_accuracy')}")
+    gain = stats.over_groups(across, "pretrained", "balanced_accuracy", "HVG + PCA")
     print(f"Tested on a batch without labels, pretrained minus HVG + PCA: {gain}", end=" ")
     print("(zero is inside: undecided)." if gain.verdict() == "undecided" else "(decided).")
     n_batches = across["group"].nunique()
@@ -591,7 +589,7 @@ published = pd.DataFrame(
     ],
     columns=["dataset", "method", "AvgBIO", "source"],
 )
-ours = metrics.summary(table[table["metric"] == "avg_bio"], by=("model", "dataset", "method"))
+ours = stats.summary(table[table["metric"] == "avg_bio"], by=("model", "dataset", "method"))
 ours = ours.assign(
     method=[r.method if r.method != "pretrained" else r.model for r in ours.itertuples()],
     AvgBIO=[f"{r.mean:.3f} [{r.low:.3f}, {r.high:.3f}]" for r in ours.itertuples()],
@@ -630,14 +628,14 @@ if not dataset and results_path(card).exists():
     pairs = [("pretrained", rival) for rival in ("warm start", "HVG + PCA")]
     gaps = comparisons.gaps(rows, pairs, by=("dataset", "labels_per_class"))
     for (name, labels), part in gaps.groupby(["dataset", "labels_per_class"], sort=False):
-        said = (f"minus {r.rival} {metrics.Interval(r.mean, r.low, r.high)}" for r in part.itertuples())
+        said = (f"minus {r.rival} {stats.Interval(r.mean, r.low, r.high)}" for r in part.itertuples())
         print(f"With {labels} labels per type, {name}: " + "; ".join(said))
 
 # %%
 print(f"This run, {', '.join(names)}:")
 pairs = [("pretrained", rival) for rival in METHODS if rival != "pretrained"]
 for r in comparisons.gaps(results[results["dataset"] == first], pairs, MEASURES).itertuples():
-    gap = metrics.Interval(r.mean, r.low, r.high)
+    gap = stats.Interval(r.mean, r.low, r.high)
     print(f"    {r.metric:17s} pretrained minus {r.rival:12s} {gap}: {r.verdict}")
 price = cost.groupby("method")["ms per cell"].median()
 print(
@@ -646,7 +644,7 @@ print(
 )
 print("of PCA, and the pretraining before it.")
 wins = against[(against["than"] == "HVG + PCA")]["pretrained is"].value_counts().to_dict()
-gap = metrics.paired_difference(results[results["dataset"] == first], "pretrained", "HVG + PCA", "balanced_accuracy")
+gap = stats.paired_difference(results[results["dataset"] == first], "pretrained", "HVG + PCA", "balanced_accuracy")
 record.headline("type probe (balanced accuracy) on the frozen model, minus on PCA", gap)
 record("against_pca", {k: int(wins.get(k, 0)) for k in ("better", "undecided", "worse")}, tolerance="any")
 

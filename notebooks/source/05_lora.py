@@ -30,7 +30,7 @@ import torch
 
 import scfm
 from coursekit import check, record
-from scfm import metrics, plots
+from scfm import metrics, plots, stats
 from scfm.adaptation import adapters
 from studies import comparisons, ladder
 
@@ -328,7 +328,7 @@ record("pretraining_is_worth", float(inside["mean"].iloc[-1]), tolerance=1e-3)
 own = comparisons.paired(against, [("lora r=8", "logistic PCA")]).iloc[0]
 record.headline(
     "balanced accuracy of LoRA (rank 8), minus that of logistic regression on PCA (kang_ifnb_pbmc)",
-    metrics.Interval(own["mean"], own["low"], own["high"]),
+    stats.Interval(own["mean"], own["low"], own["high"]),
     stored=True,
 )
 in_network = [m for m in rows.index if not m.startswith(("logistic", "head"))]

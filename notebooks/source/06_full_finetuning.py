@@ -28,7 +28,7 @@ from torch.nn import functional as F
 
 import scfm
 from coursekit import check, record
-from scfm import drawings, metrics, plots
+from scfm import drawings, metrics, plots, stats
 from scfm.adaptation import adapters, features, loop
 from scfm.adaptation import replay as memory
 from studies import comparisons, forgetting, gene_families, ladder, ladder_figure, seen
@@ -387,8 +387,8 @@ print(per_type.map(lambda v: "" if np.isnan(v) else f"{v:.0f}").to_string())
 rng = np.random.default_rng(seed)
 worlds = rng.normal(0.7, 0.03, (400, 5))  # five scores, four hundred times, from a world whose mean is 0.7
 hits = {
-    "bootstrap": np.mean([metrics.interval(w, n_boot=500).overlaps(metrics.Interval(0.7, 0.7, 0.7)) for w in worlds]),
-    "Student's t": np.mean([comparisons.student(w).overlaps(metrics.Interval(0.7, 0.7, 0.7)) for w in worlds]),
+    "bootstrap": np.mean([stats.interval(w, n_boot=500).overlaps(stats.Interval(0.7, 0.7, 0.7)) for w in worlds]),
+    "Student's t": np.mean([comparisons.student(w).overlaps(stats.Interval(0.7, 0.7, 0.7)) for w in worlds]),
 }
 print("Intervals that hold the truth, of those that claim 95 %:", "; ".join(f"{k} {v:.0%}" for k, v in hits.items()))
 record("coverage", {k: float(v) for k, v in hits.items()}, tolerance=0.04)
@@ -493,7 +493,7 @@ if profile == "cpu" and model in ladder.MODELS and not dataset:
     seen.measure(results / "seen.parquet", ladder.MODELS, list(table["dataset"].unique()))
 stations = pd.read_parquet(results / "seen.parquet")
 read = stations[stations["metric"] == "balanced_accuracy"]
-station_lines = metrics.summary(read, by=("model", "dataset", "method"))
+station_lines = stats.summary(read, by=("model", "dataset", "method"))
 order = [*seen.WAY, seen.SHORT, seen.FEW]  # the way into the network, then the two controls
 names = sorted(
     station_lines["dataset"].unique(), key=[*table["dataset"].unique()].index
@@ -643,7 +643,7 @@ except ValueError as error:
 # %%
 if gene_table is not None:
     print("Genes:", gene_table.attrs["n_genes"], "of which 20 of each class are learned from.")
-    gene_lines = metrics.summary(gene_table[gene_table["metric"] == "balanced_accuracy"].assign(dataset="genes"))
+    gene_lines = stats.summary(gene_table[gene_table["metric"] == "balanced_accuracy"].assign(dataset="genes"))
     roles = {"pretrained": "model", "random twin": "twin", "warm start": "twin", "shuffled labels": "control"}
     roles |= dict.fromkeys(set(gene_lines["method"]) - roles.keys(), "baseline")
     ax = plots.intervals(gene_lines, roles=roles, reference=0.5, title="Classes of genes", xlabel="balanced accuracy, other genes")  # fmt: skip
@@ -651,7 +651,7 @@ if gene_table is not None:
     plots.show(ax, alt=f"Balanced accuracy on genes that were kept aside: {said}.")
     print(said)
     for rival in [m for m in gene_lines["method"] if m not in ("pretrained", "shuffled labels")]:
-        print(f"    pretrained minus {rival}: {metrics.paired_difference(gene_table, 'pretrained', rival, 'balanced_accuracy')}")  # fmt: skip
+        print(f"    pretrained minus {rival}: {stats.paired_difference(gene_table, 'pretrained', rival, 'balanced_accuracy')}")  # fmt: skip
     record("genes", gene_lines.set_index("method")["mean"].to_dict(), tolerance=0.08)
 
 # %% [markdown]

@@ -31,7 +31,7 @@ from torch.nn import functional as F
 
 import scfm
 from coursekit import check, record
-from scfm import baselines, drawings, metrics, objectives, plots
+from scfm import baselines, drawings, objectives, plots, stats
 from scfm.integration import recipe
 from scfm.integration.study import prepare
 from scfm.store import cache
@@ -994,7 +994,7 @@ for name in studies:
     part = table[table["dataset"] == name]
     for metric in SHOWN:
         for objective in recipe.OBJECTIVES:
-            gap = metrics.paired_difference(part, f"without {objective}", ablation.ALL, metric)
+            gap = stats.paired_difference(part, f"without {objective}", ablation.ALL, metric)
             verdict = "worse" if gap.high < 0 else "better" if gap.low > 0 else "undecided"
             missed.append((name, metric, objective, gap.mean, gap.low, gap.high, verdict))
 missed = pd.DataFrame(missed, columns=["dataset", "metric", "objective", "mean", "low", "high", "without it"])
@@ -1020,7 +1020,7 @@ plots.show(
 )
 
 # %%
-summary = metrics.summary(table[table["metric"].isin([*SHOWN, "batch_probe"])])
+summary = stats.summary(table[table["metric"].isin([*SHOWN, "batch_probe"])])
 summary["score"] = [f"{r['mean']:.3f} [{r.low:.3f}, {r.high:.3f}]" for _, r in summary.iterrows()]
 summary.pivot(index=["dataset", "method"], columns="metric", values="score").reindex(methods, level=1)[
     [*SHOWN, "batch_probe"]
@@ -1032,7 +1032,7 @@ for name in studies:
     part = table[table["dataset"] == name]
     for metric in SHOWN:
         for rival in (*ablation.BASELINES, ablation.SAME_GENES, ablation.BALANCED, "random twin", ablation.TWIN):
-            gap = metrics.paired_difference(part, ablation.ALL, rival, metric)
+            gap = stats.paired_difference(part, ablation.ALL, rival, metric)
             verdict = "better" if gap.low > 0 else "worse" if gap.high < 0 else "undecided"
             best.append((name, metric, rival, gap.mean, gap.low, gap.high, verdict))
 best = pd.DataFrame(best, columns=["dataset", "metric", "than", "mean", "low", "high", "all five are"])
@@ -1057,7 +1057,7 @@ own = own[own["dataset"] == (study_name if study_name in studies else studies[0]
 own = own.loc[own["mean"].idxmin()]  # the best of the baselines: that is the one to beat
 record.headline(
     f"AvgBIO after training on all five, minus {own['than']} ({own['dataset']})",
-    metrics.Interval(own["mean"], own["low"], own["high"]),
+    stats.Interval(own["mean"], own["low"], own["high"]),
     stored=True,
 )
 record("against_rivals", {f"{r.dataset}|{r.metric}|{r.than}": r._7 for r in best.itertuples()})
@@ -1075,7 +1075,7 @@ record("against_rivals", {f"{r.dataset}|{r.metric}|{r.than}": r._7 for r in best
 #
 # ### Exercise 07.4
 # Which objectives may go? Write `can_go(table, dataset, metric)`: the sorted list of objectives whose removal is not a *decided* loss in this study by this metric, i.e. the 95 % interval of
-# "left out minus all five" is not wholly below zero. (`metrics.paired_difference(part, method, baseline, metric)` gives the interval; the methods are called `"without GEP"`, ... and `"all five"`.)
+# "left out minus all five" is not wholly below zero. (`stats.paired_difference(part, method, baseline, metric)` gives the interval; the methods are called `"without GEP"`, ... and `"all five"`.)
 # "May go" includes "undecided": that is no proof of being useless.
 
 
@@ -1090,7 +1090,7 @@ check.exercise("07.4", can_go)
 def can_go(table, dataset, metric):
     rows = table[table["dataset"] == dataset]
     gaps = {
-        o: metrics.paired_difference(rows, f"without {o}", "all five", metric)
+        o: stats.paired_difference(rows, f"without {o}", "all five", metric)
         for o in ("CLS", "DAR", "ECS", "GEP", "GEPC")
     }
     return sorted(o for o, gap in gaps.items() if gap.high >= 0)

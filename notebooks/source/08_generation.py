@@ -28,7 +28,7 @@ import torch
 
 import scfm
 from coursekit import check, record
-from scfm import metrics, plots
+from scfm import plots, stats
 from scfm.generation import attention_mask, completion, kstep, pictures, yardsticks
 from scfm.generation.generating import mean_prompts
 from scfm.generation.simple_generators import RealCells, from_cell_prompts
@@ -280,7 +280,7 @@ for draw in range(n_draws):
             error = completion.score(guess, question)["squared_error"]
             rows.append((names[0], method, n, draw, error / mean_error))
 shown = pd.DataFrame(rows, columns=["dataset", "method", "observed", "seed", "value"])
-curve = metrics.summary(shown, by=("method", "observed"))
+curve = stats.summary(shown, by=("method", "observed"))
 ax = plots.curves(
     curve,
     x="observed",
@@ -291,7 +291,7 @@ ax = plots.curves(
     log_x=True,
 )
 ax.axhline(1, color="#8C8C8C", lw=1, ls="--", zorder=0)
-at = {(r.method, r.observed): metrics.Interval(r.mean, r.low, r.high) for r in curve.itertuples()}
+at = {(r.method, r.observed): stats.Interval(r.mean, r.low, r.high) for r in curve.itertuples()}
 plots.show(
     ax,
     alt="Error relative to the study's gene means over the number of observed genes: "
@@ -300,14 +300,14 @@ plots.show(
 )
 record("error_at_all_observed", {m: at[(m, n_observed)].mean for m in guesses}, tolerance=0.1)
 per_draw = shown.pivot_table(index="seed", columns=["method", "observed"], values="value")
-slope = metrics.of_draws(
+slope = stats.of_draws(
     (per_draw[("scGPT, zero-shot", n_observed)] - per_draw[("scGPT, zero-shot", n_observed // 2)]).to_numpy()
 )
 record("from_half_to_all", slope.mean, tolerance=0.03)
-gap = metrics.of_draws(
+gap = stats.of_draws(
     (per_draw[("scGPT + study's means", n_observed)] - per_draw[("ridge regression", n_observed)]).to_numpy()
 )
-alone = metrics.of_draws(
+alone = stats.of_draws(
     (per_draw[("scGPT, zero-shot", n_observed)] - per_draw[("ridge regression", n_observed)]).to_numpy()
 )
 record.headline(
@@ -632,7 +632,7 @@ base = errors[errors["method"] == "gene mean"].set_index(["dataset", "seed"])["v
 errors["value"] = errors["value"].to_numpy() / base.loc[list(zip(errors["dataset"], errors["seed"]))].to_numpy()
 asked_once = errors[errors["steps"] == 1]["method"].drop_duplicates().tolist()
 errors = errors[~errors["method"].isin(asked_once[1:])].replace({"method": dict.fromkeys(asked_once[:1], "K = 1")})
-relative = metrics.summary(errors, by=("dataset", "method"))
+relative = stats.summary(errors, by=("dataset", "method"))
 relative["score"] = [f"{r.mean:.3f} [{r.low:.3f}, {r.high:.3f}]" for r in relative.itertuples()]
 relative.pivot(index="method", columns="dataset", values="score").loc[
     list(dict.fromkeys(relative["method"]))
@@ -650,7 +650,7 @@ def against_one_step(table):
     for (which, name), part in error.groupby(["model", "dataset"], sort=False):
         one = part[part["steps"] == 1].drop_duplicates("seed").set_index("seed")["value"]
         for key, some in part[part["steps"] > 1].groupby(["steps", "confidence", "exact", "feed"], sort=False):
-            found = metrics.of_draws(100 * (some.set_index("seed")["value"] / one - 1).dropna().to_numpy())
+            found = stats.of_draws(100 * (some.set_index("seed")["value"] / one - 1).dropna().to_numpy())
             rows.append((which, name, *key, found.mean, found.low, found.high))
     columns = ["model", "dataset", "steps", "confidence", "exact", "feed", "mean", "low", "high"]
     return pd.DataFrame(rows, columns=columns)
@@ -698,7 +698,7 @@ against_random = {}
 for name, part in four.groupby("dataset", sort=False):
     by_order = part.pivot_table(index="seed", columns="confidence", values="value", sort=False)
     for order in by_order.columns.drop("random", errors="ignore"):
-        g = metrics.of_draws(100 * (by_order[order] / by_order["random"] - 1).dropna().to_numpy())
+        g = stats.of_draws(100 * (by_order[order] / by_order["random"] - 1).dropna().to_numpy())
         against_random[name, order] = f"{g.mean:+.1f} % [{g.low:+.1f}, {g.high:+.1f}]"
 pd.Series(against_random).unstack(0).fillna("").style.set_caption("error of K = 4 in this order, against a random order (below zero = better)")  # fmt: skip
 
@@ -710,7 +710,7 @@ pd.Series(against_random).unstack(0).fillna("").style.set_caption("error of K = 
 
 # %%
 ranking = completed[(completed["metric"] == "surer_is_better") & (completed["steps"] <= 1)]
-ranking = metrics.summary(ranking[ranking["dataset"] == names[0]], by=("dataset", "method"))
+ranking = stats.summary(ranking[ranking["dataset"] == names[0]], by=("dataset", "method"))
 ranking["method"] = ranking["method"].str.replace("K = 1, ", "scGPT: ")
 panels = plots.axes(11.5, 3.6, columns=2)
 plots.intervals(
@@ -805,7 +805,7 @@ plots.show(
 both = completed[(completed["steps"] == 4) & (completed["confidence"] == doubt) & (completed["feed"] == "expected")]
 both = both[both["dataset"] == names[0]]
 wide = both.pivot_table(index=["metric", "seed"], columns="exact", values="value")
-worse = metrics.of_draws(100 * (wide.loc["squared_error", False] / wide.loc["squared_error", True] - 1).to_numpy())
+worse = stats.of_draws(100 * (wide.loc["squared_error", False] / wide.loc["squared_error", True] - 1).to_numpy())
 saved = {key: float((wide.loc[key, True] / wide.loc[key, False]).median()) for key in ("tokens", "looks", "seconds")}
 record("block_causal_error_percent", worse.mean, tolerance=3)
 record("block_causal_saves", {k: saved[k] for k in ("tokens", "looks")}, tolerance="5%")
@@ -866,7 +866,7 @@ tables = [
 scores = pd.concat(tables, ignore_index=True)
 all_scores = with_stored(scores, "scgpt_generators.parquet")
 METHODS = list(dict.fromkeys(scores["method"]))
-table = metrics.summary(scores)
+table = stats.summary(scores)
 first = table[table["dataset"] == names[0]]
 show = first.assign(score=[f"{r.mean:.2f} [{r.low:.2f}, {r.high:.2f}]" for r in first.itertuples()])
 show.pivot(index="method", columns="metric", values="score").loc[METHODS, list(yardsticks.METRICS)]
@@ -975,7 +975,7 @@ for (which, name), part in all_scores.groupby(["model", "dataset"], sort=False):
         lower = metric != "specific"
         champion = values_of[ours].idxmin() if lower else values_of[ours].idxmax()
         for rival in yardsticks.SIMPLE:
-            gap = metrics.paired_difference(part, champion, rival, metric)
+            gap = stats.paired_difference(part, champion, rival, metric)
             low, high = (-gap.high, -gap.low) if lower else (gap.low, gap.high)
             verdict = "better" if low > 0 else "worse" if high < 0 else "undecided"
             verdicts.append((which, name, metric, champion, rival, verdict))
@@ -1018,14 +1018,14 @@ for draw in range(n_draws):
 for layer in network.transformer_encoder.layers:
     layer.self_attn.__class__ = attention
 as_trained, with_projection = np.array(changed).T
-projection = metrics.of_draws(100 * (with_projection / as_trained - 1))
+projection = stats.of_draws(100 * (with_projection / as_trained - 1))
 record("with_out_proj_percent", projection.mean, tolerance="any")
 record("out_proj_matters", bool(projection.low > 0))
 
 fed_back = {fed: mine.loc[(fed, doubt, 4)] for fed in ("expected", "likely") if (fed, doubt, 4) in mine.index}
 sampled_k = {}
 for order in ("surest first", "random order") if has_p else ():
-    sampled_k[order] = metrics.paired_difference(
+    sampled_k[order] = stats.paired_difference(
         scores[scores["dataset"] == names[0]],
         f"scGPT, sampled, K = 4, {order}",
         "scGPT, mean prompt, sampled",

@@ -99,4 +99,4 @@ def lead(function):
         np.allclose(other, [7, 5, 3]),
         f"with the other rule expected [7, 5, 3], got {other.tolist()}; is the rule used?",
     )
-    return "Paired by draw: what made a draw hard for both cancels. Now metrics.interval(...) of it says if the lead is real."
+    return "Paired by draw: what made a draw hard for both cancels. Now stats.interval(...) of it says if the lead is real."

@@ -10,7 +10,7 @@ from coursekit.check import checker, need
     "03.1",
     hints=[
         "Both arrays are of the same draws: subtract first, then ask how sure the mean of the difference is.",
-        "`metrics.interval(ours - theirs)` gives .low and .high; where must zero lie for a win?",
+        "`stats.interval(ours - theirs)` gives .low and .high; where must zero lie for a win?",
         'low > 0 → "ours"; high < 0 → "theirs"; otherwise "undecided".',
     ],
 )

@@ -94,7 +94,7 @@ def reversed_step(one_step):
     "07.4",
     hints=[
         "Keep the rows of this dataset, then look at one objective after the other.",
-        '`metrics.paired_difference(rows, "without GEP", "all five", metric)` has .low and .high. When is it a decided loss?',
+        '`stats.paired_difference(rows, "without GEP", "all five", metric)` has .low and .high. When is it a decided loss?',
         "A decided loss: .high < 0. Keep the names of the others, sorted.",
     ],
 )
