@@ -10,7 +10,7 @@ from __future__ import annotations
 import argparse
 import functools
 import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -202,6 +202,26 @@ def study(model: Any, name: str, per_class: int = 10, n_draws: int = 20, seed: i
     parts.append(strangers(embeddings, adata, per_class, max(n_draws // 4, 1), seed).assign(setting="unknown type"))
     found = pd.concat(parts, ignore_index=True)
     return found.assign(model=model.name, dataset=name, labels_per_class=per_class)[COLUMNS]
+
+
+def new_groups(table: pd.DataFrame, rivals: Sequence[str], metric: str = "balanced_accuracy") -> pd.DataFrame:
+    """The pretrained head against each rival, in each setting of the stored table; groups are resampled first (``stats.over_groups``).
+
+    table: rows of data/results/heads.parquet. Settings with types that were never labelled ask another question and are left out.
+    Columns model, dataset, setting, groups (their number), pretrained (its mean), rival, mean, low, high (of the difference), verdict.
+    """
+    import pandas as pd
+
+    rows = []
+    table = table[table["setting"] != "unknown type"]
+    for (model, dataset, setting), part in table.groupby(["model", "dataset", "setting"]):
+        own = stats.over_groups(part, "pretrained", metric).mean
+        for rival in [rival for rival in rivals if rival in set(part["method"])]:
+            gap = stats.over_groups(part, "pretrained", metric, rival)
+            n_groups = part["group"].nunique()
+            rows.append((model, dataset, setting, n_groups, own, rival, gap.mean, gap.low, gap.high, gap.verdict()))
+    columns = ["model", "dataset", "setting", "groups", "pretrained", "rival", "mean", "low", "high", "verdict"]
+    return pd.DataFrame(rows, columns=columns)
 
 
 def main() -> None:

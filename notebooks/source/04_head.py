@@ -24,9 +24,10 @@ import pandas as pd
 
 import scfm
 from coursekit import check, record
-from scfm import calibration, metrics, plots
+from scfm import calibration, metrics, plots, stats
 from scfm.adaptation import openset
 from scfm.baselines import gene_features, linear_head, softmax
+from scfm.store.results import results_path
 from studies import comparisons, headstudy
 
 name = dataset or {"quick": "pbmc68k", "cpu": "pbmc_zheng_facs", "gpu": "pbmc_zheng_facs"}[profile]
@@ -57,16 +58,15 @@ scale = np.sqrt(((features[train] - center) ** 2).mean())
 x = (features - center) / scale  # (cell, d)
 by_hand = LogisticRegression(max_iter=500).fit(x[train], types[train])  # W (class, d), b (class,)
 answer = by_hand.classes_[(x[test] @ by_hand.coef_.T + by_hand.intercept_).argmax(axis=1)]
-print(
-    f"{by_hand.coef_.size + by_hand.intercept_.size:,} trained numbers; {np.mean(answer == types[test]):.1%} of {len(test)} new cells right"
-)
+print(f"{by_hand.coef_.size + by_hand.intercept_.size:,} trained numbers;", end=" ")
+print(f"{np.mean(answer == types[test]):.1%} of {len(test)} new cells right")
 
 # %% [markdown]
 # The library's twin is `scfm.adapt(method="head")`. It gives the same answers, and it can be saved, reloaded and described by a model card.
 
 # %%
 tokens = fm.tokenize(adata)
-pooling = "mean" if hasattr(fm.network, "bert") else "cls"  # Geneformer: mean over genes; scGPT: its <cls>
+pooling = "mean" if "mean" in fm.poolings else "cls"  # Geneformer: mean over genes; scGPT: its <cls>
 fit = scfm.adapt(
     fm,
     tokens[train],
@@ -95,9 +95,14 @@ fit.report
 
 # %%
 scores = headstudy.compare(embeddings, adata, labels_per_class, n_draws, seed).assign(dataset=name)
-table = metrics.summary(scores)
+table = stats.summary(scores)
 shown = table[table["metric"] == "balanced_accuracy"].sort_values("mean", ascending=False)
 chance = 1 / len(kinds)
+mean = scores.pivot_table(index="method", columns="metric", values="value")
+record("balanced_accuracy", mean["balanced_accuracy"].to_dict(), tolerance=0.05, key=True)
+record("chance", chance)
+
+# %% tags=["figure"]
 ax = plots.intervals(
     shown,
     roles=headstudy.ROLES,
@@ -105,31 +110,27 @@ ax = plots.intervals(
     title=f"{labels_per_class} labels per type, {name}",
     xlabel="balanced accuracy (dashed: chance)",
 )
-plots.show(
-    ax,
-    alt="Balanced accuracy with 95 % intervals: "
-    + "; ".join(f"{r.method} {r.mean:.2f}" for r in shown.itertuples())
-    + ".",
-)
-mean = scores.pivot_table(index="method", columns="metric", values="value")
-record("balanced_accuracy", mean["balanced_accuracy"].to_dict(), tolerance=0.05, key=True)
-record("chance", chance)
+said = "; ".join(f"{r.method} {r.mean:.2f}" for r in shown.itertuples())
+plots.show(ax, alt=f"Balanced accuracy with 95 % intervals: {said}.")
+
+# %% tags=["figure"]
 cost = mean[["balanced_accuracy", "accuracy", "seconds", "parameters"]].loc[shown["method"]]
-cost.style.format({"balanced_accuracy": "{:.3f}", "accuracy": "{:.3f}", "seconds": "{:.3f}", "parameters": "{:,.0f}"})
+cost.style.format({"parameters": "{:,.0f}"}, precision=3)
 
 # %% [markdown]
 # `seconds` is the classifier alone (training and answering); the embedding comes on top, once for all heads (`fit.report` above timed it for the training cells). Two intervals that overlap decide nothing; the difference draw by draw does.
 
 # %%
+pairs = [("pretrained", rival) for rival in (*headstudy.HEADS[1:], *headstudy.RIVALS)]
 verdicts = {}
-for rival in [m for m in (*headstudy.HEADS[1:], *headstudy.RIVALS) if m in set(scores["method"])]:
-    gap = metrics.paired_difference(scores, "pretrained", rival, "balanced_accuracy")
-    verdicts[rival] = "better" if gap.low > 0 else "worse" if gap.high < 0 else "undecided"
-    print(f"pretrained head minus {rival:18s} {gap}: {verdicts[rival]}")
+for r in comparisons.gaps(scores, pairs, by=("dataset",)).itertuples():
+    verdicts[r.rival] = r.verdict
+    print(f"pretrained head minus {r.rival:18s} {stats.Interval(r.mean, r.low, r.high)}: {r.verdict}")
 record("head_is", verdicts, tolerance="any")
 record.headline(
-    f"balanced accuracy of a frozen network's head with {labels_per_class} labels per type, minus that of logistic regression on genes",
-    metrics.paired_difference(scores, "pretrained", "logistic HVG", "balanced_accuracy"),
+    f"balanced accuracy of a frozen network's head with {labels_per_class} labels per type, "
+    "minus that of logistic regression on genes",
+    stats.paired_difference(scores, "pretrained", "logistic HVG", "balanced_accuracy"),
 )
 
 # %% [markdown]
@@ -160,7 +161,7 @@ check.exercise("04.1", head_size)
 # %%
 n_layers = fm.network.config.num_hidden_layers
 by_layer, BEFORE = {}, "genes and places"
-if hasattr(fm.network, "bert"):  # scGPT's embedding is the last layer's
+if "mean" in fm.poolings:  # scGPT's embedding is the last layer's
     by_layer = {
         f"after layer {n_layers + k}" if n_layers + k else BEFORE: features  # the one before the last: as above
         if k == -1
@@ -169,15 +170,17 @@ if hasattr(fm.network, "bert"):  # scGPT's embedding is the last layer's
     }
 if by_layer:
     probed = metrics.probe(by_layer, types, labels_per_class, n_draws, seed + 1000).assign(dataset=name)
-    layers = metrics.summary(probed)
+    layers = stats.summary(probed)
     layers = layers[layers["metric"] == "balanced_accuracy"]
-    ax = plots.intervals(layers, xlabel="balanced accuracy", title=f"A head on each layer ({BEFORE}: no attention)")
-    plots.show(
-        ax, alt="A head on each layer: " + "; ".join(f"{r.method} {r.mean:.2f}" for r in layers.itertuples()) + "."
-    )
     record("by_layer", layers.set_index("method")["mean"].to_dict(), tolerance=0.05)
     for later in list(by_layer)[1:]:
-        print(f"{later} minus {BEFORE}: {metrics.paired_difference(probed, later, BEFORE, 'balanced_accuracy')}")
+        print(f"{later} minus {BEFORE}: {stats.paired_difference(probed, later, BEFORE, 'balanced_accuracy')}")
+
+# %% tags=["figure"]
+if by_layer:
+    ax = plots.intervals(layers, xlabel="balanced accuracy", title=f"A head on each layer ({BEFORE}: no attention)")
+    said = "; ".join(f"{r.method} {r.mean:.2f}" for r in layers.itertuples())
+    plots.show(ax, alt=f"A head on each layer: {said}.")
 
 # %% [markdown]
 # "Genes and places" has seen no attention at all: it is the mean over a cell's genes of the learned vectors of gene and place. Where it is as good as the others, or better, the types are told apart by *which* genes are in the sentence and where, not by
@@ -194,11 +197,10 @@ for train, test in metrics.label_draws(types, labels_per_class, 5, seed + 1000):
     pair["mlp"] = mlp.predict(embeddings=features[test])
     deep.append({k: np.mean([np.mean(a[types[test] == c] == c) for c in kinds]) for k, a in pair.items()})
 deep = pd.DataFrame(deep)
-gain = comparisons.student((deep["mlp"] - deep["linear"]).to_numpy())  # five draws are too few for a bootstrap
+gain = stats.student((deep["mlp"] - deep["linear"]).to_numpy())  # five draws are too few for a bootstrap
 record("mlp_minus_linear", gain.mean, tolerance=0.05)
-print(
-    f"Linear {deep['linear'].mean():.3f}, MLP {deep['mlp'].mean():.3f} with {mlp.report.trained_parameters:,} numbers; difference {gain} (5 draws)"
-)
+print(f"Linear {deep['linear'].mean():.3f}, MLP {deep['mlp'].mean():.3f}", end=" ")
+print(f"with {mlp.report.trained_parameters:,} numbers; difference {gain} (5 draws)")
 
 # %% [markdown]
 # ## Where is it wrong?
@@ -216,17 +218,16 @@ for train, test in metrics.label_draws(types, labels_per_class, n_draws, seed):
     }
     answers.append(pd.DataFrame({"truth": types[test]} | found))
 answers = pd.concat(answers, ignore_index=True)
+
+# %% tags=["figure"]
 panels = plots.axes(8.5, 2.2 + 0.7 * len(kinds), rows=2, sharex=True)
 for ax, method in zip(panels.flat, ("pretrained", "logistic HVG")):
-    plots.heatmap(
-        pd.crosstab(answers["truth"], answers[method], normalize="index").reindex(columns=kinds, fill_value=0),
-        method,
-        "share of the type",
-        ax=ax,
-    )
+    shares = pd.crosstab(answers["truth"], answers[method], normalize="index").reindex(columns=kinds, fill_value=0)
+    plots.heatmap(shares, method, "share of the type", ax=ax)
+n_types = len(kinds)
 plots.show(
     panels,
-    alt=f"Confusion of the {len(kinds)} types of {name} for the pretrained head and for logistic regression on genes.",
+    alt=f"Confusion of the {n_types} types of {name} for the pretrained head and for logistic regression on genes.",
 )
 
 
@@ -236,24 +237,25 @@ def lymphocyte(s):  # T and NK cells, as the sets here name them
 
 
 wrong = {m: answers[m] != answers["truth"] for m in ("pretrained", "logistic HVG")}
-inside = {m: float((lymphocyte(answers["truth"]) & lymphocyte(answers[m]))[w].mean()) for m, w in wrong.items()}
+inside, mixed = {}, {}
+for m, w in wrong.items():
+    pair = answers["truth"] + answers[m]
+    inside[m] = float((lymphocyte(answers["truth"]) & lymphocyte(answers[m]))[w].mean())
+    # the two kinds of cell that are both full of monocyte genes
+    mixed[m] = float((pair.str.contains("Dendritic") & pair.str.contains("CD14"))[w].mean())
 both = wrong["pretrained"] & wrong["logistic HVG"]
 alike = float((answers["pretrained"] == answers["logistic HVG"])[both].mean())
-record("errors_within_t_and_nk", inside, tolerance=0.1)
-record("same_wrong_answer", alike, tolerance=0.1)
-mixed = {  # the two kinds of cell that are both full of monocyte genes
-    m: float(((answers["truth"] + answers[m]).str.contains("Dendritic") & (answers["truth"] + answers[m]).str.contains("CD14"))[w].mean())
-    for m, w in wrong.items()
-}  # fmt: skip
 rng = np.random.default_rng(seed)
 shuffled = answers[both].groupby("truth")["pretrained"].transform(lambda x: rng.permutation(x))
 by_chance = float((shuffled == answers["logistic HVG"][both]).mean())
+record("errors_within_t_and_nk", inside, tolerance=0.1)
+record("same_wrong_answer", alike, tolerance=0.1)
 print("Share of errors that stay among T and NK cells: " + ", ".join(f"{m} {v:.0%}" for m, v in inside.items()))
 if max(mixed.values()):
     print("Between dendritic cells and monocytes: " + ", ".join(f"{m} {v:.0%}" for m, v in mixed.items()))
-print(
-    f"Of the pretrained head's errors {both.sum() / wrong['pretrained'].sum():.0%} are errors of logistic regression as well. There they give the same wrong answer in {alike:.0%} of the cases;"
-)
+shared = both.sum() / wrong["pretrained"].sum()
+print(f"Of the pretrained head's errors {shared:.0%} are errors of logistic regression as well.", end=" ")
+print(f"There they give the same wrong answer in {alike:.0%} of the cases;")
 print(f"two classifiers with these confusions, but otherwise independent, would agree in {by_chance:.0%}.")
 
 # %% [markdown] tags=["instructor"]
@@ -290,38 +292,29 @@ for draw, (train, test) in enumerate(metrics.label_draws(types, labels_per_class
             eces.append((f"{method}, {when}: floor", draw, calibration.expected_error(sure, luck)))
             curve.append(pd.DataFrame({"method": f"{method}, {when}", "sure": sure, "right": right}))
 eces = pd.DataFrame(eces, columns=["method", "seed", "value"])
-ece = metrics.summary(eces.assign(metric="ece"), by=("method", "metric"))
+ece = stats.summary(eces.assign(metric="ece"), by=("method", "metric"))
 record("ece", {r.method: r.mean for r in ece.itertuples() if "floor" not in r.method}, tolerance=0.05)
 
 # %%
-parts = [
-    calibration.reliability(p["sure"], p["right"]).query("cells >= 20").assign(method=m)
-    for m, p in pd.concat(curve).groupby("method", sort=False)
-]
-lines = pd.concat(parts).rename(columns={"accuracy": "mean"})
-ax = plots.axes(6.4, 4.0)
-for number, (method, line) in enumerate(
-    lines.groupby("method", sort=False)
-):  # a colour for each method, dashed = before
-    before = method.endswith("before")
-    ax.plot(
-        line["confidence"], line["mean"], marker="o", ls="--" if before else "-", mfc="white" if before else None,
-        color=plots.PALETTE[number // 2], label=method,
-    )  # fmt: skip
-ax.axline((1, 1), slope=1, color="#8C8C8C", lw=1, zorder=0)
-ax.set(title="Reliability, all draws together", xlabel="how sure", ylabel="how often right", xlim=(0.25, 1.02))
-ax.legend()
-plots.show(
-    ax,
-    alt="Reliability curves before and after temperature scaling; ECE: "
-    + "; ".join(f"{r.method} {r.mean:.3f}" for r in ece.itertuples())
-    + ".",
-)
 for r in ece.itertuples():
     print(f"ECE {r.method:29s} {r.mean:.3f} [{r.low:.3f}, {r.high:.3f}]")
 for method, p in pd.concat(curve).groupby("method", sort=False):
-    p = p[p["sure"] >= 0.9]
-    print(f"{method}: of the cells it is at least 90 % sure of ({p['sure'].mean():.0%} on average), {p['right'].mean():.0%} are right.")  # fmt: skip
+    sure, right = p[p["sure"] >= 0.9][["sure", "right"]].mean()
+    print(f"{method}: of the cells it is at least 90 % sure of ({sure:.0%} on average), {right:.0%} are right.")
+
+# %% tags=["figure"]
+ax = plots.axes(6.4, 4.0)
+for number, (method, p) in enumerate(pd.concat(curve).groupby("method", sort=False)):
+    line = calibration.reliability(p["sure"], p["right"]).query("cells >= 20")
+    # a colour for each method, dashed = before
+    look = {"ls": "--", "mfc": "white"} if method.endswith("before") else {"ls": "-"}
+    colour = plots.PALETTE[number // 2]
+    ax.plot(line["confidence"], line["accuracy"], marker="o", color=colour, label=method, **look)
+ax.axline((1, 1), slope=1, color="#8C8C8C", lw=1, zorder=0)
+ax.set(title="Reliability, all draws together", xlabel="how sure", ylabel="how often right", xlim=(0.25, 1.02))
+ax.legend()
+said = "; ".join(f"{r.method} {r.mean:.3f}" for r in ece.itertuples())
+plots.show(ax, alt=f"Reliability curves before and after temperature scaling; ECE: {said}.")
 
 # %% [markdown]
 # ### Exercise 04.2
@@ -361,6 +354,7 @@ check.exercise("04.2", best_temperature)
 # %%
 counts = pd.Series(types).value_counts()
 rare = counts.index[-2:].tolist()
+print("The smallest types: " + ", ".join(f"{c} ({counts[c]} cells)" for c in rare))
 rows = []
 for draw, train in enumerate(metrics.subsamples(types, n_draws, 0.5, seed + 1)):
     test = np.setdiff1d(np.arange(len(types)), train)
@@ -371,21 +365,18 @@ for draw, train in enumerate(metrics.subsamples(types, n_draws, 0.5, seed + 1)):
             found = {"accuracy": np.mean(given == types[test]), "balanced accuracy": np.mean(list(recall.values()))}
             found |= {f"recall of {c}": recall[c] for c in rare}
             rows += [(f"{method}, {weight or 'unweighted'}", k, draw, v) for k, v in found.items()]
-rarity = metrics.summary(pd.DataFrame(rows, columns=["method", "metric", "seed", "value"]), by=("method", "metric"))
-print("The smallest types: " + ", ".join(f"{c} ({counts[c]} cells)" for c in rare))
-record(
-    "rare",
-    rarity.pivot(index="metric", columns="method", values="mean").loc["balanced accuracy"].to_dict(),
-    tolerance=0.06,
-)
-gains = pd.DataFrame(rows, columns=["method", "metric", "seed", "value"]).assign(dataset=name)
+rows = pd.DataFrame(rows, columns=["method", "metric", "seed", "value"])
+rarity = stats.summary(rows, by=("method", "metric"))
+weighed = rarity.pivot(index="metric", columns="method", values="mean").loc["balanced accuracy"].to_dict()
+record("rare", weighed, tolerance=0.06)
 for method in ("pretrained", "logistic HVG"):
     for metric in ("accuracy", *(f"recall of {c}" for c in rare)):
-        gap = metrics.paired_difference(gains, f"{method}, balanced", f"{method}, unweighted", metric)
+        gap = stats.paired_difference(rows, f"{method}, balanced", f"{method}, unweighted", metric)
         print(f"{method}: the weights change {metric} by {gap}")
-rarity.assign(score=[f"{r.mean:.3f} [{r.low:.3f}, {r.high:.3f}]" for r in rarity.itertuples()]).pivot(
-    index="method", columns="metric", values="score"
-)
+
+# %% tags=["figure"]
+rarity["score"] = [f"{r.mean:.3f} [{r.low:.3f}, {r.high:.3f}]" for r in rarity.itertuples()]
+rarity.pivot(index="method", columns="metric", values="score")
 
 # %% [markdown]
 # ### Exercise 04.3
@@ -420,43 +411,43 @@ check.exercise("04.3", balanced_weights)
 unknown = headstudy.strangers(embeddings, adata, labels_per_class, max(n_draws // 4, 2), seed)
 grid = pd.DataFrame(
     {
-        m: {s: metrics.over_groups(unknown, m, f"auroc {s}").mean for s in openset.SCORES}
+        m: {s: stats.over_groups(unknown, m, f"auroc {s}").mean for s in openset.SCORES}
         for m in (*embeddings, "logistic PCA")
     }
 )
-ax = plots.heatmap(grid, "Mean AUROC over the held-out types", "AUROC")
-plots.show(
-    ax, alt="AUROC of four scores of strangeness on three kinds of features: " + str(grid.round(2).to_dict()) + "."
-)
 record("auroc", {m: grid[m].to_dict() for m in grid}, tolerance=0.07)
 for s in openset.SCORES:
-    gaps = {m: metrics.over_groups(unknown, "pretrained", f"auroc {s}", m) for m in grid if m != "pretrained"}
-    print(f"{s:16s} pretrained {metrics.over_groups(unknown, 'pretrained', f'auroc {s}')}", end="")
+    gaps = {m: stats.over_groups(unknown, "pretrained", f"auroc {s}", m) for m in grid if m != "pretrained"}
+    print(f"{s:16s} pretrained {stats.over_groups(unknown, 'pretrained', f'auroc {s}')}", end="")
     print("".join(f"; minus {m} {gap}" for m, gap in gaps.items()))
+
+# %% tags=["figure"]
+said = "; ".join(f"{m}: " + ", ".join(f"{s} {grid.loc[s, m]:.2f}" for s in grid.index) for m in grid)
+plots.show(
+    plots.heatmap(grid, "Mean AUROC over the held-out types", "AUROC"),
+    alt=f"AUROC of four scores of strangeness on each kind of features. {said}.",
+)
 
 # %% [markdown]
 # Look at the last column first: logistic regression on components, without any model, is ahead of the pretrained head by all four scores. A mean near 0.5 can be guessing, or a score that is right for some types and *upside down* for others. The next figure tells which: below 0.5 the head is surer of the unknown type than of the known
 # ones. The first three scores look at the logits only, and the head learned to choose among the types it knows. The distance looks at the embedding itself.
 
 # %%
-worst = (
-    unknown[(unknown["method"] == "pretrained")]
-    .groupby(["group", "metric"])["value"]
-    .mean()
-    .unstack()
-    .rename(columns=lambda c: c.removeprefix("auroc "))
-)
-ax = plots.heatmap(worst[list(openset.SCORES)], "Which unknown type is seen? (pretrained)", "AUROC")
-plots.show(
-    ax,
-    alt=f"AUROC by held-out type; the hardest is {worst.mean(axis=1).idxmin()}, the easiest {worst.mean(axis=1).idxmax()}.",
-)
+ours = unknown[unknown["method"] == "pretrained"]
+worst = ours.groupby(["group", "metric"])["value"].mean().unstack().rename(columns=lambda c: c.removeprefix("auroc "))
 surer, far = worst["1 - max softmax"] if "1 - max softmax" in worst else worst.iloc[:, 0], worst[openset.SCORES[-1]]
-print(
-    "Surer of the unknown than of the known:",
-    ", ".join(f"{t} {v:.2f}" for t, v in surer[surer < 0.5].items()) or "none",
+below = ", ".join(f"{t} {v:.2f}" for t, v in surer[surer < 0.5].items())
+above = ", ".join(f"{t} {v:.2f}" for t, v in far[far > 0.7].items())
+print("Surer of the unknown than of the known:", below or "none")
+print("Seen by the distance (AUROC over 0.7):", above or "none")
+
+# %% tags=["figure"]
+by_type = worst.mean(axis=1)
+hardest, easiest = by_type.idxmin(), by_type.idxmax()
+plots.show(
+    plots.heatmap(worst[list(openset.SCORES)], "Which unknown type is seen? (pretrained)", "AUROC"),
+    alt=f"AUROC by held-out type; the hardest is {hardest}, the easiest {easiest}.",
 )
-print("Seen by the distance (AUROC over 0.7):", ", ".join(f"{t} {v:.2f}" for t, v in far[far > 0.7].items()) or "none")
 
 # %% [markdown]
 # A type that gets a surer answer than the known cells lies deep inside a neighbour's region of the logits. A type that the distance misses lies among its relatives in the embedding as well.
@@ -475,61 +466,49 @@ print("Seen by the distance (AUROC over 0.7):", ", ".join(f"{t} {v:.2f}" for t, 
 # But two technologies or two conditions are two groups, not twenty: there the interval is a hint, whatever the verdict says. Read several sets together.
 
 # %%
-stored = scfm.store.cache.repo_data() / "results" / "heads.parquet"
 if profile != "quick" and not dataset:
     for other in scfm.datasets.at_hand(list(headstudy.SHIFTS), exact=True):
-        comparisons.store(headstudy.study(fm, other, labels_per_class, n_draws, seed), stored)
-kept = pd.read_parquet(stored) if stored.exists() else pd.DataFrame(columns=headstudy.COLUMNS)
-shifts, RIVALS = [], [*headstudy.HEADS[1:], "logistic HVG", "logistic PCA"]
-for (m, d, setting), part in kept[kept["setting"] != "unknown type"].groupby(["model", "dataset", "setting"]):
-    for rival in [m for m in RIVALS if m in set(part["method"])]:
-        gap = metrics.over_groups(part, "pretrained", "balanced_accuracy", rival)
-        says = "better" if gap.low > 0 else "worse" if gap.high < 0 else "undecided"
-        own = metrics.over_groups(part, "pretrained", "balanced_accuracy").mean
-        shifts.append((m, d, setting, part["group"].nunique(), own, rival, gap.mean, gap.low, gap.high, says))
-shifts = pd.DataFrame(
-    shifts,
-    columns=["model", "dataset", "setting", "groups", "pretrained", "rival", "mean", "low", "high", "pretrained is"],
-)
-drawn = shifts[shifts["setting"] != "same"]
-who = ", " + drawn["model"] if drawn["model"].nunique() > 1 else ""
-drawn = drawn.assign(
-    case=drawn["dataset"] + "\n" + drawn["setting"] + ", " + drawn["groups"].astype(str) + " groups" + who
-)
+        comparisons.store(headstudy.study(fm, other, labels_per_class, n_draws, seed), results_path("heads"))
+RIVALS = [*headstudy.HEADS[1:], "logistic HVG", "logistic PCA"]
+shifts = headstudy.new_groups(scfm.results("heads"), RIVALS)
+moved = shifts[shifts["setting"] != "same"]
+
+# %% tags=["figure"]
+who = ", " + moved["model"] if moved["model"].nunique() > 1 else ""
+case = moved["dataset"] + "\n" + moved["setting"] + ", " + moved["groups"].astype(str) + " groups" + who
 ax = plots.intervals(
-    drawn,
+    moved.assign(case=case),
     label="case",
     hue="rival",
     reference=0,
     xlabel="pretrained head minus rival, balanced accuracy",
     title="Tested on a group without labels",
 )
-plots.show(
-    ax,
-    alt="Paired differences on new groups: "
-    + "; ".join(f"{r.dataset}, {r.setting}, {r.model} vs {r.rival}: {r._10}" for r in drawn.itertuples())
-    + ".",
+said = "; ".join(f"{r.dataset}, {r.setting}, {r.model} vs {r.rival}: {r.verdict}" for r in moved.itertuples())
+plots.show(ax, alt=f"Paired differences on new groups: {said}.")
+
+# %% tags=["figure"]
+shown = shifts.assign(
+    text=[f"{r.mean:+.3f} {r.verdict}" for r in shifts.itertuples()], head=shifts["pretrained"].round(3)
 )
-shown = shifts.assign(text=[f"{r.mean:+.3f} {r._10}" for r in shifts.itertuples()], head=shifts["pretrained"].round(3))
-differ = [
-    c for c in ("model", "dataset", "setting") if shown[c].nunique() > 1
-]  # what is the same in all rows takes no room
+# what is the same in all rows takes no room
+differ = [c for c in ("model", "dataset", "setting") if shown[c].nunique() > 1]
 shown = shown.pivot(index=[*differ, "groups", "head"], columns="rival", values="text")
 shown.style.set_caption(
     "head: the pretrained head's balanced accuracy; then its difference to each rival"
 ).format_index("{:.3f}", level="head")
 
 # %%
-for rival in [m for m in RIVALS if m in set(drawn["rival"])]:
-    tally = drawn.loc[drawn["rival"] == rival, "pretrained is"].value_counts().to_dict()
+tallies = {rival: part["verdict"].value_counts().to_dict() for rival, part in moved.groupby("rival", sort=False)}
+for rival, tally in tallies.items():
     print(f"On new groups the pretrained head against {rival}: {tally}")
-below = shifts[(shifts["rival"] == "random twin") & (shifts["pretrained is"] == "worse")]
+below = shifts[(shifts["rival"] == "random twin") & (shifts["verdict"] == "worse")]
 for r in below.itertuples():
     print(f"{r.dataset}, {r.setting}: the pretrained head is {-r.mean:.3f} below its own random twin.")
 if len(below):
     print("There random weights do better than learned ones; why, we have not found out.")
-tally = drawn.loc[drawn["rival"] == "logistic HVG", "pretrained is"].value_counts()
-record("new_groups_against_genes", {k: int(tally.get(k, 0)) for k in ("better", "undecided", "worse")}, tolerance="any")
+against_genes = {k: int(tallies["logistic HVG"].get(k, 0)) for k in ("better", "undecided", "worse")}
+record("new_groups_against_genes", against_genes, tolerance="any")
 
 # %% [markdown]
 # ## So: how far?
@@ -538,19 +517,17 @@ record("new_groups_against_genes", {k: int(tally.get(k, 0)) for k in ("better", 
 
 # %%
 row = mean["balanced_accuracy"]
-print(
-    f"{labels_per_class} labels per type take a head on {model} to {row['pretrained']:.3f}; chance is {chance:.3f}, shuffled labels {row['shuffled labels']:.3f}."
-)
-print(
-    f"That is {row['pretrained'] - row['random twin']:+.3f} over the random twin. The best without a model: {row[list(headstudy.RIVALS)].idxmax()} at {row[list(headstudy.RIVALS)].max():.3f}."
-)
+without = row[list(headstudy.RIVALS)]
+print(f"{labels_per_class} labels per type take a head on {model} to {row['pretrained']:.3f};", end=" ")
+print(f"chance is {chance:.3f}, shuffled labels {row['shuffled labels']:.3f}.")
+print(f"That is {row['pretrained'] - row['random twin']:+.3f} over the random twin.", end=" ")
+print(f"The best without a model: {without.idxmax()} at {without.max():.3f}.")
 if "warm start" in row:
-    print(
-        f"The warm start, before any training: {row['warm start']:.3f}. The guessing of genes changed that by {row['pretrained'] - row['warm start']:+.3f}."
-    )
-for rival in [m for m in RIVALS if m in set(drawn["rival"])]:
-    tally = drawn.loc[drawn["rival"] == rival, "pretrained is"].value_counts()
-    print(f"On a new donor, condition or technology, against {rival}: " + ", ".join(f"{k} on {n}" for k, n in tally.items()))  # fmt: skip
+    print(f"The warm start, before any training: {row['warm start']:.3f}.", end=" ")
+    print(f"The guessing of genes changed that by {row['pretrained'] - row['warm start']:+.3f}.")
+for rival, tally in tallies.items():
+    said = ", ".join(f"{k} on {n}" for k, n in tally.items())
+    print(f"On a new donor, condition or technology, against {rival}: {said}")
 for m in grid:
     print(f"Seeing that a type is unknown, best score of four, {m}: AUROC {grid[m].max():.2f}.")
 

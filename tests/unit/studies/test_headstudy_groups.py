@@ -1,0 +1,28 @@
+"""The head on groups that gave no label: who is ahead, with groups resampled before draws."""
+
+from __future__ import annotations
+
+import pandas as pd
+
+from scfm import stats
+from studies import headstudy
+
+
+def test_each_setting_is_one_comparison_over_its_groups() -> None:
+    rows = [
+        ("m", method, "blood", setting, group, 10, seed, "balanced_accuracy", value + 0.001 * seed)
+        for setting, groups in (("new donor", "abc"), ("unknown type", "x"))
+        for group in groups
+        for seed in range(4)
+        for method, value in (("pretrained", 0.7), ("logistic PCA", 0.8), ("random twin", 0.6))
+    ]
+    table = pd.DataFrame(rows, columns=headstudy.COLUMNS)
+    found = headstudy.new_groups(table, ["random twin", "warm start", "logistic PCA"])
+    assert found["rival"].tolist() == [
+        "random twin",
+        "logistic PCA",
+    ]  # nobody ran the warm start; one setting is no question
+    assert found["verdict"].tolist() == ["better", "worse"]
+    assert set(found["setting"]) == {"new donor"}
+    assert set(found["groups"]) == {3}
+    assert found["pretrained"].iloc[0] == stats.over_groups(table[table["setting"] == "new donor"], "pretrained", "balanced_accuracy").mean  # fmt: skip
