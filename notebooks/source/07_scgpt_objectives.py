@@ -12,9 +12,7 @@
 
 # %% tags=["parameters"]
 profile = "quick"  # quick | cpu | gpu: the same code, other sizes
-dataset: str | None = (
-    None  # None = the profile's own; a study of studies.ablation.STUDIES, a dataset's name, or a path to your file
-)
+dataset: str | None = None  # None = the profile's own; one of studies.ablation.STUDIES, a dataset's name, or a path
 label: str | None = None  # None = the dataset's own; the column of obs that holds the cell types
 batch: str | None = None  # None = the dataset's own; the column of obs that holds the batches
 model = "scgpt-mini"  # scgpt-mini, or the folder of a released scGPT (args.json, best_model.pt, vocab.json)
@@ -34,8 +32,8 @@ from coursekit import check, record
 from scfm import baselines, drawings, objectives, plots, stats
 from scfm.integration import recipe
 from scfm.integration.study import prepare
-from scfm.store import cache
-from studies import ablation
+from scfm.store.results import results_path
+from studies import ablation, comparisons
 
 SIZES = {
     "quick": {"dataset": "pbmc68k-2batch", "n_genes": 64, "steps": 20, "minibatch": 32, "lr": 5e-4, "seeds": 0},
@@ -74,7 +72,7 @@ print(pd.crosstab(types, batches, rownames=["type"], colnames=["batch"]).to_stri
 # | CLS | classification | which type is the cell? |
 # | DSBN | domain-specific batch normalization | (no question: each batch is scaled by itself) |
 
-# %%
+# %% tags=["figure"]
 ax = drawings.boxes(
     {
         "gene": (0.9, 3.0, "gene\n(LayerNorm'd vector)", "baseline"),
@@ -110,7 +108,9 @@ ax = drawings.boxes(
 )
 plots.show(
     ax,
-    alt="A drawing: gene, value and condition are summed to a token, which passes DSBN and the transformer. From the state of cls come ECS, DAR, CLS and GEPC, from the states of the genes GEP. Batch and modality join only at the two decoders, GEPC and GEP.",
+    alt="A drawing: gene, value and condition are summed to a token, which passes DSBN and the transformer. From "
+    "the state of cls come ECS, DAR, CLS and GEPC, from the states of the genes GEP. Batch and modality join only "
+    "at the two decoders, GEPC and GEP.",
 )
 
 # %% [markdown]
@@ -135,9 +135,8 @@ shown = pd.DataFrame(
         "bin": study.values[cell].astype(int),
     }
 )
-shown.head(9).style.hide().set_caption(
-    f"the first tokens of cell {adata.obs_names[cell]} ({types[cell]}, {batches[cell]})"
-)
+whose = f"{adata.obs_names[cell]} ({types[cell]}, {batches[cell]})"
+shown.head(9).style.hide().set_caption(f"the first tokens of cell {whose}")
 
 # %% [markdown]
 # `<cls>` stands for no gene. It carries the value -2, what padding carries (upstream: 0 in fine-tuning, -2 where it embeds; here one value for both), and its state at the far end is *the* cell embedding. Now the sum
@@ -182,47 +181,56 @@ given = {
     "modalities": torch.zeros(1, 20, dtype=torch.int64),
     "batch_labels": torch.zeros(1, dtype=torch.int64),
 }
+
+# %%
 place = 5  # the token that is changed
-changes = {
-    "another gene": (with_tokens, "gene_ids", 40),
-    "another value": (with_tokens, "values", 50.0),
-    "another condition": (with_tokens, "conditions", 1),
-    "another modality": (with_tokens, "modalities", 1),
-    "another batch, as a token": (with_tokens, "batch_labels", 1),
-    "another batch, by DSBN": (with_dsbn, "batch_labels", 1),
-}
-moved = {}
-with torch.no_grad():
-    for name, (network, key, new) in changes.items():
-        changed = given[key].clone()
-        changed[..., place if changed.dim() == 2 else 0] = new
+others = torch.arange(20) != place
+
+
+def change(network, key, new):
+    """One input changed: by how much do the outputs move?"""
+    changed = given[key].clone()
+    changed[..., place if changed.dim() == 2 else 0] = new
+    with torch.no_grad():
         before, after = network(**given), network(**given | {key: changed})
-        others = torch.arange(20) != place
-        moved[name] = {
-            "cell embedding": (before.cell_embedding - after.cell_embedding).abs().max(),
-            "GEP, that gene": (before.expression - after.expression)[0, place].abs(),
-            "GEP, other genes": (before.expression - after.expression)[0, others].abs().max(),
-            "GEPC, other genes": (before.gepc - after.gepc)[0, others].abs().max(),
-        }
+    return {
+        "cell embedding": (before.cell_embedding - after.cell_embedding).abs().max(),
+        "GEP, that gene": (before.expression - after.expression)[0, place].abs(),
+        "GEP, other genes": (before.expression - after.expression)[0, others].abs().max(),
+        "GEPC, other genes": (before.gepc - after.gepc)[0, others].abs().max(),
+    }
+
+
+# %%
+moved = {
+    "another gene": change(with_tokens, "gene_ids", 40),
+    "another value": change(with_tokens, "values", 50.0),
+    "another condition": change(with_tokens, "conditions", 1),
+    "another modality": change(with_tokens, "modalities", 1),
+    "another batch, as a token": change(with_tokens, "batch_labels", 1),
+    "another batch, by DSBN": change(with_dsbn, "batch_labels", 1),
+}
 moved = pd.DataFrame(moved).T.astype(float)
+record("batch_token_moves_embedding", float(moved.loc["another batch, as a token", "cell embedding"]), tolerance=1e-9)
+record("dsbn_moves_embedding", bool(moved.loc["another batch, by DSBN", "cell embedding"] > 0))
+
+# %% tags=["figure"]
 ax = plots.axes(7.0, 2.7)
 ax.imshow(moved.to_numpy() > 0, cmap="cividis", vmin=-0.6, vmax=1.3, aspect="auto")
-for (y, x), change in np.ndenumerate(moved.to_numpy()):
-    text, colour = ("moves", "black") if change > 0 else ("stays", "white")
+for (y, x), by in np.ndenumerate(moved.to_numpy()):
+    text, colour = ("moves", "black") if by > 0 else ("stays", "white")
     ax.text(x, y, text, ha="center", va="center", fontsize=8, color=colour)
 ax.set_xticks(range(moved.shape[1]), moved.columns, fontsize=9)
 ax.set_yticks(range(moved.shape[0]), moved.index, fontsize=9)
 ax.tick_params(length=0)
 ax.set_title("Who notices a change of one input?")
-stays = {row: list(moved.columns[moved.loc[row] == 0]) for row in moved.index}
+stays = {row: ", ".join(moved.columns[moved.loc[row] == 0]) for row in moved.index}
+said = "; ".join(f"{row}: {names}" for row, names in stays.items() if names)
 plots.show(
     ax,
-    alt="A table of which outputs move when one input is changed. Gene, value and condition move everything. What stays: "
-    + "; ".join(f"{row}: {', '.join(columns_)}" for row, columns_ in stays.items() if columns_)
-    + ".",
+    alt="A table of which outputs move when one input is changed. Gene, value and condition move everything. "
+    f"What stays: {said}.",
 )
-record("batch_token_moves_embedding", float(moved.loc["another batch, as a token", "cell embedding"]), tolerance=1e-9)
-record("dsbn_moves_embedding", bool(moved.loc["another batch, by DSBN", "cell embedding"] > 0))
 
 # %% [markdown]
 # Read the first column. A batch *token* never touches the cell embedding: it tells the decoder "this is how batch 2 measures", so that the cell
@@ -254,9 +262,8 @@ with torch.no_grad():
     gep_by_hand = ((output.expression - target)[counted] ** 2).mean()
     assert torch.isclose(gep_by_hand, objectives.gep_loss(output.expression, target, counted))
 of_what = ", of an expressed gene" if net.config.if_expressed else ""
-print(
-    f"GEP by hand {gep_by_hand:.2f}, by the library the same. As a typical error{of_what}: {gep_by_hand**0.5:.1f} bins of 50."
-)
+print(f"GEP by hand {gep_by_hand:.2f}, by the library the same.", end=" ")
+print(f"As a typical error{of_what}: {gep_by_hand**0.5:.1f} bins of 50.")
 
 # %% [markdown]
 # **Zero or not?** Most values are zero, and a squared error with many zeros teaches the network to say "a little" everywhere. So the decoders have a
@@ -272,9 +279,8 @@ if output.zero_prob is not None:
     assert torch.isclose(coin_by_hand.float(), objectives.zero_prob_loss(output.zero_prob, target, mask), atol=1e-4)
     nonzero = (target[mask] > 0).double().mean()
     ignorant = -(nonzero * nonzero.log() + (1 - nonzero) * (1 - nonzero).log())
-    print(
-        f"{nonzero:.0%} of the hidden values are not zero. Loss of the coin: {coin_by_hand:.3f}; of always saying {nonzero:.0%}: {ignorant:.3f}."
-    )
+    print(f"{nonzero:.0%} of the hidden values are not zero.", end=" ")
+    print(f"Loss of the coin: {coin_by_hand:.3f}; of always saying {nonzero:.0%}: {ignorant:.3f}.")
 
 
 def expected(value, p):
@@ -287,7 +293,7 @@ guesses = expected(output.expression, output.zero_prob)  # (cell, token)
 # %% [markdown]
 # As a picture: the truth, what the network gets to see, and its guesses, for one cell.
 
-# %%
+# %% tags=["figure"]
 row = int(np.searchsorted(some, cell))
 strip = np.arange(1, min(31, target.shape[1]))  # genes to draw
 hidden_here = mask[row].cpu().numpy()[strip]
@@ -295,24 +301,18 @@ truth, guess = (t[row].cpu().numpy()[strip] for t in (target, guesses))
 ax = plots.axes(11.5, 2.4)
 lines = np.stack([truth, np.where(hidden_here, np.nan, truth), np.where(hidden_here, guess, np.nan)])
 ax.imshow(lines, cmap="cividis", vmin=0, vmax=50, aspect="auto")
-for y, line in enumerate(lines):
-    for x, number in enumerate(line):
-        text = "?" if y == 1 and np.isnan(number) else "" if np.isnan(number) else f"{number:.0f}"
-        ax.text(
-            x,
-            y,
-            text,
-            ha="center",
-            va="center",
-            fontsize=7,
-            color="white" if number < 28 else "black" if number >= 28 else "#444444",
-        )
+for (y, x), number in np.ndenumerate(lines):
+    text = "?" if y == 1 and np.isnan(number) else "" if np.isnan(number) else f"{number:.0f}"
+    colour = "white" if number < 28 else "black" if number >= 28 else "#444444"
+    ax.text(x, y, text, ha="center", va="center", fontsize=7, color=colour)
 ax.set_yticks(range(3), ["true bin", "shown", "guessed"])
 ax.set_xticks(range(len(strip)), [study.genes[i - 1] for i in strip], rotation=90, fontsize=7)
 ax.set_title("GEP on one cell, before any fine-tuning")
+n_drawn = len(strip)
 plots.show(
     ax,
-    alt=f"Three rows of {len(strip)} genes of one cell: true bins, the bins shown with question marks at the hidden ones, and the network's guesses at the question marks.",
+    alt=f"Three rows of {n_drawn} genes of one cell: true bins, the bins shown with question marks at the hidden ones, "
+    "and the network's guesses at the question marks.",
 )
 
 # %% [markdown]
@@ -345,6 +345,7 @@ def cosines(embedding):
     return (embedding @ embedding.T)[np.triu_indices(len(embedding), 1)]
 
 
+# %%
 def play(name, which, steps, cells=adata, **more):
     """Fine-tune on some objectives, embed all cells, score those without a label."""
     runs[name] = recipe.finetune(fm, cells, which, max_steps=steps, epochs=10_000, decay=1.0, **HOW | more)
@@ -382,7 +383,8 @@ BAR = {"each gene's mean": "baseline", "before": "twin"}  # all others: the mode
 def error_bars(values, title):
     colours = [plots.ROLE[BAR.get(name, "model")] for name in values]
     ax = plots.bars(values, xlabel="squared error of the hidden bins (lower is better)", title=title, colours=colours)
-    plots.show(ax, alt=f"Bars of the error, {title}: {', '.join(f'{k} {v:.0f}' for k, v in values.items())}.")
+    said = ", ".join(f"{k} {v:.0f}" for k, v in values.items())
+    plots.show(ax, alt=f"Bars of the error, {title}: {said}.")
 
 
 error_bars(gep_errors, "GEP")
@@ -415,9 +417,8 @@ with torch.no_grad():
 ways = {"each gene's mean": of_mean}
 if generated is not None:
     truth, answer = all_values[:, -n_hidden:], generated.generated
-    ways["asked as in pretraining: generate"] = float(
-        objectives.gep_loss(answer, truth, truth > 0 if net.config.if_expressed else torch.ones_like(truth))
-    )
+    scored = truth > 0 if net.config.if_expressed else torch.ones_like(truth)
+    ways["asked as in pretraining: generate"] = float(objectives.gep_loss(answer, truth, scored))
 ways["asked as in fine-tuning: value -1"] = gep_errors["before"]
 error_bars(ways, "one network, two ways to ask")
 record("two_ways_to_ask", ways, tolerance="40%")
@@ -463,12 +464,8 @@ with torch.no_grad():
     query = torch.sigmoid(names_of_genes @ net.mvc_decoder.gene2query.weight.T + net.mvc_decoder.gene2query.bias)
     gepc_by_hand = output.cell_embedding @ (query @ net.mvc_decoder.W.weight.T).T  # (cell, token)
     assert torch.allclose(gepc_by_hand, output.gepc, atol=1e-2, rtol=1e-3)
-print(
-    "A table of cells times genes as a product of two thin ones:",
-    tuple(output.cell_embedding.shape),
-    "x",
-    tuple((query @ net.mvc_decoder.W.weight.T).T.shape),
-)
+of_cells, of_genes = output.cell_embedding, (query @ net.mvc_decoder.W.weight.T).T
+print("A table of cells times genes as a product of two thin ones:", tuple(of_cells.shape), "x", tuple(of_genes.shape))
 
 # %% [markdown]
 # Look at the product. A vector per cell times a vector per gene gives the whole table: that is matrix factorization, PCA's own form, with the
@@ -485,6 +482,8 @@ for name, loss in (("GEP", objectives.gep_loss), ("GEPC", objectives.gepc_loss))
 assert torch.equal(reached["GEP"] > 0, mask[few])
 assert (reached["GEPC"][:, 0] > 0).all()
 assert not reached["GEPC"][:, 1:].any()
+
+# %% tags=["figure"]
 panels = plots.axes(11.5, 2.3, columns=2)
 for ax, name in zip(panels.flat, reached):
     picture = (reached[name] / reached[name].max()).cpu().numpy()[:, :24]
@@ -493,8 +492,11 @@ for ax, name in zip(panels.flat, reached):
     ax.set_xticks(range(24), ["<cls>", *study.genes[:23]], rotation=90, fontsize=7)
 plots.show(
     panels,
-    alt="Two panels, cells by tokens. The gradient of GEP reaches exactly the hidden gene tokens; the gradient of GEPC reaches only the cls token of each cell.",
+    alt="Two panels, cells by tokens. The gradient of GEP reaches exactly the hidden gene tokens; the gradient of GEPC "
+    "reaches only the cls token of each cell.",
 )
+
+# %%
 play("GEPC alone", ["GEPC"], SIZES["steps"], **NO_BATCHES)
 
 # %%
@@ -530,41 +532,35 @@ for beta in (0.3, 0.8):
     pair_loss = 1 - (c.relu() - beta) ** 2
     (slope,) = torch.autograd.grad(pair_loss.sum(), c)
     pulls[beta] = (pair_loss.detach(), -slope)  # training moves against the slope
+cos_before = cosines(embedded["before"])
+above = float((cos_before > 0.3).mean())
+record("pairs_above_threshold", above, tolerance=0.1)
+
+# %% tags=["figure"]
+LOOKS = ((0, "#8C8C8C", "left alone"), (-1, "#D55E00", "pushed\napart"), (1, "#0072B2", "pulled\ntogether"))
+box = {"fc": "white", "lw": 0, "pad": 1}
 panels = plots.axes(11.5, 3.1, columns=3)
 for ax, (beta, (pair_loss, push)) in zip(panels.flat, pulls.items()):
-    for sign, colour, words in (
-        (0, "#8C8C8C", "left alone"),
-        (-1, "#D55E00", "pushed\napart"),
-        (1, "#0072B2", "pulled\ntogether"),
-    ):
+    for sign, colour, words in LOOKS:
         inside = (along != 0) & (push.sign() == sign) & ~torch.isclose(along, torch.tensor(beta))
         ax.plot(along[inside], pair_loss[inside], color=colour, lw=2.5)
         middle = float(along[inside].mean())
-        ax.text(
-            middle,
-            0.42,
-            words,
-            ha="center",
-            fontsize=8,
-            color=colour,
-            bbox={"fc": "white", "lw": 0, "pad": 1},
-            zorder=3,
-        )
+        ax.text(middle, 0.42, words, ha="center", fontsize=8, color=colour, bbox=box, zorder=3)
     ax.axvline(beta, color="#8C8C8C", ls="--", lw=1)
     ax.set(title=f"β = {beta}", xlabel="cosine of two cells", ylabel="ECS loss of the pair", ylim=(0.3, 1.05))
-cos_before = cosines(embedded["before"])
 lowest = max(-1.0, float(np.floor(10 * np.quantile(cos_before, 0.001)) / 10))  # a crowd near 1 would be one bar
 panels.flat[2].hist(cos_before, bins=60, range=(lowest, 1), color="#0072B2", density=True)
 for beta in pulls:
     if beta > lowest:
         panels.flat[2].axvline(beta, color="#8C8C8C", ls="--", lw=1)
 panels.flat[2].set(title=f"Where our pairs lie (from {lowest:.1f} to 1)", xlabel="cosine of two cells", yticks=[])
-above = float((cos_before > 0.3).mean())
 plots.show(
     panels,
-    alt=f"Two curves of the ECS loss of a pair over its cosine, for thresholds 0.3 and 0.8: flat below 0, rising to a peak at the threshold, falling after it. Third panel: histogram of the cosines of our cells, {above:.0%} of them above 0.3.",
+    alt="Two curves of the ECS loss of a pair over its cosine, for thresholds 0.3 and 0.8: flat below 0, rising to "
+    "a peak at "
+    f"the threshold, falling after it. Third panel: histogram of the cosines of our cells, {above:.0%} of them "
+    "above 0.3.",
 )
-record("pairs_above_threshold", above, tolerance=0.1)
 
 # %% [markdown]
 # Three odd things are in this curve.
@@ -578,28 +574,31 @@ record("pairs_above_threshold", above, tolerance=0.1)
 # %%
 heap, apart = torch.ones(50, 64), torch.eye(50, 64)
 for beta in (0.3, 0.8):
-    print(
-        f"β = {beta}: all cells in one place {objectives.ecs_loss(heap, beta):.3f}, all at right angles {objectives.ecs_loss(apart, beta):.3f}"
-    )
-print(
-    f"{above:.0%} of the pairs of our cells start above β = 0.3, {(cos_before > 0.8).mean():.0%} above 0.8: for these, ECS has one direction only."
-)
+    in_one_place, at_right_angles = (objectives.ecs_loss(cells, beta) for cells in (heap, apart))
+    print(f"β = {beta}: all cells in one place {in_one_place:.3f}, all at right angles {at_right_angles:.3f}")
+print(f"{above:.0%} of the pairs of our cells start above β = 0.3, {(cos_before > 0.8).mean():.0%} above 0.8:", end=" ")
+print("for these, ECS has one direction only.")
 play("ECS alone", ["ECS"], SIZES["steps"], **NO_BATCHES)
 
 # %%
-ax = plots.axes(6.4, 2.6)
 angles = {name: np.degrees(np.arccos(np.clip(cosines(embedded[name]), -1, 1))) for name in ("before", "ECS alone")}
+middle = {name: float(np.median(angle)) for name, angle in angles.items()}
+record("median_angle", middle, tolerance="60%")
+print("Median angle between two cells, degrees:", ", ".join(f"{name} {angle:.1f}" for name, angle in middle.items()))
+
+# %% tags=["figure"]
+ax = plots.axes(6.4, 2.6)
 steps_of_angle = np.geomspace(0.01, 90, 90)
 for (name, angle), colour in zip(angles.items(), ("#0072B2", "#D55E00")):
     ax.hist(angle, bins=steps_of_angle, color=colour, alpha=0.6, label=name)
 ax.set(title="What ECS alone does to the pairs", xlabel="angle between two cells, degrees", yticks=[], xscale="log")
 ax.legend()
-middle = {name: float(np.median(angle)) for name, angle in angles.items()}
+before, after = middle["before"], middle["ECS alone"]
 plots.show(
     ax,
-    alt=f"Histograms of the angles between all pairs of cells: median {middle['before']:.1f} degrees before, {middle['ECS alone']:.1f} after training on ECS alone.",
+    alt=f"Histograms of the angles between all pairs of cells: median {before:.1f} degrees before, {after:.1f} after "
+    "training on ECS alone.",
 )
-record("median_angle", middle, tolerance="60%")
 
 # %% [markdown]
 # ### Exercise 07.2
@@ -629,7 +628,7 @@ check.exercise("07.2", direction)
 # discriminator and encoder, the gradient is multiplied by -1. One loss, one descent, two opposed players: the discriminator gets better at telling batches apart,
 # the encoder at hiding them.
 
-# %%
+# %% tags=["figure"]
 ax = drawings.boxes(
     {
         "in": (0.9, 1.55, "cells of\ntwo batches", "control"),
@@ -652,7 +651,9 @@ for start, end, colour, text in (
     ax.text((start + end) / 2, 0.45, text, ha="center", va="center", fontsize=9, color=colour)
 plots.show(
     ax,
-    alt="A drawing of gradient reversal: cells pass the encoder to a cell embedding, a turning point and a discriminator that guesses the batch. On the way back the gradient keeps its sign in the discriminator and changes it in the encoder.",
+    alt="A drawing of gradient reversal: cells pass the encoder to a cell embedding, a turning point and a "
+    "discriminator that guesses the batch. On the way back the gradient keeps its sign in the discriminator and "
+    "changes it in the encoder.",
 )
 
 
@@ -667,6 +668,7 @@ class Reverse(torch.autograd.Function):
         return -gradient
 
 
+# %%
 adversary = recipe.with_parts(net, seed, num_batches=len(study.batches), adversarial=True)
 discriminator = adversary.grad_reverse_discriminator
 batch_labels = torch.from_numpy(study.batch[some]).to(device)
@@ -675,9 +677,8 @@ batch_labels = torch.from_numpy(study.batch[some]).to(device)
 def gradients(turn):
     """Gradient of the batch loss in the encoder and in the discriminator; ``turn`` stands between them."""
     discriminator.reverse = False  # the library's own turn is off: ours takes its place
-    loss = objectives.dar_loss(
-        discriminator(turn(adversary(gene_ids.expand(32, -1), target[:32]).cell_embedding)), batch_labels[:32]
-    )
+    embedding = adversary(gene_ids.expand(32, -1), target[:32]).cell_embedding
+    loss = objectives.dar_loss(discriminator(turn(embedding)), batch_labels[:32])
     return torch.autograd.grad(loss, [adversary.encoder.enc_norm.weight, discriminator.out_layer.weight])
 
 
@@ -688,9 +689,8 @@ by_library = torch.autograd.grad(loss, [adversary.encoder.enc_norm.weight, discr
 for one, other in zip(by_hand, by_library):
     assert torch.allclose(one, other, rtol=1e-3, atol=1e-6)
 ratio = [float((a * b).sum() / (b * b).sum()) for a, b in zip(by_hand, plain)]
-print(
-    f"Gradient with the turn, as a multiple of the one without: encoder {ratio[0]:+.2f}, discriminator {ratio[1]:+.2f}"
-)
+print("Gradient with the turn, as a multiple of the one without:", end=" ")
+print(f"encoder {ratio[0]:+.2f}, discriminator {ratio[1]:+.2f}")
 record("reversal", ratio, tolerance=1e-3)
 
 # %%
@@ -706,11 +706,11 @@ late = float(dar["loss"].tail(max(5, len(dar) // 4)).mean())
 shares = np.bincount(study.batch) / len(study)
 chance = -float((shares * np.log(shares)).sum())  # ln 2 for two batches of equal size
 print(f"Discriminator's loss over the last minibatches: {late:.3f} (coin: {chance:.3f}).")
-print(
-    f"A fresh probe reads the batch off the embedding: {effects['before']['batch_probe']:.0%} before, {effects['DAR alone']['batch_probe']:.0%} after DAR alone (coin: 50 %)."
-)
+fresh = {k: effects[k]["batch_probe"] for k in ("before", "DAR alone")}
+print(f"A fresh probe reads the batch off the embedding: {fresh['before']:.0%} before,", end=" ")
+print(f"{fresh['DAR alone']:.0%} after DAR alone (coin: 50 %).")
 record("discriminator_loss", late, tolerance=0.15)
-record("batch_probe", {k: effects[k]["batch_probe"] for k in ("before", "DAR alone")}, tolerance=0.12)
+record("batch_probe", fresh, tolerance=0.12)
 
 # %% [markdown]
 # A loss *above* the coin's is worse than a coin. The encoder may move away faster than the discriminator can follow; but a discriminator that has not learned anything yet would look much the same. The probe has the last word. If it reads the batch as well as before, these
@@ -762,11 +762,11 @@ pca = baselines.pca(adata, seed=seed)
 pca_scores = ablation.scores(pca, types, batches, labelled, seed)
 pca_few = baselines.pca(ablation.with_genes(adata, study.genes), seed=seed)
 few_scores = ablation.scores(pca_few, types, batches, labelled, seed)
-print(
-    f"Balanced accuracy on the cells without a label: classifier {cls_by_head:.3f}; logistic regression on PCA, same labels: "
-    f"{pca_scores['probe']:.3f}, on PCA of the same {len(study.genes)} genes: {few_scores['probe']:.3f}."
-)
-record("cls_accuracy", {"classifier": float(cls_by_head), "PCA": pca_scores["probe"], "PCA, same genes": few_scores["probe"]}, tolerance=0.1)  # fmt: skip
+named = {"classifier": float(cls_by_head), "PCA": pca_scores["probe"], "PCA, same genes": few_scores["probe"]}
+record("cls_accuracy", named, tolerance=0.1)
+print(f"Balanced accuracy on the cells without a label: classifier {named['classifier']:.3f};", end=" ")
+print(f"logistic regression on PCA, same labels: {named['PCA']:.3f},", end=" ")
+print(f"on PCA of the same {len(study.genes)} genes: {named['PCA, same genes']:.3f}.")
 
 # %% [markdown]
 # ## Together
@@ -793,12 +793,19 @@ total, parts_of = objectives.combine(
     output, target[:64], mask[:64], batch_labels[:64], numbered[:64], weights, net.config.if_expressed
 )
 assert torch.isclose(total, sum(weight_of.get(name, weights.zero_prob) * part for name, part in parts_of.items()))
+
+# %%
 pull = {}
 for name, weight in weight_of.items():
     found = torch.autograd.grad(weight * parts_of[name], shared, retain_graph=True, allow_unused=True)
     pull[name] = torch.cat([(torch.zeros_like(p) if g is None else g).flatten() for g, p in zip(found, shared)])
 strength = {name: float(g.norm()) for name, g in pull.items()}
 agree = pd.DataFrame({a: {b: float(F.cosine_similarity(pull[a], pull[b], dim=0)) for b in pull} for a in pull})
+hardest = max(strength, key=strength.get)
+record("hardest", hardest)
+record("pull", strength, tolerance="any")
+
+# %% tags=["figure"]
 panels = plots.axes(11.5, 2.9, columns=2)
 plots.bars(strength, xlabel="length of the weighted gradient", title="Who pulls hardest?", ax=panels.flat[0])
 plots.heatmap(agree, title="In the same direction?", label="cosine", ax=panels.flat[1], cmap="vlag")
@@ -807,13 +814,11 @@ for text in panels.flat[1].texts:
     text.set_color("black")
 panels.flat[0].set_xscale("log")
 panels.flat[0].set_xlim(right=6 * max(strength.values()))
-hardest = max(strength, key=strength.get)
 plots.show(
     panels,
-    alt=f"Left: length of the gradient of each weighted objective on the shared weights, {hardest} pulls hardest. Right: cosines between the gradients of the objectives.",
+    alt=f"Left: length of the gradient of each weighted objective on the shared weights, {hardest} pulls hardest. "
+    "Right: cosines between the gradients of the objectives.",
 )
-record("hardest", hardest)
-record("pull", strength, tolerance="any")
 
 # %% [markdown]
 # Squared errors of bins are large numbers, so the squared errors steer, and the gradient is cut to length 1 before each step: whoever is small has little to say.
@@ -826,7 +831,7 @@ record("pull", strength, tolerance="any")
 # new parts for the new study and everything is trained. Two of its tasks are what others call fine-tuning: annotation (CLS, and nothing hidden) and perturbation
 # prediction (the answer is another, perturbed cell; not in this lesson).
 
-# %%
+# %% tags=["figure"]
 layers = [(name, "trained") for name in ("layer 1", "layer 2", "… all others")]
 ax = drawings.stacks(
     {
@@ -851,14 +856,15 @@ ax = drawings.stacks(
 )
 plots.show(
     ax,
-    alt="Four stacks of blocks. Pretraining trains genes, layers and the GEP and GEPC decoders. Integration adds DSBN, batch tokens and DAR. Annotation adds CLS only. This lesson's run adds DSBN, batch tokens, DAR and CLS and trains everything.",
-)
-old, new = sum(p.numel() for p in net.parameters()), sum(p.numel() for p in everything.parameters())
-print(
-    f"New parts: {new - old:,} parameters beside the {old:,} that come from pretraining. Every one of them is trained."
+    alt="Four stacks of blocks. Pretraining trains genes, layers and the GEP and GEPC decoders. Integration adds "
+    "DSBN, batch tokens and DAR. Annotation adds CLS only. This lesson's run adds DSBN, batch tokens, DAR and CLS "
+    "and trains everything.",
 )
 
 # %%
+old, new = sum(p.numel() for p in net.parameters()), sum(p.numel() for p in everything.parameters())
+print(f"New parts: {new - old:,} parameters beside the {old:,} that come from pretraining.", end=" ")
+print("Every one of them is trained.")
 start = recipe.with_parts(net, seed, num_batches=2, batch_tokens=True, adversarial=True, num_classes=4).eval()
 with torch.no_grad():
     a = net(gene_ids, values)
@@ -879,35 +885,30 @@ play("all five", recipe.OBJECTIVES, 2 * SIZES["steps"])
 
 # %%
 history = runs["all five"].history
-names_here = list(dict.fromkeys(history["objective"]))
-panels = plots.axes(11.5, 3.6, rows=2, columns=-(-len(names_here) // 2))
-for ax, name in zip(panels.flat, names_here):
-    part = history[history["objective"] == name]
-    ax.plot(part["step"], part["loss"], color="#C4C4C4", lw=1)
-    ax.plot(part["step"], part["loss"].rolling(8, min_periods=1).mean(), color="#0072B2", lw=2)
+losses = {name: part["loss"] for name, part in history.groupby("objective", sort=False)}
+ends = {name: [float(loss.iloc[:5].mean()), float(loss.iloc[-5:].mean())] for name, loss in losses.items()}
+record("loss_first_last", ends, tolerance="40%")
+
+# %% tags=["figure"]
+panels = plots.axes(11.5, 3.6, rows=2, columns=-(-len(losses) // 2))
+for ax, (name, loss) in zip(panels.flat, losses.items()):
+    steps = history.loc[loss.index, "step"]
+    ax.plot(steps, loss, color="#C4C4C4", lw=1)
+    ax.plot(steps, loss.rolling(8, min_periods=1).mean(), color="#0072B2", lw=2)
     ax.set_title(name, fontsize=9)
     ax.tick_params(labelsize=7)
-for ax in panels.flat[len(names_here) :]:
+for ax in panels.flat[len(losses) :]:
     ax.set_visible(False)
 panels.flat[0].figure.supxlabel("minibatch", fontsize=9)
-first, last = (
-    history.groupby("objective")["loss"].apply(lambda x, k=k: x.iloc[:5].mean() if k else x.iloc[-5:].mean())
-    for k in (1, 0)
-)
-plots.show(
-    panels,
-    alt="Loss curves of each objective while all five are trained together: "
-    + "; ".join(f"{n} from {first[n]:.3g} to {last[n]:.3g}" for n in names_here)
-    + ".",
-)
-record("loss_first_last", {n: [float(first[n]), float(last[n])] for n in names_here}, tolerance="40%")
+said = "; ".join(f"{name} from {first:.3g} to {last:.3g}" for name, (first, last) in ends.items())
+plots.show(panels, alt=f"Loss curves of each objective while all five are trained together: {said}.")
 
 # %% [markdown]
 # ## Before, alone, together
 #
 # The first two principal components of each embedding, cells coloured by type above and by batch below. To look at, not to judge.
 
-# %%
+# %% tags=["figure"]
 from sklearn.decomposition import PCA
 
 order_of = ["before", *[f"{name} alone" for name in recipe.OBJECTIVES], "all five"]
@@ -916,18 +917,13 @@ for column, name in enumerate(order_of):
     points = PCA(2, random_state=seed).fit_transform(embedded[name])
     points /= np.abs(points).max()
     for line, names_ in enumerate((types, batches)):
-        plots.scatter(
-            points,
-            names_,
-            title=name if line == 0 else "",
-            ax=panels[line, column],
-            size=3,
-            legend=column == len(order_of) - 1,
-        )
-        panels[line, column].title.set_fontsize(9)
+        ax, title = panels[line, column], name if line == 0 else ""
+        plots.scatter(points, names_, title=title, ax=ax, size=3, legend=column == len(order_of) - 1)
+        ax.title.set_fontsize(9)
 plots.show(
     panels,
-    alt="Fourteen small pictures: the first two principal components of the embedding before fine-tuning, after each objective alone and after all five, coloured by cell type in the upper row and by batch in the lower row.",
+    alt="Fourteen small pictures: the first two principal components of the embedding before fine-tuning, after each "
+    "objective alone and after all five, coloured by cell type in the upper row and by batch in the lower row.",
 )
 
 # %%
@@ -960,27 +956,24 @@ effects_table.style.format("{:.3f}", na_rep="").set_caption("one run each: only 
 # twin; PCA of all variable genes and of the same genes; and both with Harmony, which needs a second.
 
 # %%
-stored = cache.repo_data() / "results" / "scgpt_objectives.parquet"
 if SIZES["seeds"]:  # fills what is missing and keeps the rest; a stopped run goes on where it was
-    settings = (
-        ablation.Settings()
-        if model == "scgpt-mini"
-        else ablation.Settings(SIZES["n_genes"], 30, 64, 1e-4, labelled_share)
-    )
+    large = ablation.Settings(SIZES["n_genes"], 30, 64, 1e-4, labelled_share)
+    settings = ablation.Settings() if model == "scgpt-mini" else large
+    stored = results_path("scgpt_objectives")
     ablation.measure(model, stored, {study_name: adata}, range(SIZES["seeds"]), settings)
-table = pd.read_parquet(stored)
-if fm.name not in set(table["model"]):
+table = scfm.results("scgpt_objectives")
+shown_model = fm.name if fm.name in set(table["model"]) else "scgpt-mini"
+if shown_model != fm.name:
     print(f"There are no repetitions of {fm.name} yet (the cpu and gpu profiles make them): these are of scgpt-mini.")
 methods = [*ablation.RIVALS, *ablation.VARIANTS, ablation.BALANCED, ablation.TWIN]
-table = table[table["model"] == (fm.name if fm.name in set(table["model"]) else "scgpt-mini")]
+table = table[table["model"] == shown_model]
 whole = table.groupby(["dataset", "seed"])["method"].transform("nunique") == len(methods)
 table = table[whole]  # of an unfinished run, the repetitions that are complete
 repetitions = table.groupby("dataset")["seed"].nunique()
 if repetitions.min() < 20:
-    print(
-        f"{repetitions.min()} repetitions so far, not the 20 that this course asks of an interval: read each line below as the span of "
-        "these few, and a verdict as a first impression. `python -m studies.ablation` goes on where it stopped."
-    )
+    print(f"{repetitions.min()} repetitions so far, not the 20 that this course asks of an interval:", end=" ")
+    print("read each line below as the span of these few, and a verdict as a first impression.", end=" ")
+    print("`python -m studies.ablation` goes on where it stopped.")
 print(repetitions.rename("seeds").to_string())
 print(table["settings"].iloc[0])
 for name in table["dataset"].unique():
@@ -989,15 +982,22 @@ for name in table["dataset"].unique():
 # %%
 SHOWN = {"probe": "type probe", "avg_bio": "AvgBIO", "ilisi": "iLISI"}
 studies = list(table["dataset"].unique())
-missed = []
-for name in studies:
-    part = table[table["dataset"] == name]
-    for metric in SHOWN:
-        for objective in recipe.OBJECTIVES:
-            gap = stats.paired_difference(part, f"without {objective}", ablation.ALL, metric)
-            verdict = "worse" if gap.high < 0 else "better" if gap.low > 0 else "undecided"
-            missed.append((name, metric, objective, gap.mean, gap.low, gap.high, verdict))
-missed = pd.DataFrame(missed, columns=["dataset", "metric", "objective", "mean", "low", "high", "without it"])
+left_out = [(f"without {objective}", ablation.ALL) for objective in recipe.OBJECTIVES]
+missed = comparisons.gaps(table, left_out, SHOWN, by=("dataset",))
+missed["objective"] = missed["ours"].str.removeprefix("without ")
+record("ablation", {f"{r.dataset}|{r.metric}|{r.objective}": r.verdict for r in missed.itertuples()})
+for metric, words in SHOWN.items():
+    for name in studies:
+        part = missed[(missed["metric"] == metric) & (missed["dataset"] == name)]
+        lost = part[(part["verdict"] == "worse") & (part["mean"] < -0.01)]
+        gained = part[(part["verdict"] == "better") & (part["mean"] > 0.01)]
+        print(f"{words}, {name}, by more than a point: missed", end=" ")
+        print(
+            ", ".join(f"{r.objective} ({r.mean:+.3f})" for r in lost.itertuples()) or "nobody", end="; better without "
+        )
+        print((", ".join(f"{r.objective} ({r.mean:+.3f})" for r in gained.itertuples()) or "nobody") + ".")
+
+# %% tags=["figure"]
 panels = plots.axes(12.5, 2.9, columns=3)
 for ax, (metric, words) in zip(panels.flat, SHOWN.items()):
     plots.intervals(
@@ -1012,14 +1012,15 @@ for ax, (metric, words) in zip(panels.flat, SHOWN.items()):
     ax.locator_params(axis="x", nbins=4)
     if metric != "ilisi":
         ax.get_legend().remove()
+said = "; ".join(f"{r.dataset} {r.metric} without {r.objective} {r.verdict}" for r in missed.itertuples())
 plots.show(
     panels,
-    alt="Change of type probe, AvgBIO and iLISI when one objective is left out, with the span over seeds, for each study: "
-    + "; ".join(f"{r.dataset} {r.metric} without {r.objective} {r._7}" for r in missed.itertuples())
-    + ".",
+    alt="Change of type probe, AvgBIO and iLISI when one objective is left out, with the span over seeds, for each "
+    "study: "
+    f"{said}.",
 )
 
-# %%
+# %% tags=["figure"]
 summary = stats.summary(table[table["metric"].isin([*SHOWN, "batch_probe"])])
 summary["score"] = [f"{r['mean']:.3f} [{r.low:.3f}, {r.high:.3f}]" for _, r in summary.iterrows()]
 summary.pivot(index=["dataset", "method"], columns="metric", values="score").reindex(methods, level=1)[
@@ -1027,40 +1028,20 @@ summary.pivot(index=["dataset", "method"], columns="metric", values="score").rei
 ].rename(columns=SHOWN)
 
 # %%
-best = []
-for name in studies:
-    part = table[table["dataset"] == name]
-    for metric in SHOWN:
-        for rival in (*ablation.BASELINES, ablation.SAME_GENES, ablation.BALANCED, "random twin", ablation.TWIN):
-            gap = stats.paired_difference(part, ablation.ALL, rival, metric)
-            verdict = "better" if gap.low > 0 else "worse" if gap.high < 0 else "undecided"
-            best.append((name, metric, rival, gap.mean, gap.low, gap.high, verdict))
-best = pd.DataFrame(best, columns=["dataset", "metric", "than", "mean", "low", "high", "all five are"])
-for (metric, rival), part in best.groupby(["metric", "than"], sort=False):
-    print(
-        f"{SHOWN[metric]}, all five against {rival}: "
-        + "; ".join(f"{r.dataset} {r._7} ({r.mean:+.3f} [{r.low:+.3f}, {r.high:+.3f}])" for r in part.itertuples())
-    )
-record("ablation", {f"{r.dataset}|{r.metric}|{r.objective}": r._7 for r in missed.itertuples()})
-for metric, words in SHOWN.items():
-    for name in studies:
-        part = missed[(missed["metric"] == metric) & (missed["dataset"] == name)]
-        lost = part[(part["without it"] == "worse") & (part["mean"] < -0.01)]
-        gained = part[(part["without it"] == "better") & (part["mean"] > 0.01)]
-        print(f"{words}, {name}, by more than a point:", end=" ")
-        print(
-            "missed " + (", ".join(f"{r.objective} ({r.mean:+.3f})" for r in lost.itertuples()) or "nobody"), end="; "
-        )
-        print("better without " + (", ".join(f"{r.objective} ({r.mean:+.3f})" for r in gained.itertuples()) or "nobody") + ".")  # fmt: skip
-own = best[(best["metric"] == "avg_bio") & best["than"].isin(ablation.BASELINES)]
+rivals = (*ablation.BASELINES, ablation.SAME_GENES, ablation.BALANCED, "random twin", ablation.TWIN)
+best = comparisons.gaps(table, [(ablation.ALL, rival) for rival in rivals], SHOWN, by=("dataset",))
+record("against_rivals", {f"{r.dataset}|{r.metric}|{r.rival}": r.verdict for r in best.itertuples()})
+for (metric, rival), part in best.groupby(["metric", "rival"], sort=False):
+    said = (f"{r.dataset} {r.verdict} ({r.mean:+.3f} [{r.low:+.3f}, {r.high:+.3f}])" for r in part.itertuples())
+    print(f"{SHOWN[metric]}, all five against {rival}: " + "; ".join(said))
+own = best[(best["metric"] == "avg_bio") & best["rival"].isin(ablation.BASELINES)]
 own = own[own["dataset"] == (study_name if study_name in studies else studies[0])]
 own = own.loc[own["mean"].idxmin()]  # the best of the baselines: that is the one to beat
 record.headline(
-    f"AvgBIO after training on all five, minus {own['than']} ({own['dataset']})",
+    f"AvgBIO after training on all five, minus {own['rival']} ({own['dataset']})",
     stats.Interval(own["mean"], own["low"], own["high"]),
     stored=True,
 )
-record("against_rivals", {f"{r.dataset}|{r.metric}|{r.than}": r._7 for r in best.itertuples()})
 
 # %% [markdown]
 # What to take from such a table? An objective that nobody misses may be useless, or it may never have been heard: at these weights ECS, DAR and CLS hardly pull (see "Who pulls
