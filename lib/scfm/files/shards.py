@@ -76,12 +76,12 @@ def _anndata(cells: CellsOnDisk, genes: pd.DataFrame, first: int, last: int) -> 
     """The cells first to last as AnnData, with what tokenization needs and nothing else."""
     import anndata
     import pandas as pd
-    import scipy.sparse as sp
 
-    (indptr, indices, data), n_counts, cell_ids = cells.read(first, last)
-    matrix = sp.csr_matrix((np.asarray(data, np.float32), indices, indptr), shape=(last - first, cells.n_genes))
+    matrix, n_counts, cell_ids = cells.read(first, last)
     obs = pd.DataFrame({} if n_counts is None else {"n_counts": n_counts}, index=pd.Index(cell_ids.astype(object)))
-    return anndata.AnnData(matrix, obs=obs, var=genes.set_axis(pd.RangeIndex(len(genes)).astype(str)))
+    return anndata.AnnData(
+        matrix.astype(np.float32), obs=obs, var=genes.set_axis(pd.RangeIndex(len(genes)).astype(str))
+    )
 
 
 def join(parts: Sequence[TokenizedCells]) -> TokenizedCells:

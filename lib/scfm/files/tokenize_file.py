@@ -121,10 +121,7 @@ def tokenize_file(
 
 def _encode(cells: CellsOnDisk, encoder: RankEncoder, first: int, last: int) -> TokenizedCells:
     """Read, check and encode the cells first to last of the file."""
-    import scipy.sparse as sp
-
-    (indptr, indices, data), n_counts, cell_ids = cells.read(first, last)
-    matrix = sp.csr_matrix((data, indices, indptr), shape=(last - first, cells.n_genes))
+    matrix, n_counts, cell_ids = cells.read(first, last)
     kept = cells.passed(first, last)
     if kept is not None:
         matrix = matrix[kept]
@@ -221,7 +218,7 @@ def fingerprint(path: Path) -> str:
     return digest.hexdigest()
 
 
-# --- AnnData on disk, without anndata ---------------------------------------------------------------
+# --- AnnData on disk, row by row --------------------------------------------------------------------
 
 
 @contextlib.contextmanager
@@ -251,104 +248,71 @@ def open_cells(path: Path, counts_in: str, window: tuple[int, int] | None = None
 
 
 class CellsOnDisk:
-    """The parts of an AnnData file that ranks need. h5py or zarr: both slice in the same way."""
+    """The parts of an AnnData file that ranks need, read by anndata; cells come row by row, never the whole matrix."""
 
     def __init__(self, root: Any, name: str, counts_in: str, window: tuple[int, int] | None = None) -> None:
-        self.root, self.name = root, name
+        from anndata.io import read_elem, sparse_dataset
+
+        self.name = name
         places = ["X", *(f"layers/{layer}" for layer in root.get("layers", ())), *(["raw/X"] if "raw" in root else [])]
         if counts_in not in root or not {"obs", "var"} <= set(root):
             found = ", ".join(place for place in places if place in root) or "no matrix"
             raise FileFormatError(f"{name} has no {counts_in}, or is no AnnData file. It has {found}; see counts_in.")
-        self.matrix = root[counts_in]
-        self.var = root["raw/var"] if counts_in.startswith("raw/") else root["var"]
-        self.dense = not hasattr(self.matrix, "keys")
-        if self.dense:
-            shape = self.matrix.shape
+        stored = root[counts_in]
+        self.matrix = sparse_dataset(stored) if hasattr(stored, "keys") else stored
+        if getattr(self.matrix, "format", "csr") == "csc":
+            raise FileFormatError(
+                f"{counts_in} of {name} is stored by columns (CSC), and cells cannot be read from it one after the other. "
+                "Convert it once: adata = anndata.read_h5ad(...); adata.X = adata.X.tocsr(); adata.write_h5ad(...)."
+            )
+        self.n_cells, self.n_genes = (int(n) for n in self.matrix.shape)
+        self.var: pd.DataFrame = read_elem(root["raw/var"] if counts_in.startswith("raw/") else root["var"])
+        self.start, stop = window or (0, self.n_cells)  # what is kept in memory of the table of cells
+        obs, own = root["obs"], slice(self.start, stop)
+        if hasattr(obs, "dtype") or "__categories" in obs:  # as anndata wrote tables before 0.7: read as a whole
+            table = read_elem(obs)
+            here = {key: table[key].to_numpy()[own] for key in ("n_counts", "filter_pass") if key in table}
+            self.cell_ids = table.index.to_numpy()[own].astype(str)
         else:
-            kind = self.matrix.attrs.get("encoding-type", self.matrix.attrs.get("h5sparse_format", "csr"))
-            if "csc" in str(kind):
-                raise FileFormatError(
-                    f"{counts_in} of {name} is stored by columns (CSC), and cells cannot be read from it one after the other. "
-                    "Convert it once: adata = anndata.read_h5ad(...); adata.X = adata.X.tocsr(); adata.write_h5ad(...)."
-                )
-            shape = self.matrix.attrs.get("shape", self.matrix.attrs.get("h5sparse_shape"))
-        self.n_cells, self.n_genes = int(shape[0]), int(shape[1])
-        self.start, stop = window or (0, self.n_cells)  # what is kept in memory of the tables below
-        own = slice(self.start, stop)
-        if not self.dense:
-            self.indptr = np.asarray(self.matrix["indptr"][self.start : stop + 1], np.int64)
-        obs = root["obs"]
-        self.cell_ids = self._names(obs, own)
-        self.n_counts = np.asarray(column(obs, "n_counts", own), np.float64) if "n_counts" in obs else None
-        self.filter_pass = passed({"filter_pass": column(obs, "filter_pass", own)} if "filter_pass" in obs else {})
-
-    @staticmethod
-    def _names(frame: Any, rows: slice = slice(None)) -> np.ndarray:
-        index = frame.attrs.get("_index", "_index")
-        return column(frame, index.decode() if isinstance(index, bytes) else index, rows).astype(str)
+            here = {key: _part(obs[key], own) for key in ("n_counts", "filter_pass") if key in obs}
+            index = obs.attrs.get("_index", "_index")
+            self.cell_ids = _part(obs[index.decode() if isinstance(index, bytes) else index], own).astype(str)
+        self.n_counts = np.asarray(here["n_counts"], np.float64) if "n_counts" in here else None
+        self.filter_pass = passed(here)
 
     def ensembl_ids(self) -> list[str]:
         """Ensembl id of each column: var["ensembl_id"], or mapped from what else is there as `load_dataset` does."""
         if "ensembl_id" in self.var:
-            return column(self.var, "ensembl_id").astype(str).tolist()
+            return self.var["ensembl_id"].astype(str).tolist()
         return self.genes()["ensembl_id"].tolist()
 
     def genes(self) -> pd.DataFrame:
         """ensembl_id and gene_symbol of each column, as `load_dataset` names them."""
-        import pandas as pd
-
         from scfm.files.counts import map_genes
 
-        names = self._names(self.var)
-        others = {key: column(self.var, key) for key in self.var if key not in ("_index", "__categories")}
-        table = pd.DataFrame({key: values for key, values in others.items() if len(values) == len(names)}, index=names)
-        if {"ensembl_id", "gene_symbol"} <= set(table):
-            return table[["ensembl_id", "gene_symbol"]].astype(str)
-        return map_genes(names.tolist(), table)[0][["ensembl_id", "gene_symbol"]]
+        if {"ensembl_id", "gene_symbol"} <= set(self.var):
+            return self.var[["ensembl_id", "gene_symbol"]].astype(str)
+        return map_genes(self.var.index.astype(str).tolist(), self.var)[0][["ensembl_id", "gene_symbol"]]
 
-    def read(
-        self, first: int, last: int
-    ) -> tuple[tuple[np.ndarray, np.ndarray, np.ndarray], np.ndarray | None, np.ndarray]:
-        """CSR arrays, n_counts and ids of the cells first to last."""
+    def read(self, first: int, last: int) -> tuple[Any, np.ndarray | None, np.ndarray]:
+        """Counts (CSR), n_counts and ids of the cells first to last."""
+        import scipy.sparse as sp
+
         own = slice(first - self.start, last - self.start)
         n_counts = None if self.n_counts is None else self.n_counts[own]
-        if self.dense:
-            import scipy.sparse as sp
-
-            rows = sp.csr_matrix(self.matrix[first:last])
-            return (rows.indptr, rows.indices, rows.data), n_counts, self.cell_ids[own]
-        start, stop = int(self.indptr[own.start]), int(self.indptr[own.stop])
-        indptr = self.indptr[own.start : own.stop + 1] - start
-        return (
-            (indptr, self.matrix["indices"][start:stop], self.matrix["data"][start:stop]),
-            n_counts,
-            self.cell_ids[own],
-        )
+        return sp.csr_matrix(self.matrix[first:last]), n_counts, self.cell_ids[own]
 
     def passed(self, first: int, last: int) -> np.ndarray | None:
         """Mask of the cells with filter_pass == 1; None where all stay."""
         return None if self.filter_pass is None else self.filter_pass[first - self.start : last - self.start]
 
 
-def column(frame: Any, name: str, rows: slice = slice(None)) -> np.ndarray:
-    """One column of obs or var, as anndata stores it: an array, strings, or categories and codes."""
-    stored = frame[name]
+def _part(stored: Any, rows: slice) -> np.ndarray:
+    """Some rows of a column: of a plain array these alone are read, of another encoding (categories, a mask) the column."""
+    from anndata.io import read_elem
+
     if hasattr(stored, "keys"):
-        if "categories" in stored:
-            categories = _text(stored["categories"])
-            codes = stored["codes"][rows]
-            return np.append(categories, "" if categories.dtype.kind in "OU" else np.nan)[
-                codes
-            ]  # code -1: the last, missing
-        values, mask = _text(stored["values"], rows), stored["mask"][rows]
-        return np.where(mask, "" if values.dtype.kind in "OU" else np.nan, values)
-    return _text(stored, rows)
-
-
-def _text(stored: Any, rows: slice = slice(None)) -> np.ndarray:
-    values = (
-        stored.asstr()[rows]
-        if getattr(getattr(stored, "dtype", None), "kind", "") in "OS" and hasattr(stored, "asstr")
-        else stored[rows]
-    )
-    return np.asarray(values, dtype=object) if values.dtype.kind in "OUT" else np.asarray(values)
+        found = np.asarray(read_elem(stored))[rows]
+    else:
+        found = stored.asstr()[rows] if hasattr(stored, "asstr") and stored.dtype.kind in "OS" else stored[rows]
+    return np.asarray(found, object) if np.asarray(found).dtype.kind in "OUT" else np.asarray(found)

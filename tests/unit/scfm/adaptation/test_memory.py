@@ -35,7 +35,7 @@ def held(kind: str) -> tuple:
 def test_the_error_is_that_of_the_pretrainings_own_question(kind: str) -> None:
     made, remembered, _, _ = held(kind)
     if kind == "geneformer":
-        assert remembered.error(seed=3) == made.masked_loss(remembered.tokens, seed=3).loss
+        assert remembered.error(seed=3) == made.masked_loss(remembered.questions.tokens, seed=3).loss
     else:
         by_hand = []
         for batch in remembered.questions._fixed(3):

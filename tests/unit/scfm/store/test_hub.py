@@ -55,7 +55,7 @@ def catalogue_of(files: dict[str, bytes]) -> str:
     )
     architecture = "\n".join(f"{key} = {getattr(config, key)}" for key in keys)
     return (
-        f'[models.geneformer-v1-10m]\n{source}folder = "Geneformer-V1-10M"\nvocabulary = "V1"\ncells = "none"\n'
+        f'[models.geneformer-v1-10m]\nkind = "geneformer"\n{source}folder = "Geneformer-V1-10M"\nvocabulary = "V1"\ncells = "none"\n'
         'licence = "Apache-2.0"\ncitation = "none"\n'
         f"[models.geneformer-v1-10m.architecture]\n{architecture}\n"
         f'[models.geneformer-v1-10m.files]\n"config.json" = {pins[CONFIG]}\n"model.safetensors" = {pins[WEIGHTS]}\n'
