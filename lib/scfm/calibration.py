@@ -29,8 +29,7 @@ def reliability(confidence: np.ndarray, right: np.ndarray, n_bins: int = 10) -> 
 
 
 def expected_error(confidence: np.ndarray, right: np.ndarray, n_bins: int = 10) -> float:
-    """Expected calibration error: the gap between confidence and accuracy in the bins of :func:`reliability`, averaged over the
-    cells."""
+    """Expected calibration error: the gap between confidence and accuracy in :func:`reliability`'s bins, averaged over cells."""
     confidence, right, number = _binned(confidence, right, n_bins)
     gap = np.bincount(number, confidence, n_bins) - np.bincount(number, right, n_bins)  # times the cells of the bin
     return float(np.abs(gap).sum() / len(right))

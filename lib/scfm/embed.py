@@ -37,10 +37,12 @@ class RankModel(Protocol):
     network: BertForMaskedLM
 
     @property
-    def special(self) -> dict[str, int]: ...
+    def special(self) -> dict[str, int]:
+        """Token ids of <pad>, <mask> and the like."""
 
     @property
-    def vocabulary(self) -> Any: ...
+    def vocabulary(self) -> Any:
+        """Its genes by token id."""
 
 
 # --- the forward pass -------------------------------------------------------------------------------

@@ -148,11 +148,16 @@ class Vocabulary:
     if TYPE_CHECKING:  # fields of the dataclasses below
 
         @property
-        def name(self) -> str: ...
+        def name(self) -> str:
+            """What messages and cards call it."""
+
         @property
-        def tokens(self) -> Mapping[str, int]: ...
+        def tokens(self) -> Mapping[str, int]:
+            """Gene → token id."""
+
         @property
-        def special(self) -> Mapping[str, int]: ...
+        def special(self) -> Mapping[str, int]:
+            """Special token → token id."""
 
     def __len__(self) -> int:
         return len(self.tokens) + len(self.special)
@@ -257,8 +262,10 @@ class RankVocabulary(Vocabulary):
         )
 
     def save(self, folder: str | Path) -> None:
-        """Write ``vocabulary.tsv.gz`` (token id, Ensembl id, symbol, median) and ``rank_tokenizer.json`` into ``folder``; and
-        ``alternative_names.tsv.gz`` where genes have other names."""
+        """Write ``vocabulary.tsv.gz`` (token id, Ensembl id, symbol, median) and ``rank_tokenizer.json`` into ``folder``.
+
+        And ``alternative_names.tsv.gz`` where genes have other names.
+        """
         import pandas as pd
 
         genes = sorted(self.tokens, key=self.tokens.__getitem__)
@@ -449,6 +456,7 @@ class Overlap:
 
     @property
     def fraction_genes(self) -> float:
+        """The share of the dataset's genes that are in the vocabulary."""
         return self.n_mapped / max(self.n_genes, 1)
 
     def __str__(self) -> str:

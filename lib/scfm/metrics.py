@@ -135,8 +135,10 @@ def usable_cells(
 def subsamples(
     labels: Sequence[str] | np.ndarray, n_draws: int = 20, share: float = 0.8, seed: int = 0
 ) -> Iterator[np.ndarray]:
-    """``n_draws`` index arrays with ``share`` of the cells of each class, without replacement (duplicates would be each
-    other's nearest neighbours)."""
+    """``n_draws`` index arrays with ``share`` of the cells of each class, without replacement.
+
+    Duplicates would be each other's nearest neighbours.
+    """
     names = np.asarray(labels).astype(str)
     for draw in range(n_draws):
         rng = np.random.default_rng([seed, draw])
@@ -209,8 +211,10 @@ def label_draws(
 
 @contextlib.contextmanager
 def small_fit() -> Iterator[None]:
-    """For a small classifier of scikit-learn: no word about convergence, since one that has not quite converged is still a
-    classifier, and one thread of BLAS: on a few hundred rows a second one costs more than it brings (twice the time).
+    """For a small classifier of scikit-learn: no word about convergence, and one thread of BLAS.
+
+    One that has not quite converged is still a classifier; on a few hundred rows a second thread costs more than it brings
+    (twice the time).
     """
     from threadpoolctl import threadpool_limits
 

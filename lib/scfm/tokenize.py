@@ -41,17 +41,28 @@ def rank_encode(
     columns nor the machine matters. A cell without any gene of the vocabulary stays, as special tokens only, and is named
     in ``.report["empty_cells"]``. Where ``obs`` has ``filter_pass``, only its cells with 1 are encoded.
 
-    Args:
-        adata: raw counts in X (cell, gene); ``var["ensembl_id"]``; ``obs["n_counts"]``, the total count of the whole cell
-            (without it, the sum over the genes in X is taken, with a warning).
-        version: "V1", "V2" or a RankVocabulary.
-        max_len: the most tokens per cell, special tokens included; as the vocabulary says (V1 2048, V2 4096) unless given.
-        n_threads: all cores unless given.
-    Raises:
-        VocabularyError: under 20 % of the genes are in the vocabulary.
-        NotCountsError: X does not hold raw counts.
-        ValueError: n_counts is zero or less in a cell with counts; max_len leaves no room for a gene.
-    Source: Theodoris et al. 2023 (10.1038/s41586-023-06139-9); Geneformer's TranscriptomeTokenizer, golden/.
+    As Geneformer's TranscriptomeTokenizer does it (Theodoris et al. 2023, 10.1038/s41586-023-06139-9).
+
+    Parameters
+    ----------
+    adata
+        Raw counts in X (cell, gene); ``var["ensembl_id"]``; ``obs["n_counts"]``, the total count of the whole cell (without it,
+        the sum over the genes in X is taken, with a warning).
+    version
+        "V1", "V2" or a RankVocabulary.
+    max_len
+        The most tokens per cell, special tokens included; as the vocabulary says (V1 2048, V2 4096) unless given.
+    n_threads
+        All cores unless given.
+
+    Raises
+    ------
+    VocabularyError
+        Under 20 % of the genes are in the vocabulary.
+    NotCountsError
+        X does not hold raw counts.
+    ValueError
+        ``n_counts`` is zero or less in a cell with counts; ``max_len`` leaves no room for a gene.
     """
     vocabulary = genes.RankVocabulary.published(version) if isinstance(version, str) else version
     matrix = csr(adata)
@@ -144,18 +155,31 @@ def rank_rows(
 ) -> tuple[np.ndarray, np.ndarray]:
     """Rank-encode the rows of a CSR matrix of counts: `rank_encode` for bare arrays.
 
-    Args:
-        indptr, indices, data: the matrix, (n_cells + 1,), (n_values,), (n_values,).
-        n_counts: (n_cells,) total count of the whole cell.
-        column_token: (n_columns,) token id of each column's gene, -1 for none; columns of one gene are summed.
-        column_median: (n_columns,) the gene's nonzero median.
-        max_len: the most tokens per cell, special tokens included.
-        cls, eos: token ids to begin and end each cell with, -1 for none.
-    Returns:
-        offsets int64 (n_cells + 1,), tokens int32 (n_tokens,); cell i is tokens[offsets[i]:offsets[i + 1]].
-    Raises:
-        NotCountsError: a value is negative or not finite.
-        ValueError: a cell with counts has n_counts of zero or less.
+    Parameters
+    ----------
+    indptr, indices, data
+        The matrix: (n_cells + 1,), (n_values,), (n_values,).
+    n_counts
+        Total count of the whole cell: (n_cells,).
+    column_token
+        Token id of each column's gene, -1 for none: (n_columns,). Columns of one gene are summed.
+    column_median
+        The gene's nonzero median: (n_columns,).
+    max_len
+        The most tokens per cell, special tokens included.
+    cls, eos
+        Token ids to begin and end each cell with, -1 for none.
+
+    Returns
+    -------
+    offsets int64 (n_cells + 1,), tokens int32 (n_tokens,); cell i is ``tokens[offsets[i]:offsets[i + 1]]``.
+
+    Raises
+    ------
+    NotCountsError
+        A value is negative or not finite.
+    ValueError
+        A cell with counts has ``n_counts`` of zero or less.
     """
     matrix = plain(indptr, indices, data)
     column_token = np.ascontiguousarray(column_token, np.int32)
@@ -225,18 +249,29 @@ def bin_encode(
     (``seed=None``, the deterministic form), or one of them at random as upstream does (``seed``: numpy's legacy generator,
     set again for each cell, so that a cell's bins do not depend on the cells around it).
 
-    Args:
-        adata: raw counts in X (cell, gene); ``var["gene_symbol"]``.
-        n_bins: number of bins including that of zero; None keeps the values unbinned.
-        max_len: the most tokens per cell with <cls>. Of a longer cell a random sample of genes is kept; it goes by ``sample_seed``
-            and by what the cell holds, not by its row.
-        include_zeros: keep the genes with a zero count too, all those of the vocabulary.
-        normalize, log1p: scale each cell to this total (1e4, say), then take log1p. Only unbinned values change: a bin
-            depends on the order of the counts alone.
-    Raises:
-        VocabularyError: under 20 % of the genes are in the vocabulary.
-        NotCountsError: X does not hold raw counts.
-    Source: Cui et al. 2024 (10.1038/s41592-024-02201-0), scGPT's Preprocessor and tokenizer, golden/.
+    As scGPT's Preprocessor and tokenizer do it (Cui et al. 2024, 10.1038/s41592-024-02201-0).
+
+    Parameters
+    ----------
+    adata
+        Raw counts in X (cell, gene); ``var["gene_symbol"]``.
+    n_bins
+        Number of bins including that of zero; None keeps the values unbinned.
+    max_len
+        The most tokens per cell with <cls>. Of a longer cell a random sample of genes is kept; it goes by ``sample_seed`` and
+        by what the cell holds, not by its row.
+    include_zeros
+        Keep the genes with a zero count too, all those of the vocabulary.
+    normalize, log1p
+        Scale each cell to this total (1e4, say), then take log1p. Only unbinned values change: a bin depends on the order of
+        the counts alone.
+
+    Raises
+    ------
+    VocabularyError
+        Under 20 % of the genes are in the vocabulary.
+    NotCountsError
+        X does not hold raw counts.
     """
     import scipy.sparse as sp
 

@@ -245,9 +245,12 @@ class TokenizedCells:
     def load(cls, path: str | Path) -> TokenizedCells:
         """Read what ``save`` wrote, or a folder that ``tokenize_file`` filled.
 
-        Raises:
-            FileNotFoundError: nothing is there.
-            ValueError: the file is damaged or not of this kind; the folder is unfinished.
+        Raises
+        ------
+        FileNotFoundError
+            Nothing is there.
+        ValueError
+            The file is damaged or not of this kind; the folder is unfinished.
         """
         path = Path(path)
         if path.is_dir():

@@ -219,8 +219,10 @@ def stages(adapted: Adapted, n_layers: int) -> list[list[nn.Parameter]]:
 def optimizer_groups(
     adapted: Adapted, stages: list[list[nn.Parameter]], head: nn.Module, choices: Choices
 ) -> list[dict[str, Any]]:
-    """AdamW's groups: the rate falls by ``layer_decay`` from layer to layer; norms, biases and embeddings do not decay
-    (the embedding of a gene that no cell here has must not shrink)."""
+    """AdamW's groups: the rate falls by ``layer_decay`` from layer to layer; norms, biases and embeddings do not decay.
+
+    The embedding of a gene that no cell here has must not shrink.
+    """
     embeddings = {id(m.weight) for m in adapted.network.modules() if isinstance(m, nn.Embedding)}
     rate = choices.rate(adapted.network.config.hidden_size)
     parts = [(stage, rate * choices.layer_decay**depth) for depth, stage in enumerate(stages)]

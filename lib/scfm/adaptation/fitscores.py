@@ -23,8 +23,9 @@ METRICS = ("accuracy", "balanced_accuracy", "macro_f1")
 def evaluate(
     fit: Fitted, cells: Any, labels: Any, batches: Sequence[str] | np.ndarray | None = None, name: str = "test"
 ) -> pd.DataFrame:
-    """Score a fit on labelled cells (or genes) it was not trained on; the result also goes into the card, where it takes the
-    place of an earlier one of the same ``name``.
+    """Score a fit on labelled cells (or genes) it was not trained on.
+
+    The result also goes into the card, where it takes the place of an earlier one of the same ``name``.
 
     ``labels`` as ``adapt`` takes them, and a missing one leaves its cell out of its column's scores.
 

@@ -144,8 +144,10 @@ class Fitted:
     # --- other forms --------------------------------------------------------------------------------
 
     def merged(self) -> Any:
-        """A model whose weights hold the adapter: LoRA's product is added to each matrix, and nothing is left to compute
-        beside it. The fit itself stays as it is."""
+        """A model whose weights hold the adapter: LoRA's product is added to each matrix.
+
+        Nothing is left to compute beside it. The fit itself stays as it is.
+        """
         if self.peft_model is None or not hasattr(self.peft_model, "merge_and_unload") or self._adapted.prompted:
             raise ValueError(f"method={self.choices.method!r} has nothing that could be merged into the weights.")
         if self.choices.quantize:

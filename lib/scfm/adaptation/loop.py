@@ -178,8 +178,10 @@ def _step(
     task: Task, members: np.ndarray, head: Head, optimizer: torch.optim.Optimizer, choices: Choices,
     replay: Iterable[Tensor] = (),
 ) -> float:  # fmt: skip
-    """One step of the optimizer; its loss on the labels. The gradients of the pieces add up to that of the whole, whatever the
-    budget, and so do those of the older task."""
+    """One step of the optimizer; its loss on the labels.
+
+    The gradients of the pieces add up to that of the whole, whatever the budget, and so do those of the older task.
+    """
     budget = choices.max_tokens or TOKENS_IN_TRAINING.get(head.device.type, 8_192)
     pieces = [members[piece] for piece in cut_by_budget(task.lengths[members], budget)]
     rows = [task.rows(piece) for piece in pieces]
@@ -224,8 +226,10 @@ def _at_least(weight: np.ndarray, head: Head) -> Tensor:
 
 
 def validate(task: Task, network: Any, head: Head) -> dict[str, float]:
-    """Loss, accuracy and balanced accuracy on the examples of ``task``: the accuracies are means over the label columns of which
-    some label is known there. At least one must be."""
+    """Loss, accuracy and balanced accuracy on the examples of ``task``.
+
+    The accuracies are means over the label columns of which some label is known there. At least one must be.
+    """
     from sklearn.metrics import recall_score
 
     training = [module for module in [*network.modules(), *head.modules()] if module.training]

@@ -33,7 +33,7 @@ def strangeness(head: LinearHead, learned: np.ndarray, names: np.ndarray, featur
 
 
 def mahalanobis(learned: np.ndarray, names: np.ndarray, features: np.ndarray) -> np.ndarray:
-    """Squared distance of each cell to the nearest class mean, in units of the spread within classes. (cell,)
+    """Squared distance of each cell to the nearest class mean, in units of the spread within classes: (cell,).
 
     The covariance is shared by the classes and shrunk (Ledoit & Wolf), because there are fewer labelled cells than features.
     """

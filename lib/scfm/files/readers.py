@@ -77,7 +77,7 @@ def read_any(path: str | Path) -> anndata.AnnData:
 
 
 def _ending(path: Path) -> str:
-    """ ".csv" for both a.csv and a.csv.gz."""
+    """The ending without that of gzip: ".csv" for both a.csv and a.csv.gz."""
     return Path(path.stem if path.suffix == ".gz" else path.name).suffix.lower()
 
 

@@ -48,18 +48,30 @@ def tokenize_file(
     after an interruption, the same call goes on with the shards that are missing. ``TokenizedCells.load(out_folder)`` reads
     the result, and so does ``datasets.Dataset.from_parquet`` (its part-*.parquet files).
 
-    Args:
-        path: AnnData on disk, X in CSR or dense. Genes: ``var["ensembl_id"]``, or what can be mapped to it.
-        version, max_len: as for `rank_encode`.
-        counts_in: where the raw counts lie: "X", "layers/<name>" or "raw/X".
-        resume: False starts anew, and deletes the shards that are in the folder.
-        n_threads: chunks that are worked on at the same time; the cores (at most 8) unless given.
-    Returns:
-        the manifest: input, parameters, shards, and a report (empty cells, truncated cells, overlap).
-    Raises:
-        FileFormatError: not an AnnData file, damaged, or stored by columns.
-        NotCountsError, VocabularyError, ValueError: as `rank_encode`.
-        ValueError: the folder holds something else, or shards made from another input or with other parameters.
+    Parameters
+    ----------
+    path
+        AnnData on disk, X in CSR or dense. Genes: ``var["ensembl_id"]``, or what can be mapped to it.
+    version, max_len
+        As for `rank_encode`.
+    counts_in
+        Where the raw counts lie: "X", "layers/<name>" or "raw/X".
+    resume
+        False starts anew, and deletes the shards that are in the folder.
+    n_threads
+        Chunks that are worked on at the same time; the cores (at most 8) unless given.
+
+    Returns
+    -------
+    The manifest: input, parameters, shards, and a report (empty cells, truncated cells, overlap).
+
+    Raises
+    ------
+    FileFormatError
+        Not an AnnData file, damaged, or stored by columns.
+    NotCountsError, VocabularyError, ValueError
+        As `rank_encode`. ValueError also if the folder holds something else, or shards made from another input or with other
+        parameters.
     """
     path, out_folder = Path(path), Path(out_folder)
     if chunk_cells < 1:

@@ -39,8 +39,10 @@ def variance_confidence(answer: Answer) -> Tensor:
 
 
 def agreement_confidence(answer: Answer) -> Tensor:
-    """Ours. Minus the distance, in bins, between the two guesses that the network has: GEP's from the gene's own token, and
-    GEPC's from the cell embedding."""
+    """Ours: minus the distance, in bins, between the two guesses that the network has.
+
+    GEP's comes from the gene's own token, GEPC's from the cell embedding.
+    """
     return -(answer.value - answer.gepc).abs()  # type: ignore[operator]
 
 
@@ -81,6 +83,7 @@ class ThinnedNetworks:
         return config.hidden_size + config.num_hidden_layers * (2 * config.hidden_size + config.intermediate_size)
 
     def repeat(self, rows: Tensor) -> None:
+        """From here on the cells are ``rows`` (int64) of the cells so far."""
         self.keep = self.keep[:, rows]
 
     @contextmanager

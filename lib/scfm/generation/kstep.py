@@ -46,8 +46,10 @@ class Perceived:
         pad_mask: Tensor | None = None,
         cell_prompt: Tensor | None = None,
     ) -> Tensor:
-        """Read a block, int64 and float (cell, token); the first begins with ``<cls>``, or ``cell_prompt`` (cell, d) in its
-        place. Returns the block's hidden states (cell, token, d)."""
+        """Read a block, int64 and float (cell, token); returns its hidden states (cell, token, d).
+
+        The first block begins with ``<cls>``, or ``cell_prompt`` (cell, d) in its place.
+        """
         network = self.network
         x = network.normalize(network.tokens(network.encoder(gene_ids), values), self.batch_labels)
         if cell_prompt is not None:

@@ -94,6 +94,7 @@ class Prompts:
 
     @property
     def lengths(self) -> np.ndarray:
+        """Tokens of each cell: (cell,)."""
         return self.cells.lengths
 
     @classmethod

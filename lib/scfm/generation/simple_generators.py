@@ -101,6 +101,7 @@ class RealCells:
 
     @property
     def types(self) -> np.ndarray:
+        """The cell types, sorted by name."""
         return np.unique(self.labels)
 
     def split(self, seed: int, most: int | None = None) -> tuple[np.ndarray, np.ndarray, np.ndarray]:

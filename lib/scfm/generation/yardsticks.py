@@ -82,7 +82,6 @@ def _apart(cells: np.ndarray) -> float:
 
 def reader(bins: np.ndarray, labels: np.ndarray) -> object:
     """A classifier of real cells: logistic regression on bins, for reading generated ones."""
-
     from sklearn.linear_model import LogisticRegression
     from sklearn.pipeline import make_pipeline
     from sklearn.preprocessing import FunctionTransformer

@@ -83,6 +83,7 @@ class Census:
     unsorted: int
 
     def refuse_impossible(self) -> None:
+        """NotCountsError for values that no count can have, and for rows whose columns do not increase."""
         if self.not_finite or self.negative:
             raise NotCountsError(
                 f"counts are finite and not negative, but {self.not_finite:,} values are NaN or infinite and "
@@ -92,6 +93,7 @@ class Census:
             raise NotCountsError("the columns of a CSR row must increase: call sum_duplicates() on the matrix first")
 
     def refuse_all_but_counts(self) -> None:
+        """NotCountsError for all that is not a whole number, too."""
         self.refuse_impossible()
         if self.fractional:
             raise NotCountsError(
@@ -102,6 +104,7 @@ class Census:
 
 
 def take_census(matrix: Csr, column_token: np.ndarray, n_threads: int | None) -> Census:
+    """One pass over the matrix; ``column_token`` (column,) is each column's token, -1 for none."""
     from scfm.inside import kernels
 
     groups, group_token = shared_columns(column_token)
@@ -133,6 +136,7 @@ def shared_columns(column_token: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
 
 
 def check_room(max_len: int, n_special: int) -> None:
+    """ValueError if a cell of ``max_len`` tokens has no place for a gene."""
     if max_len <= n_special:
         raise ValueError(f"max_len is {max_len}, of which special tokens take {n_special}: there is no room for a gene")
 

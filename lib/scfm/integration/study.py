@@ -120,6 +120,7 @@ def minibatches(
 
 
 def check(study: Study, on: tuple[str, ...], batch_tokens: bool, domain_norm: str, from_obs: bool) -> None:
+    """ValueError if the study has too few batches or types for what is asked of it."""
     if len(study.batches) < 2 and ("DAR" in on or batch_tokens or domain_norm.startswith("dsbn")):
         wants = [
             name

@@ -202,8 +202,10 @@ class Geneformer(Model):
         return self.network.bert
 
     def classifier(self, names: list[str], level: str, pooling: str, head: str) -> tuple[Any, Any, Any]:
-        """``BertForSequenceClassification``, whose pooler and classifier are the small network on ``<cls>``, or
-        ``BertForTokenClassification`` for genes with a linear head."""
+        """``BertForSequenceClassification`` for cells, or ``BertForTokenClassification`` for genes with a linear head.
+
+        The pooler and classifier of the former are the small network on ``<cls>``.
+        """
         import transformers
 
         config = copy.deepcopy(self.network.config)

@@ -14,7 +14,7 @@ LORA_TARGETS = r"transformer_encoder\.layers\.\d+\.(self_attn\.(Wqkv|out_proj)|l
 
 
 class NotAvailableError(RuntimeError):
-    """This network lacks the part that the question needs; the message says which and why."""
+    """The network lacks the part that the question needs; the message says which and why."""
 
 
 class ScGPTConfig(PreTrainedConfig):

@@ -28,6 +28,7 @@ class NormedEmbedding(nn.Module):
         self.enc_norm = nn.LayerNorm(d)
 
     def forward(self, ids: Tensor) -> Tensor:
+        """Int64 ids (...) → vectors (..., d)."""
         return self.enc_norm(self.embedding(ids))  # (..., d)
 
 
@@ -42,6 +43,7 @@ class ValueEncoder(nn.Module):
         self.dropout = nn.Dropout(dropout)
 
     def forward(self, values: Tensor) -> Tensor:
+        """Values (...), cut at ``LARGEST_VALUE`` → vectors (..., d)."""
         x = values.to(self.norm.weight.dtype)[..., None].clamp(max=LARGEST_VALUE)
         return self.dropout(self.norm(self.linear2(F.relu(self.linear1(x)))))  # (..., d)
 
@@ -58,6 +60,7 @@ class DomainNorm(nn.Module):
         self.bns = nn.ModuleList(nn.BatchNorm1d(d, eps=DOMAIN_NORM_EPS, affine=affine) for _ in range(n_batches))
 
     def forward(self, x: Tensor, labels: Tensor) -> Tensor:
+        """``x`` (cell, ..., d), each cell normalized by the statistics of its batch, ``labels`` (cell,)."""
         out = torch.empty_like(x)  # (cell, ..., d)
         for label in labels.unique().tolist():
             rows = labels == label
@@ -128,6 +131,7 @@ class Layer(nn.Module):
         return self.norm2(x + self.dropout(self.linear2(self.dropout(F.relu(self.linear1(x))))))
 
     def forward(self, x: Tensor, visible: Tensor | None = None) -> Tensor:
+        """One step for perceived ``x`` (cell, token, d)."""
         return self.finish(x, self.self_attn.perceive(*self.self_attn.project(x), visible))
 
     def forward_both(self, x: Tensor, generated: Tensor, visible: Tensor | None = None) -> tuple[Tensor, Tensor]:
@@ -161,6 +165,7 @@ class ExpressionDecoder(nn.Module):
         self.zero_logit = _three_linear(d_in, d) if zero_prob else None
 
     def forward(self, x: Tensor) -> tuple[Tensor, Tensor | None]:
+        """Tokens (cell, token, d) → values and, if there is that decoder, P(not zero): (cell, token) each."""
         nonzero = None if self.zero_logit is None else self.zero_logit(x)[..., 0].sigmoid()
         return self.fc(x)[..., 0], nonzero  # (cell, token) each
 
@@ -175,6 +180,7 @@ class CellDecoder(nn.Module):
         self.W_zero_logit = nn.Linear(d_gene, d_cell) if zero_prob else None
 
     def forward(self, cell: Tensor, genes: Tensor) -> tuple[Tensor, Tensor | None]:
+        """Cell (cell, d_cell) and its genes' vectors (cell, token, d_gene) → values, P(not zero): (cell, token) each."""
         query = self.gene2query(genes).sigmoid()  # (cell, token, d_gene)
         value = (self.W(query) @ cell[..., None])[..., 0]  # (cell, token)
         if self.W_zero_logit is None:
@@ -214,6 +220,7 @@ class Head(nn.Module):
         self.reverse = reverse
 
     def forward(self, cell: Tensor) -> Tensor:
+        """Cell embeddings (cell, d) → logits (cell, class)."""
         x = reverse_gradient(cell) if self.reverse else cell
         for module in self._decoder:
             x = module(x)

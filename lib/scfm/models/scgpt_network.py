@@ -85,9 +85,11 @@ class ScGPTModel(PreTrainedModel):
                 nn.init.zeros_(module.num_batches_tracked)  # type: ignore[arg-type]
 
     def get_input_embeddings(self) -> nn.Module:
+        """The genes' embeddings, by which transformers and peft go."""
         return self.encoder.embedding
 
     def set_input_embeddings(self, value: nn.Module) -> None:
+        """Put ``value`` in their place."""
         self.encoder.embedding = value  # type: ignore[assignment]
 
     def require(self, ability: str) -> None:

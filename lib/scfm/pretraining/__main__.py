@@ -20,6 +20,7 @@ RECIPES = {"geneformer-mini": geneformer_mini, "scgpt-mini": scgpt_mini}
 
 
 def main() -> None:
+    """What ``make pretrain`` calls."""
     import argparse
 
     parser = argparse.ArgumentParser(prog="python -m scfm.pretraining", description=__doc__)

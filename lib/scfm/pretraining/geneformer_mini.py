@@ -170,8 +170,10 @@ def token_frequencies(
 
 
 def frequency_baseline(vocabulary: genes.RankVocabulary, cells: list[np.ndarray], seed: int = 0) -> dict[str, float]:
-    """What knowing only how frequent each gene is achieves on :func:`evaluate`'s own questions; ``*_unseen``: with the genes
-    that the cell shows excluded, since none occurs twice."""
+    """What knowing only how frequent each gene is achieves on :func:`evaluate`'s own questions.
+
+    ``*_unseen``: with the genes that the cell shows excluded, since none occurs twice.
+    """
     share = vocabulary.frequency_of_tokens()
     rng = np.random.default_rng(seed)
     found: dict[str, list[np.ndarray]] = {"loss": [], "accuracy": [], "loss_unseen": [], "accuracy_unseen": []}

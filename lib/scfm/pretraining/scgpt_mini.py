@@ -208,8 +208,10 @@ def pretrain(corpus: Corpus, settings: Settings, work: Path, out: Path, checkpoi
 def warm_start(
     network: Any, corpus: Corpus, train: np.ndarray, cells: ValueCells, means: pd.DataFrame, seed: int
 ) -> None:
-    """Start the gene embeddings from a truncated SVD of which cell expresses which gene, with each gene's mean bin as one more
-    direction; start the decoder's answer at the mean over all genes."""
+    """Start the gene embeddings from a truncated SVD of which cell expresses which gene.
+
+    Each gene's mean bin is one more direction; the decoder's answer starts at the mean over all genes.
+    """
     import torch
 
     embedding = network.encoder.embedding.weight

@@ -23,8 +23,11 @@ PIECE = 8  # cells that go through the network together
 
 
 class Asked(Questions):
-    """GEP and GEPC with their zero probabilities, on a random half of the genes; squared errors in units of ten bins, as the
-    minis were trained. Errors are GEP's: the mean squared error, in bins², of the hidden values that are not zero."""
+    """GEP and GEPC with their zero probabilities, on a random half of the genes.
+
+    Squared errors are in units of ten bins, as the minis were trained. Errors are GEP's: the mean squared error, in bins², of
+    the hidden values that are not zero.
+    """
 
     unit = "squared bins per hidden value"
 

@@ -53,8 +53,10 @@ def learning_rate(step: int, settings: Schedule) -> float:
 
 
 def split(corpus: Corpus, settings: Schedule) -> tuple[np.ndarray, np.ndarray]:
-    """Indices of the training cells and of the held-out ones: on average the same share of every dataset, since each cell is drawn
-    by itself."""
+    """Indices of the training cells and of the held-out ones.
+
+    On average the same share of every dataset is held out, since each cell is drawn by itself.
+    """
     rng = np.random.default_rng([settings.seed, 0])
     held_out = rng.random(len(corpus)) < settings.held_out_cells
     return np.flatnonzero(~held_out), np.flatnonzero(held_out)

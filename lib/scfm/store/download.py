@@ -39,6 +39,7 @@ class Resuming:
         self.part, self.note, self.timeout = part, part.with_name(part.name + ".from"), timeout
 
     def __call__(self, url: str, output_file: Any, pooch: Any = None, check_only: bool = False) -> None:
+        """Fetch ``url`` to ``output_file``, as pooch calls a downloader."""
         import requests
         from tqdm.auto import tqdm
 
