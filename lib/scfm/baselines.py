@@ -5,7 +5,6 @@ They are cheap, need no pretraining and stand in the same table as the models in
 
 from __future__ import annotations
 
-import warnings
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
@@ -38,9 +37,7 @@ def variable_genes(adata: anndata.AnnData, n_genes: int = 2000) -> np.ndarray:
     if adata.n_vars <= n_genes:
         return np.arange(adata.n_vars)
     work = ad.AnnData(log_normalize(adata))
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore")
-        sc.pp.highly_variable_genes(work, n_top_genes=n_genes, flavor="seurat")
+    sc.pp.highly_variable_genes(work, n_top_genes=n_genes, flavor="seurat")
     return np.flatnonzero(work.var["highly_variable"].to_numpy())
 
 
@@ -75,10 +72,8 @@ def mds(
     if adata.n_obs > 6000:
         raise ValueError(f"MDS of {adata.n_obs:,} cells needs all pairs of them; give it at most 6,000.")
     start = pca(adata, n_components, n_genes, seed)
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore")
-        scaling = MDS(n_components=n_components, n_init=1, max_iter=max_iter, random_state=seed, init="random")
-        return scaling.fit_transform(hvg_matrix(adata, n_genes), init=start).astype(np.float32)
+    scaling = MDS(n_components=n_components, n_init=1, max_iter=max_iter, random_state=seed, init="random")
+    return scaling.fit_transform(hvg_matrix(adata, n_genes), init=start).astype(np.float32)
 
 
 def harmony(embedding: np.ndarray, batches: Sequence[str], seed: int = 0) -> np.ndarray:

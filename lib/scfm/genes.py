@@ -484,10 +484,12 @@ def overlap(adata: anndata.AnnData, vocabulary: Vocabulary) -> Overlap:
     # the genes that are missed most are the ones to look at first
     missed = np.flatnonzero(~known)
     missed = missed[np.argsort(-per_gene[missed], kind="stable")]
+    with np.errstate(invalid="ignore"):  # infinite values are refused after the genes are known
+        fraction_counts = float(per_gene[known].sum() / max(per_gene.sum(), 1e-12))
     found = Overlap(
         n_genes=len(names),
         n_mapped=int(known.sum()),
-        fraction_counts=float(per_gene[known].sum() / max(per_gene.sum(), 1e-12)),
+        fraction_counts=fraction_counts,
         missing=tuple(names[missed[:10]]),
     )
     if found.fraction_genes < LOWEST_OVERLAP:

@@ -172,7 +172,7 @@ def _rdata(path: Path) -> dict[str, Any]:
     import rdata
 
     with warnings.catch_warnings():
-        warnings.simplefilter("ignore")  # a class of a package that is not R's own is no fault of the file
+        warnings.simplefilter("ignore", UserWarning)  # a class of a package that is not R's own is no fault of the file
         return rdata.read_rda(path)
 
 

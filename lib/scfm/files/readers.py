@@ -86,7 +86,7 @@ def _make(matrix: Any, cells: Any, genes: Any, obs: dict | None = None, var: dic
     import pandas as pd
 
     with warnings.catch_warnings():
-        warnings.simplefilter("ignore")  # duplicated names are dealt with, in words, later
+        warnings.filterwarnings("ignore", ".*names are not unique")  # dealt with, in words, later
         return anndata.AnnData(
             X=matrix,
             obs=pd.DataFrame(obs or {}, index=pd.Index([str(c) for c in cells])),
@@ -121,7 +121,9 @@ def _read_hdf5(path: Path) -> anndata.AnnData:
                 f"{', '.join(sorted(keys)[:8]) or 'nothing'}."
             )
         with warnings.catch_warnings():
-            warnings.simplefilter("ignore")
+            warnings.simplefilter("ignore", anndata.OldFormatWarning)  # a file of any age is read
+            warnings.filterwarnings("ignore", "Moving element from")  # so is what lay elsewhere then
+            warnings.filterwarnings("ignore", ".*names are not unique")  # dealt with, in words, later
             return anndata.read_h5ad(path)
     except FileFormatError:
         raise

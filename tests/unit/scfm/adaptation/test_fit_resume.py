@@ -56,7 +56,8 @@ def test_a_killed_run_ends_at_the_numbers_of_an_undisturbed_one(tmp_path: Path) 
             break
         time.sleep(0.05)
     os.kill(killed.pid, signal.SIGKILL)
-    assert killed.wait() == -signal.SIGKILL, "the run ended before it could be killed"
+    killed.communicate()
+    assert killed.returncode == -signal.SIGKILL, "the run ended before it could be killed"
     assert not (tmp_path / "b.npy").exists()
     again = start(method, tmp_path / "b", tmp_path / "b.npy")
     said = again.communicate(timeout=300)[0].split()

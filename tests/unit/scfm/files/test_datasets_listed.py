@@ -45,6 +45,7 @@ def test_pbmc68k_is_whole_counts_of_700_cells(pbmc68k: anndata.AnnData) -> None:
     assert set(pbmc68k.obs["batch"]) == set(pbmc68k.obs["condition"]) == {"unknown"}
 
 
+@pytest.mark.filterwarnings("ignore::anndata.OldFormatWarning", "ignore:Moving element from:FutureWarning")  # of 2019
 def test_pbmc68k_gives_back_what_scanpy_stored(pbmc68k: anndata.AnnData) -> None:
     spec = importlib.util.find_spec("scanpy")
     assert spec is not None

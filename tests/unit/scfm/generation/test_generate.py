@@ -37,8 +37,9 @@ def embeddings(n: int = 4) -> np.ndarray:
 
 def counts(n_cells: int = 5) -> ad.AnnData:
     table = np.random.default_rng(0).poisson(1.5, (n_cells, tiny.N_GENES)).astype(np.float32)
-    adata = ad.AnnData(sp.csr_matrix(table), var=pd.DataFrame({"gene_symbol": list(tiny.VOCABULARY.tokens)}))
-    adata.var_names, adata.obs_names = adata.var["gene_symbol"], [f"cell{i}" for i in range(n_cells)]
+    names = list(tiny.VOCABULARY.tokens)
+    adata = ad.AnnData(sp.csr_matrix(table), var=pd.DataFrame({"gene_symbol": names}, index=names))
+    adata.obs_names = [f"cell{i}" for i in range(n_cells)]
     return adata
 
 

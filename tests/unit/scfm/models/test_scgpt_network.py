@@ -421,8 +421,8 @@ def test_counts_in_embeddings_out():
     import scipy.sparse as sp
 
     counts = np.random.default_rng(0).poisson(1.5, (5, tiny.N_GENES)).astype(np.float32)
-    adata = ad.AnnData(sp.csr_matrix(counts), var=pd.DataFrame({"gene_symbol": list(tiny.VOCABULARY.tokens)}))
-    adata.var_names = adata.var["gene_symbol"]
+    names = list(tiny.VOCABULARY.tokens)
+    adata = ad.AnnData(sp.csr_matrix(counts), var=pd.DataFrame({"gene_symbol": names}, index=names))
     model = tiny.model()
     cells = model.tokenize(adata, max_len=20)
     assert cells.lengths.max() == 20
