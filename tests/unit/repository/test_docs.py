@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 import subprocess
+import tomllib
 from pathlib import Path
 
 import pytest
@@ -44,6 +45,17 @@ def test_paths_and_links_lead_somewhere(page: Path) -> None:
     missing = [path for path in paths if "NN" not in path and "NAME" not in path and not (ROOT / path).exists()]
     missing += [link for link in re.findall(r"\]\(([^)#:]+)\)", text) if not (page.parent / link).exists()]
     assert [path for path in missing if not re.search(r"42|my_", path)] == []  # 42: the lesson to be written
+
+
+def test_contributing_shows_the_order_of_the_contracts() -> None:
+    contracts = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))["tool"]["importlinter"][
+        "contracts"
+    ]
+    shown = " ".join((ROOT / "CONTRIBUTING.md").read_text(encoding="utf-8").split())
+    orders = [contract["layers"] for contract in contracts if contract["type"] == "layers"]
+    assert orders
+    for layers in orders:
+        assert " → ".join(layer.replace(" | ", ", ") for layer in layers) in shown
 
 
 def test_a_decision_is_one_page_in_one_form_and_listed() -> None:
