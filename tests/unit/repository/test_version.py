@@ -11,6 +11,7 @@ import pytest
 import yaml
 
 import scfm
+from scfm.inside.version import version
 
 ROOT = Path(__file__).resolve().parents[3]
 VERSION = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))["project"]["version"]
@@ -28,7 +29,7 @@ def test_where_nothing_is_installed_the_file_is_read(monkeypatch: pytest.MonkeyP
         raise importlib.metadata.PackageNotFoundError(name)
 
     monkeypatch.setattr(importlib.metadata, "version", absent)
-    assert scfm._version() == VERSION
+    assert version.__wrapped__() == VERSION  # the first answer is kept
 
 
 def test_the_citation_names_it() -> None:
