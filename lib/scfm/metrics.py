@@ -221,7 +221,7 @@ def small_fit() -> Iterator[None]:
 
     with warnings.catch_warnings(), threadpool_limits(1, user_api="blas"):
         warnings.simplefilter("ignore", ConvergenceWarning)
-        warnings.filterwarnings("ignore", "y_pred contains classes not in y_true")  # it is scored on those that are tested
+        warnings.filterwarnings("ignore", "y_pred contains classes not in y_true")  # scored are those that are tested
         yield
 
 

@@ -12,10 +12,12 @@ What there is not: the bottleneck adapters and the token adapter of scPEFT (peft
 
 from __future__ import annotations
 
+import contextlib
 import copy
 import hashlib
 import itertools
 import warnings
+from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Any
 
@@ -95,6 +97,15 @@ def _unfrozen(copied: Model, choices: Choices, n_layers: int) -> Model:
 # --- peft -----------------------------------------------------------------------------------------------
 
 
+@contextlib.contextmanager
+def quiet_peft() -> Iterator[None]:
+    """Without peft's advice, which is about language models; and it asks transformers for a property by its old name."""
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", UserWarning)
+        warnings.filterwarnings("ignore", "`is_gradient_checkpointing` is deprecated", FutureWarning)
+        yield
+
+
 def _with_peft(copied: Model, choices: Choices, n_layers: int) -> Adapted:
     import peft
 
@@ -104,8 +115,7 @@ def _with_peft(copied: Model, choices: Choices, n_layers: int) -> Adapted:
         from scfm.adaptation import quantize
 
         quantize.quantized(copied, choices.quantize)
-    with seeded(choices.seed), warnings.catch_warnings():
-        warnings.simplefilter("ignore")  # peft's advice is about language models
+    with seeded(choices.seed), quiet_peft():
         prompted = choices.method in PROMPTED
         whole: Any = peft.get_peft_model(copied.prompted_network() if prompted else copied.network, config)
     whole.to(device)

@@ -4,11 +4,10 @@ from __future__ import annotations
 
 import json
 import re
-import warnings
 from pathlib import Path
 from typing import Any
 
-from scfm.adaptation.adapters import PROMPTED, Adapted, digest, sharing_copy, with_adapter
+from scfm.adaptation.adapters import PROMPTED, Adapted, digest, quiet_peft, sharing_copy, with_adapter
 from scfm.adaptation.choices import Choices
 from scfm.adaptation.fit import Fit
 from scfm.adaptation.heads import Head
@@ -119,8 +118,7 @@ def _adapted(
 
         quantize.quantized(copied, choices.quantize)
     network = copied.prompted_network() if choices.method in PROMPTED else copied.network
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore")
+    with quiet_peft():
         whole = peft.PeftModel.from_pretrained(network, str(folder))
     whole.to(model.network.device).eval()
     return with_adapter(copied, whole, choices), model

@@ -12,7 +12,6 @@ from __future__ import annotations
 import contextlib
 import dataclasses
 import json
-import warnings
 from collections.abc import Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -20,6 +19,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from scfm.adaptation import modelcard
+from scfm.adaptation.adapters import quiet_peft
 from scfm.inside.version import version
 from scfm.store import cache
 
@@ -91,8 +91,7 @@ def _save_adapter(fit: Fitted, folder: Path) -> None:
     for config in fit.peft_model.peft_config.values():
         config.base_model_name_or_path = fit.base["name"]  # not where it happened to lie on this machine
         config.inference_mode = True
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore")
+    with quiet_peft():
         # the embeddings are not trained; asked about them, peft would look for the base on the hub
         fit.peft_model.save_pretrained(folder, save_embedding_layers=False)
     (folder / "README.md").unlink(missing_ok=True)  # peft's empty card
