@@ -27,7 +27,7 @@ def test_a_piece_is_there_under_its_own_stamp_only(tmp_path: Path) -> None:
     again = Growing(path, BY)
     assert again.has(KEY, STAMP)
     assert not again.has(("mini", "blood", 1), STAMP)
-    for name, other in (("steps", 31), ("max_len", 128), ("weights", "abd")):
+    for name, other in (("steps", 31), ("max_len", 128), ("weights", "other")):
         assert not again.has(KEY, STAMP | {name: other}), name
     assert not again.has(KEY, STAMP | {"dtype": "float32"})  # something that was not said then
 
