@@ -68,10 +68,12 @@ test-full: $(READY) $(BROWSER) $(SNAKEMAKE)  ## all tests, with the slow ones an
 test-gpu: $(READY)  ## what needs a GPU: the library, and every lesson in the gpu profile or with the minis (PYTEST="-k 03")
 	@$(PY) -m pytest -rs -m gpu $(PYTEST)
 
-check: $(READY)  ## ruff, mypy, codespell, and whether notebooks, sources and README agree
+check: $(READY)  ## ruff, mypy, the order of imports, codespell, and whether notebooks, sources and README agree
 	@$(PY) -m ruff check .
 	@$(PY) -m ruff format --check .
 	@$(PY) -m mypy
+	@$(PY) -c 'import importlinter' 2>/dev/null || { echo "import-linter is not installed; the order of imports is not checked."; exit 0; }; \
+	$(PY) -c 'from importlinter.cli import lint_imports_command; lint_imports_command(["--no-logo", "--no-cache"])'
 	@$(PY) -c 'import codespell_lib' 2>/dev/null || { echo "codespell is not installed; spelling is not checked."; exit 0; }; \
 	$(PY) -m codespell_lib
 	@$(PY) -m coursekit build --check

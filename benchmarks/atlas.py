@@ -22,8 +22,8 @@ from pathlib import Path
 import h5py
 import numpy as np
 
+from coursekit.machine.facts import cpu_name
 from coursekit.rerun import atlas
-from coursekit.run.card import cpu_name
 from scfm.genes import RankVocabulary
 from scfm.store.cache import repo_data
 

@@ -29,7 +29,7 @@ from typing import Any
 
 from coursekit.course import CourseError, checks_path, find_root
 from coursekit.lesson import progress
-from coursekit.lesson.recording import _display
+from coursekit.lesson.recording import show_bundle
 
 MIME = "application/vnd.coursekit.check+json"
 
@@ -112,7 +112,7 @@ def exercise(number: str, *answers: Any, **context: Any) -> None:
         with contextlib.suppress(CourseError):
             progress.note(find_root(), number, result.passed)
     data = {"number": result.number, "passed": result.passed, "open": result.open}
-    _display({MIME: data, "text/html": result.html(), "text/plain": result.text()})
+    show_bundle({MIME: data, "text/html": result.html(), "text/plain": result.text()})
 
 
 def hint(number: str) -> None:
@@ -121,7 +121,7 @@ def hint(number: str) -> None:
         text = _next_hint(_find(number))
     except Exception as error:
         text = _told(error)
-    _display({"text/plain": text})
+    show_bundle({"text/plain": text})
 
 
 def run(number: str, *answers: Any, **context: Any) -> Result:

@@ -6,10 +6,11 @@ import argparse
 import sys
 from pathlib import Path
 
-from coursekit.course import CourseError, atomic_write, choose, lessons
+from coursekit.course import CourseError, choose, lessons
 
 
 def build(args: argparse.Namespace, root: Path) -> int:
+    from coursekit.book import readme
     from coursekit.lesson import build
 
     chosen = choose(root, args.lessons)
@@ -23,7 +24,7 @@ def build(args: argparse.Namespace, root: Path) -> int:
             problems += [f"{lesson.name}: {line}" for line in build.check(lesson)]
     if not args.lessons:
         problems += build.strangers(root)
-        problems += build.readme(root, write=not args.check)
+        problems += readme.refresh(root, write=not args.check)
     for line in problems:
         print(line, file=sys.stderr)
     print(f"{len(chosen)} lessons, {len(problems)} problems.")
@@ -31,8 +32,8 @@ def build(args: argparse.Namespace, root: Path) -> int:
 
 
 def run(args: argparse.Namespace, root: Path) -> int:
-    from coursekit.run import card as cards
-    from coursekit.run.execute import parameters_again, progress_line, run
+    from coursekit.run.execute import progress_line, run
+    from coursekit.run.last import newest
 
     path = Path(args.lesson)
     file = path.resolve() if path.suffix == ".ipynb" else None
@@ -41,10 +42,10 @@ def run(args: argparse.Namespace, root: Path) -> int:
     lesson = choose(root, [args.lesson])[0]
     given = {}
     if args.again:
-        last = cards.latest(lesson.runs)
+        last = newest(lesson)
         if last is None:
             raise CourseError(f"{lesson.name} has no earlier run to repeat.")
-        given = parameters_again(last)
+        given = last[1]["parameters"]
     words = [*([f"profile={args.profile}"] if args.profile else []), *args.words]
     if words and given:  # what is said now goes before what was said then
         given = {name: value for name, value in given.items() if not any(word.startswith(f"{name}=") for word in words)}
@@ -98,48 +99,42 @@ def verify(args: argparse.Namespace, root: Path) -> int:
 
 
 def expect(args: argparse.Namespace, root: Path) -> int:
-    from coursekit.run import card as cards
+    from coursekit.files import write_text
     from coursekit.run.expect import draft
+    from coursekit.run.last import newest
 
     lesson = choose(root, [args.lesson])[0]
-    last = cards.latest(lesson.runs)
+    last = newest(lesson)
     if last is None:
         raise CourseError(f"{lesson.name} has no run yet. Run it first: python -m coursekit run {lesson.number}")
-    text = draft(cards.read(last))
+    text = draft(last[1])
     print(text, end="")
     if args.write:
         if lesson.expected.exists():
             raise CourseError(f"{lesson.expected.name} is there already; take over what you need from above by hand.")
-        with atomic_write(lesson.expected) as handle:
-            handle.write(text)
+        write_text(lesson.expected, text)
     return 0
 
 
 def list_lessons(args: argparse.Namespace, root: Path) -> int:
-    from coursekit.course import lesson_facts
+    from coursekit.lesson.facts import facts_of
     from coursekit.lesson.notebook import read_source
     from coursekit.lesson.params import parameters_of
 
     for lesson in lessons(root):
-        full = read_source(lesson)
-        facts = lesson_facts(full["cells"][0]["source"])
-        print(f"{lesson.name}   {facts['title'] or ''}   {facts['time'] or ''}")
-        for parameter in parameters_of(full).values():
+        facts = facts_of(lesson)
+        print(f"{lesson.name}   {facts['title']}   {facts['time'] or ''}")
+        for parameter in parameters_of(read_source(lesson)).values():
             print(f"    {parameter.describe()}")
     return 0
 
 
 def table(args: argparse.Namespace, root: Path) -> int:
-    from coursekit.run import card as cards
     from coursekit.run.courserun import Outcome, table
+    from coursekit.run.last import newest
 
-    outcomes = []
-    for lesson in lessons(root):
-        last = cards.latest(lesson.runs)
-        outcomes.append(
-            Outcome(lesson, last.parent, cards.read(last)) if last else Outcome(lesson, None, None, "no run yet")
-        )
-    print(table(outcomes))
+    found = [(lesson, newest(lesson)) for lesson in lessons(root)]
+    print(table([Outcome(lesson, *(last or (None, None, "no run yet"))) for lesson, last in found]))
     return 0
 
 
@@ -268,10 +263,9 @@ def new(args: argparse.Namespace, root: Path) -> int:
 
 def readme(args: argparse.Namespace, root: Path) -> int:
     from coursekit.book import readme
-    from coursekit.lesson import build
 
     kept = readme.keep(root, [path.resolve() for path in args.runs])
-    build.readme(root, write=True)
+    readme.refresh(root, write=True)
     for lesson in lessons(root):
         print(f"{lesson.name}: {', '.join(kept.get(lesson.name, {})) or 'no run of this text'}")
     return 0

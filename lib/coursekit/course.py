@@ -2,14 +2,10 @@
 
 from __future__ import annotations
 
-import contextlib
 import json
 import os
-import re
-from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
-from typing import IO, Any
 
 LESSON_GLOB = "[0-9][0-9]_*.py"
 PROFILES = ("quick", "cpu", "gpu")
@@ -124,62 +120,3 @@ def _lesson_of(path: Path) -> str:
         TypeError,
     ):  # another program wrote it; what is no notebook is refused when it is read
         return path.stem[:2] if path.stem[:2].isdigit() else path.stem
-
-
-@contextlib.contextmanager
-def replacing(path: Path) -> Iterator[Path]:
-    """A temporary path to write to, which becomes ``path`` when it is complete, and is deleted when something fails."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
-    try:
-        yield temporary
-        os.replace(temporary, path)
-    finally:
-        temporary.unlink(missing_ok=True)
-
-
-@contextlib.contextmanager
-def atomic_write(path: Path) -> Iterator[IO[str]]:
-    """Open a text file that appears under its name only when it is complete."""
-    with replacing(path) as temporary, open(temporary, "w", encoding="utf-8", newline="\n") as handle:
-        yield handle
-
-
-@contextlib.contextmanager
-def alone(lock: Path, words: str) -> Iterator[None]:
-    """Hold the file ``lock`` for as long as the block runs. Raises CourseError with ``words`` where another process holds it."""
-    import filelock
-
-    lock.parent.mkdir(parents=True, exist_ok=True)
-    held = filelock.FileLock(lock, timeout=0)  # the system gives it back however its holder ends
-    try:
-        held.acquire()
-    except filelock.Timeout as error:
-        raise CourseError(words) from error
-    try:
-        yield
-    finally:
-        held.release()
-
-
-def lesson_facts(title_cell: str) -> dict[str, Any]:
-    """Title, objectives and minutes as the first cell of a lesson states them: a heading and a one-row table.
-
-    Returns the keys title, objectives, time, needs, minutes; a value is None where the cell does not say it.
-    """
-    facts: dict[str, Any] = dict.fromkeys(("title", "objectives", "time", "needs", "minutes"))
-    heading = re.search(r"^# (\d\d · .+)$", title_cell, re.M)
-    facts["title"] = heading[1].strip() if heading else None
-    rows = [
-        [part.strip() for part in line.strip().strip("|").split("|")]
-        for line in title_cell.splitlines()
-        if line.lstrip().startswith("|")
-    ]
-    if len(rows) >= 3:
-        row = dict(zip([word.lower() for word in rows[0]], rows[2], strict=False))
-        facts["objectives"] = row.get("you will be able to") or None
-        facts["time"] = row.get("time") or None
-        facts["needs"] = row.get("needs") or None
-        minutes = re.search(r"(\d+)\s*min", facts["time"] or "")
-        facts["minutes"] = int(minutes[1]) if minutes else None
-    return facts

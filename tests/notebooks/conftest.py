@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 
 from coursekit.course import choose
-from coursekit.run import card as cards
+from coursekit.machine.facts import cores
 from coursekit.run.execute import Run, run
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -20,7 +20,7 @@ def lesson_run(tmp_path_factory: pytest.TempPathFactory) -> Callable[[str, str],
     """``lesson_run(name, edition)`` → the run; made when it is first asked for."""
     done: dict[tuple[str, str], Run] = {}
     workers = int(os.environ.get("PYTEST_XDIST_WORKER_COUNT", "1"))
-    threads = max(1, cards.cores() // workers) if workers > 1 else None
+    threads = max(1, cores() // workers) if workers > 1 else None
 
     def make(name: str, edition: str) -> Run:
         if (name, edition) not in done:

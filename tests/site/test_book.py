@@ -12,8 +12,8 @@ from urllib.parse import unquote, urlsplit
 import pytest
 from bookshelf import ROOT, Book, Tab, need, new_tab
 
-from coursekit.book.lessonpage import facts_of
 from coursekit.course import lessons
+from coursekit.lesson.facts import facts_of
 from coursekit.lesson.notebook import read_source, tags
 from coursekit.run.page import outside_references
 

@@ -7,6 +7,11 @@ import re
 import textwrap
 from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
+from pathlib import Path
+
+from coursekit.book import glossary
+from coursekit.course import Lesson
+from coursekit.lesson.facts import facts_of
 
 WIDTH, GAP_X, GAP_Y, LINE, PAD = 290, 36, 46, 19, 14  # pixels
 WORDS_SHOWN = 6
@@ -29,6 +34,19 @@ class Stop:
     after: Sequence[str] = ()
     words: Sequence[str] = field(default=())
     needs: str = ""
+
+
+def stops_of(root: Path, known: Sequence[Lesson]) -> list[Stop]:
+    """The lessons as stops of the map, with the glossary's words that each is the first to use."""
+    words = root / "site" / "glossary.md"
+    met = glossary.first_met(glossary.terms(words) if words.is_file() else [], known)
+    stops = []
+    for lesson in known:
+        facts = facts_of(lesson)
+        names = [term.names[0] for term in met[lesson.name]]
+        link = f"lessons/{lesson.name}.html"
+        stops.append(Stop(lesson.number, facts["question"], link, facts["after"], names, facts["needs"] or ""))
+    return stops
 
 
 def levels(stops: Sequence[Stop]) -> list[list[Stop]]:

@@ -9,45 +9,20 @@ from __future__ import annotations
 import copy
 import html
 import re
-from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 from coursekit.check import Checker, load
-from coursekit.course import CourseError, Lesson, lesson_facts
+from coursekit.course import Lesson
 from coursekit.lesson.lint import exercise_ids
-from coursekit.lesson.notebook import _to_html, edition, from_json, quiz_options, read_source, tags
-from coursekit.lesson.params import parameters_of
+from coursekit.lesson.notebook import from_json, read_source, tags
+from coursekit.lesson.quiz import asked, quiz_options, to_html
 from coursekit.lesson.recording import MIME as RECORD_MIME
-from coursekit.run import card as cards
+from coursekit.run.last import own_cells
 
 _WIDGET = "application/vnd.jupyter.widget-view+json"
-_OPTION_LINE = re.compile(r"^- \[[ x]\] ")
 _BARE = re.compile(r"(?<![<(\"'\[`=])\bhttps?://[^\s<>()\[\]`]*[^\s<>()\[\]`.,;:]")  # an address that is no link yet
 FOLDED = {"code_prompt_show": "Show a solution", "code_prompt_hide": "Hide the solution"}
-
-
-def last_run(lesson: Lesson, profile: str = "quick") -> Path | None:
-    """The folder of the newest run that still is this lesson: passed, same cells, default parameters of ``profile``."""
-    full = read_source(lesson)
-    wanted = [cell["source"] for cell in edition(full, "solution", lesson.name)["cells"]]
-    values = defaults(full, profile)
-    found = sorted(lesson.runs.glob("*/card.json"), key=lambda path: path.stat().st_mtime, reverse=True)
-    for path in found:
-        try:
-            card = cards.read(path)
-            if card["status"] != "passed" or card["edition"] != "solution" or card["parameters"] != values:
-                continue
-            if [cell["source"] for cell in _own_cells(from_json(path.parent / "notebook.ipynb"))] == wanted:
-                return path.parent
-        except CourseError:
-            continue  # a card of another version, or a run whose notebook was deleted, is no run for the book
-    return None
-
-
-def defaults(full: Any, profile: str) -> dict[str, Any]:
-    """The parameters with which a profile runs when nothing else is said."""
-    return {name: parameter.default for name, parameter in parameters_of(full).items()} | {"profile": profile}
 
 
 def page(lesson: Lesson, run: Path, bar: str = "") -> Any:
@@ -55,7 +30,7 @@ def page(lesson: Lesson, run: Path, bar: str = "") -> Any:
     import nbformat
 
     full = read_source(lesson)
-    executed = iter(_own_cells(from_json(run / "notebook.ipynb")))
+    executed = iter(own_cells(from_json(run / "notebook.ipynb")))
     checkers = load(lesson.checks) if lesson.checks.is_file() else {}
     cells: list[Any] = []
     for source_cell in full["cells"]:
@@ -94,58 +69,24 @@ def hints_html(number: str, checker: Checker) -> str:
     total = len(checker.hints)
     for step in range(total, 0, -1):
         name = f"Hint {step} of {total}" if step > 1 else f"A hint for {number} ({total} in all)"
-        words = _to_html(str(checker.hints[step - 1]))
+        words = to_html(str(checker.hints[step - 1]))
         text = f'<details class="hint"><summary>{name}</summary><p>{words}</p>{text}</details>'
     return f'<div class="hints">{text}</div>'
 
 
 def quiz_html(source: str, name: str) -> str:
     """A quiz cell as Markdown and HTML: the question, then a fold-out per option that says whether it is right and why."""
-    question = "\n".join(line for line in source.split("\n") if not _OPTION_LINE.match(line)).strip()
     options = []
     for right, text, feedback in quiz_options(source):
         kind, verdict = ("right", "✓ Right.") if right else ("wrong", "✗ Not this one.")
         options.append(
-            f'<li><details class="option {kind}"><summary>{_to_html(text)}</summary>'
-            f"<p><strong>{verdict}</strong> {_to_html(feedback)}</p></details></li>"
+            f'<li><details class="option {kind}"><summary>{to_html(text)}</summary>'
+            f"<p><strong>{verdict}</strong> {to_html(feedback)}</p></details></li>"
         )
     return (
-        f'<div class="quiz" id="{name}">\n\n{question}\n\n'
+        f'<div class="quiz" id="{name}">\n\n{asked(source)}\n\n'
         f'<ul class="options">{"".join(options)}</ul><p class="tally" aria-live="polite"></p>\n\n</div>'
     )
-
-
-def facts_of(lesson: Lesson) -> dict[str, Any]:
-    """Title, question, objectives, time and needs of a lesson, and the numbers of the lessons that it needs."""
-    facts = lesson_facts(read_source(lesson)["cells"][0]["source"])
-    facts["title"] = facts["title"] or lesson.name
-    facts["question"] = facts["title"].split(" · ", 1)[-1]
-    facts["after"] = needed(facts["needs"] or "", lesson.number)
-    return facts
-
-
-def needed(text: str, own: str) -> list[str]:
-    """The lesson numbers in a column "Needs" such as "lessons 01 and 02" or "lessons 01-03", without the lesson's own."""
-    found: list[int] = []
-    for first, last in re.findall(r"\b(\d\d)(?:\s*(?:-|–|to)\s*(\d\d))?\b", text):
-        found += range(int(first), int(last or first) + 1)
-    return [number for number in dict.fromkeys(f"{n:02d}" for n in found) if number != own]
-
-
-def key_points(lesson: Lesson) -> list[str]:
-    """The lines under "Key points"."""
-    return _lines_under(lesson, "Key points")
-
-
-def reading(lesson: Lesson) -> list[str]:
-    """The lines under "Further reading"."""
-    return _lines_under(lesson, "Further reading")
-
-
-def _lines_under(lesson: Lesson, heading: str) -> list[str]:
-    prose = "\n\n".join(cell["source"] for cell in read_source(lesson)["cells"] if cell["cell_type"] == "markdown")
-    match = re.search(rf"^## {heading}\s*\n(.*?)(?=^#|\Z)", prose, re.M | re.S)
-    return re.findall(r"^- (.+)$", match[1], re.M) if match else []
 
 
 def alternatives(notebook: Any) -> list[tuple[str, str]]:
@@ -157,11 +98,6 @@ def alternatives(notebook: Any) -> list[tuple[str, str]]:
                 alt = output.get("metadata", {}).get("image/png", {}).get("alt", "")
                 found.append((output["data"]["image/png"], alt))
     return found
-
-
-def _own_cells(executed: Any) -> Sequence[Any]:
-    """The cells of an executed notebook without the one in which papermill put the parameters."""
-    return [cell for cell in executed["cells"] if "injected-parameters" not in tags(cell)]
 
 
 def _stub(cell: Any) -> Any:

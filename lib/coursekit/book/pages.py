@@ -12,8 +12,8 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from coursekit.book.lessonpage import facts_of, reading
 from coursekit.course import Lesson
+from coursekit.lesson.facts import FURTHER_READING, facts_of, lines_under
 from coursekit.lesson.recording import in_words
 from coursekit.run.courserun import key_results
 
@@ -195,7 +195,7 @@ def bibliography(root: Path, lessons: list[Lesson]) -> str:
                 entry["where"].append(where)
 
     for lesson in lessons:
-        for line in reading(lesson):
+        for line in lines_under(lesson, FURTHER_READING):
             add(line, f"[lesson {lesson.number}](lessons/{lesson.name}.ipynb)")
     in_lessons = set(found)
     for name, facts in _toml(root / "data" / "datasets.toml").items():

@@ -7,20 +7,51 @@ committed, so that everyone makes the same table; a result whose lesson has chan
 from __future__ import annotations
 
 import json
+import re
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 from coursekit.book import conceptmap
-from coursekit.course import CourseError, Lesson, atomic_write, lesson_facts, lessons
+from coursekit.course import CourseError, Lesson, lessons
+from coursekit.files import file_hash, write_json, write_text
 from coursekit.lesson import bootstrap
-from coursekit.lesson.notebook import read_source
+from coursekit.lesson.facts import facts_of
 from coursekit.lesson.recording import HEADLINE, number
 from coursekit.run import card as cards
+from coursekit.run.last import defaults, last_run, same_text
 
 KEPT = Path("data") / "results" / "cards.json"
 AHEAD = {"model": "the model is ahead", "baseline": "**the baseline is ahead**", "undecided": "undecided"}
+_TABLE = re.compile(r"(<!-- lessons -->\n).*?(<!-- /lessons -->)", re.S)
+_MAP = re.compile(r"(<!-- map -->\n).*?(<!-- /map -->)", re.S)
 MAP = Path("site") / "_static" / "course-map.svg"
+
+
+def refresh(root: Path, write: bool) -> list[str]:
+    """Write the README's table of lessons and the map of the course, or say that they are out of step.
+
+    Each stands between two comments (``<!-- lessons -->`` … ``<!-- /lessons -->``, and ``map``); without them nothing is done.
+    """
+    path = root / "README.md"
+    if not path.is_file():
+        return []
+    text, files = path.read_text(encoding="utf-8"), {}
+    if _TABLE.search(text):
+        rows = table(root)
+        text = _TABLE.sub(lambda match: match[1] + rows + match[2], text)
+    if _MAP.search(text):
+        files[root / MAP], words = picture(root)
+        alt = words.replace('"', "&quot;")
+        image = f'<img src="{MAP.as_posix()}" alt="{alt}">\n'
+        text = _MAP.sub(lambda match: match[1] + image + match[2], text)
+    files[path] = text
+    stale = [file for file in files if not file.is_file() or file.read_text(encoding="utf-8") != files[file]]
+    if stale and not write:
+        return ["README.md: its table or its map of the lessons is out of step. Run: make build"]
+    for file in stale:
+        write_text(file, files[file])
+    return []
 
 
 def keep(root: Path, more: Sequence[Path] = ()) -> dict[str, Any]:
@@ -29,11 +60,9 @@ def keep(root: Path, more: Sequence[Path] = ()) -> dict[str, Any]:
     All other parameters are as the lesson has them: on smaller data the minutes of a GPU would say nothing about the profile.
     ``more``: folders with runs that were made elsewhere. Returns what is kept now: lesson → {"cpu" | "gpu": facts}.
     """
-    from coursekit.book.lessonpage import defaults, last_run
-
     kept = load(root)
     for lesson in lessons(root):
-        usual = defaults(read_source(lesson), "gpu")
+        usual = defaults(lesson, "gpu")
         own = {k: v for k, v in kept.get(lesson.name, {}).items() if v["source_sha256"] == _hash(lesson)}
         run = last_run(lesson, "quick")
         if run is not None:
@@ -43,15 +72,13 @@ def keep(root: Path, more: Sequence[Path] = ()) -> dict[str, Any]:
             for folder in [root / "runs", *more]
             for path in folder.rglob(f"{lesson.name}/**/card.json")
             for card in [cards.read(path)]
-            if _on_a_gpu(card) and card["parameters"] == usual and _same_text(lesson, path)
+            if _on_a_gpu(card) and card["parameters"] == usual and same_text(lesson, path.parent)
         ]
         if found:
             own["gpu"] = facts(lesson, max(found, key=lambda card: card["started"]))
         kept[lesson.name] = own
     kept = {lesson.name: kept[lesson.name] for lesson in lessons(root) if kept.get(lesson.name)}
-    with atomic_write(root / KEPT) as handle:
-        json.dump(kept, handle, indent=1, ensure_ascii=False)
-        handle.write("\n")
+    write_json(root / KEPT, kept)
     return kept
 
 
@@ -88,17 +115,8 @@ def _on_a_gpu(card: dict[str, Any]) -> bool:
     return ran and card["parameters"].get("profile") == "gpu" and bool(card["device"]["gpus"])
 
 
-def _same_text(lesson: Lesson, path: Path) -> bool:
-    from coursekit.book.lessonpage import _own_cells
-    from coursekit.lesson.notebook import edition, from_json
-
-    wanted = [cell["source"] for cell in edition(read_source(lesson), "solution", lesson.name)["cells"]]
-    notebook = path.parent / "notebook.ipynb"
-    return notebook.is_file() and [cell["source"] for cell in _own_cells(from_json(notebook))] == wanted
-
-
 def _hash(lesson: Lesson) -> str:
-    return cards.file_hash(lesson.source) or ""
+    return file_hash(lesson.source) or ""
 
 
 def table(root: Path) -> str:
@@ -108,12 +126,12 @@ def table(root: Path) -> str:
     head += ["Open"] if known else []
     lines = [f"| {' | '.join(head)} |", "|" + "---|" * len(head)]
     for lesson in lessons(root):
-        said = lesson_facts(read_source(lesson)["cells"][0]["source"])
+        said = facts_of(lesson)
         here, there = (lesson.notebook(name).relative_to(root).as_posix() for name in ("learner", "solution"))
         own = {k: v for k, v in kept.get(lesson.name, {}).items() if v["source_sha256"] == _hash(lesson)}
         cpu, gpu = own.get("cpu"), own.get("gpu")
         row = [
-            f"[{said['title'] or lesson.name}]({here}) ([solutions]({there}))",
+            f"[{said['title']}]({here}) ([solutions]({there}))",
             f"{said['minutes']} min" if said["minutes"] else "",
             _minutes(cpu),
             _minutes(gpu),
@@ -155,7 +173,5 @@ def _result(own: dict[str, Any] | None) -> str:
 
 def picture(root: Path) -> tuple[str, str]:
     """The map of the course as a picture of its own (SVG), and what it shows in words."""
-    from coursekit.book.site import stops_of
-
-    stops = stops_of(root, lessons(root))
+    stops = conceptmap.stops_of(root, lessons(root))
     return conceptmap.picture(stops), conceptmap.in_words(stops)

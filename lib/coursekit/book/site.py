@@ -17,10 +17,12 @@ from pathlib import Path
 from typing import Any
 
 from coursekit.book import conceptmap, glossary, pages
-from coursekit.book.lessonpage import alternatives, facts_of, last_run, page
-from coursekit.course import CourseError, Lesson, atomic_write
+from coursekit.book.lessonpage import alternatives, page
+from coursekit.course import CourseError, Lesson
+from coursekit.files import write_text
 from coursekit.lesson import bootstrap
 from coursekit.run import card as cards
+from coursekit.run.last import last_run
 
 NEEDED = {
     "sphinx": "Sphinx",
@@ -117,7 +119,7 @@ def write_source(root: Path, known: Sequence[Lesson], runs: dict[str, Path], sou
 
     shutil.rmtree(source, ignore_errors=True)
     for path in sorted((root / "site").glob("*.md")):
-        _put(source / path.name, path.read_text(encoding="utf-8"))
+        write_text(source / path.name, path.read_text(encoding="utf-8"))
     repository = bootstrap.address(root)
     alts: dict[str, str] = {}
     found_cards = {name: cards.read(folder) for name, folder in runs.items()}
@@ -127,16 +129,16 @@ def write_source(root: Path, known: Sequence[Lesson], runs: dict[str, Path], sou
         executed = page(lesson, runs[lesson.name], lesson_bar(lesson, found_cards[lesson.name], repository))
         for picture, alt in alternatives(executed):
             alts[hashlib.sha256(base64.b64decode(picture)).hexdigest()] = alt
-        _put(source / "lessons" / f"{lesson.name}.ipynb", nbformat.writes(executed))
+        write_text(source / "lessons" / f"{lesson.name}.ipynb", nbformat.writes(executed))
         for name in ("learner", "solution"):
             suffix = "" if name == "learner" else ".solution"
             if not lesson.notebook(name).is_file():
                 raise CourseError(f"{lesson.notebook(name).name} is missing. Run: make build")
             shutil.copyfile(lesson.notebook(name), downloads / f"{lesson.name}{suffix}.ipynb")
         shutil.copyfile(runs[lesson.name] / "card.json", downloads / f"{lesson.name}.card.json")
-    _put(source / "alternatives.json", json.dumps(alts, indent=1, ensure_ascii=False))
+    write_text(source / "alternatives.json", json.dumps(alts, indent=1, ensure_ascii=False))
     for name, text in generated_pages(root, list(known), found_cards).items():
-        _put(source / f"{name}.md", text)
+        write_text(source / f"{name}.md", text)
     board = (root / BOARD / "index.md").is_file()
     if board:
         shutil.copytree(root / BOARD, source / "board")
@@ -146,7 +148,7 @@ def write_source(root: Path, known: Sequence[Lesson], runs: dict[str, Path], sou
         text = text.replace("<!-- lessons -->", pages.lessons_table(list(known), found_cards))
         text = text.replace("<!-- board -->\n", "board/index\n" if board else "")
         link = " Over many datasets, models and seeds: [the leaderboard](board/index.md)." if board else ""
-        _put(index, text.replace("<!-- leaderboard -->", link))
+        write_text(index, text.replace("<!-- leaderboard -->", link))
 
 
 def generated_pages(root: Path, known: list[Lesson], found: dict[str, Any]) -> dict[str, str]:
@@ -155,7 +157,7 @@ def generated_pages(root: Path, known: list[Lesson], found: dict[str, Any]) -> d
     terms = glossary.terms(words) if words.is_file() else []
     met = glossary.first_met(terms, known)
     links = {lesson.name: f"[Lesson {lesson.number}.](lessons/{lesson.name}.ipynb)" for lesson in known}
-    stops = stops_of(root, known)
+    stops = conceptmap.stops_of(root, known)
     return {
         "map": conceptmap.page(stops),
         **({"glossary": glossary.with_lessons(words.read_text(encoding="utf-8"), terms, met, links)} if terms else {}),
@@ -164,21 +166,6 @@ def generated_pages(root: Path, known: list[Lesson], found: dict[str, Any]) -> d
         **pages.data_pages(root),
         **pages.model_pages(root),
     }
-
-
-def stops_of(root: Path, known: list[Lesson]) -> list[conceptmap.Stop]:
-    """The lessons as stops of the map, with the glossary's words that each is the first to use."""
-    words = root / "site" / "glossary.md"
-    met = glossary.first_met(glossary.terms(words) if words.is_file() else [], known)
-    stops = []
-    for lesson in known:
-        facts = facts_of(lesson)
-        names = [term.names[0] for term in met[lesson.name]]
-        link = f"lessons/{lesson.name}.html"
-        stops.append(
-            conceptmap.Stop(lesson.number, facts["question"], link, facts["after"], names, facts["needs"] or "")
-        )
-    return stops
 
 
 def lesson_bar(lesson: Lesson, card: dict[str, Any], repository: tuple[str, str] | None) -> str:
@@ -218,8 +205,3 @@ def _sphinx(root: Path, source: Path, target: Path) -> None:
     if done.returncode:
         said = (done.stdout + done.stderr).replace(f"{source}{os.sep}", "")
         raise CourseError(f"Sphinx could not build the book:\n{said.rstrip()}")
-
-
-def _put(path: Path, text: str) -> None:
-    with atomic_write(path) as handle:
-        handle.write(text)

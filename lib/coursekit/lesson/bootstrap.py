@@ -15,7 +15,7 @@ import tomllib
 from pathlib import Path
 from typing import Any
 
-from coursekit.run.card import normalized
+from coursekit.machine.facts import normalized
 
 # What runs and shows notebooks. No lesson imports it, and Colab has its own, in versions that its kernel is bound to.
 RUNNING = {"ipykernel", "ipywidgets", "jupyterlab", "nbclient", "nbconvert", "papermill"}
@@ -30,7 +30,7 @@ if importlib.util.find_spec("coursekit") is None:
     course = next((p for p in [here, *here.parents, here / "{folder}"] if (p / "lib" / "coursekit").is_dir()), None)
     {fetch}
     sys.path.insert(0, str(course / "lib"))
-    from coursekit import bootstrap
+    from coursekit.lesson import bootstrap
 
     bootstrap.install()"""
 _CLONE = """if course is None:

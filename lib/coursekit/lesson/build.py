@@ -2,17 +2,14 @@
 
 from __future__ import annotations
 
-import re
 from pathlib import Path
 from typing import Any
 
-from coursekit.course import Lesson, atomic_write, lessons
+from coursekit.course import Lesson, lessons
+from coursekit.files import write_text
 from coursekit.lesson import bootstrap
 from coursekit.lesson.lint import leaks, lint
 from coursekit.lesson.notebook import EDITIONS, edition, from_json, read_source, restore, to_json, unparse
-
-_TABLE = re.compile(r"(<!-- lessons -->\n).*?(<!-- /lessons -->)", re.S)
-_MAP = re.compile(r"(<!-- map -->\n).*?(<!-- /map -->)", re.S)
 
 
 def build(lesson: Lesson) -> list[Path]:
@@ -22,8 +19,7 @@ def build(lesson: Lesson) -> list[Path]:
     for name in EDITIONS:
         path, text = lesson.notebook(name), to_json(_written(lesson, full, name))
         if not path.is_file() or path.read_text(encoding="utf-8") != text:
-            with atomic_write(path) as handle:
-                handle.write(text)
+            write_text(path, text)
             changed.append(path)
     return changed
 
@@ -74,33 +70,3 @@ def strangers(root: Path) -> list[str]:
         if path.stem.removeprefix("checks_") not in numbers:
             found.append(f"{path.relative_to(root)} belongs to no lesson.")
     return found
-
-
-def readme(root: Path, write: bool) -> list[str]:
-    """Write the README's table of lessons and the map of the course, or say that they are out of step.
-
-    Each stands between two comments (``<!-- lessons -->`` … ``<!-- /lessons -->``, and ``map``); without them nothing is done.
-    """
-    from coursekit.book import readme as parts
-
-    path = root / "README.md"
-    text = path.read_text(encoding="utf-8") if path.is_file() else ""
-    new, picture = text, None
-    if _TABLE.search(new):
-        table = parts.table(root)
-        new = _TABLE.sub(lambda match: match[1] + table + match[2], new)
-    if _MAP.search(new):
-        picture, words = parts.picture(root)
-        alt = words.replace('"', "&quot;")
-        image = f'<img src="{parts.MAP.as_posix()}" alt="{alt}">\n'
-        new = _MAP.sub(lambda match: match[1] + image + match[2], new)
-    drawn = root / parts.MAP
-    stale = picture is not None and (not drawn.is_file() or drawn.read_text(encoding="utf-8") != picture)
-    if new == text and not stale:
-        return []
-    if not write:
-        return ["README.md: its table or its map of the lessons is out of step. Run: make build"]
-    for file, content in {path: new, **({drawn: picture} if picture and stale else {})}.items():
-        with atomic_write(file) as handle:
-            handle.write(content)
-    return []

@@ -8,10 +8,12 @@ import re
 import tokenize
 from typing import Any
 
-from coursekit.course import CourseError, Lesson, lesson_facts
-from coursekit.lesson.notebook import TAGS, fold_quiz, parse, quiz_options, tags, unfold_quiz, unparse
+from coursekit.course import CourseError, Lesson
+from coursekit.lesson.facts import of_title
+from coursekit.lesson.notebook import TAGS, parse, tags, unparse
 from coursekit.lesson.notes import note_problems
 from coursekit.lesson.params import parameters_of
+from coursekit.lesson.quiz import fold_quiz, quiz_options, unfold_quiz
 
 _CALL = re.compile(r"""\bcheck\.exercise\(\s*["']([^"']+)["']""")
 _DOI = re.compile(r"https://doi\.org/10\.\d{4,}/\S+")
@@ -54,7 +56,7 @@ def _parts(lesson: Lesson, full: Any) -> list[str]:
     problems = []
     cells = full["cells"]
     first = cells[0] if cells else {"cell_type": "", "source": ""}
-    facts = lesson_facts(first["source"] if first["cell_type"] == "markdown" else "")
+    facts = of_title(first["source"] if first["cell_type"] == "markdown" else "")
     title = facts["title"] or ""
     if not (title.startswith(f"{lesson.number} · ") and title.endswith("?")):
         problems.append(f"the first cell must be markdown with the title `# {lesson.number} · A question?`.")

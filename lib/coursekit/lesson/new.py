@@ -11,7 +11,8 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-from coursekit.course import CourseError, Lesson, atomic_write, lessons
+from coursekit.course import CourseError, Lesson, lessons
+from coursekit.files import atomic_write, write_text
 
 TEMPLATES = Path(__file__).parent / "templates"
 TO_FILL = "to be filled in"
@@ -34,8 +35,7 @@ def lesson(root: Path, name: str) -> list[Path]:
         text = (TEMPLATES / template).read_text(encoding="utf-8")
         for word, value in words.items():
             text = text.replace(word, value)
-        with atomic_write(path) as handle:
-            handle.write(text)
+        write_text(path, text)
     return list(places.values())
 
 
@@ -109,7 +109,7 @@ def _copy(file: Path, kept: Path) -> None:
         with cache.new_folder(kept) as whole:
             shutil.copytree(file, whole, dirs_exist_ok=True)
     else:
-        with cache.atomic_write(kept) as temporary:
+        with atomic_write(kept) as temporary:
             shutil.copyfile(file, temporary)
 
 
@@ -159,8 +159,7 @@ def model(root: Path, name: str, random: bool = False) -> list[Path]:
     _append(root / "data" / "models.toml", lines)
     card = folder / "README.md"
     if not card.exists():
-        with atomic_write(card) as handle:
-            handle.write(f"# {name}\n\n{loaded}\n\nTrained on: {TO_FILL}. What it can and cannot do: {TO_FILL}.\n")
+        write_text(card, f"# {name}\n\n{loaded}\n\nTrained on: {TO_FILL}. What it can and cannot do: {TO_FILL}.\n")
     return [root / "data" / "models.toml", folder]
 
 
@@ -178,8 +177,7 @@ def _append(path: Path, lines: list[str]) -> None:
     text = path.read_text(encoding="utf-8")
     new: str = text.rstrip("\n") + "\n\n" + "\n".join(lines) + "\n"
     tomllib.loads(new)
-    with atomic_write(path) as handle:
-        handle.write(new)
+    write_text(path, new)
 
 
 def make(root: Path, what: str, name: str, **more: Any) -> list[Path]:

@@ -1,17 +1,17 @@
 """From one source to its editions: parse py:percent, keep and drop cells by tag, write the same JSON every time.
 
 jupytext does the parsing; what is added here is the choice of cells, ids that depend on nothing but the text, and quizzes
-that hide their answers until someone clicks.
+that hide their answers (:mod:`coursekit.lesson.quiz`).
 """
 
 from __future__ import annotations
 
 import hashlib
-import re
 from pathlib import Path
 from typing import Any
 
 from coursekit.course import CourseError, Lesson
+from coursekit.lesson.quiz import fold_quiz, unfold_quiz
 
 FORMAT = "py:percent"
 TAGS = ("parameters", "exercise", "solution", "instructor", "quiz", "figure")
@@ -26,14 +26,6 @@ KERNEL = {
     "language_info": {"name": "python"},
 }
 _FILTER = {"jupytext": {"notebook_metadata_filter": "-all", "cell_metadata_filter": "tags,-all"}}
-_OPTION = re.compile(r"^- \[( |x)\] (.+?) -> (.+)$")
-_FOLDED = re.compile(r"^<details><summary>(.+?)</summary>(✓|✗) (.+?)</details>$")
-_INLINE = (  # Markdown is not rendered inside <details>, so the little that options need is written as HTML
-    (re.compile(r"`([^`]+)`"), r"<code>\1</code>", re.compile(r"<code>(.+?)</code>"), r"`\1`"),
-    (re.compile(r"\*\*([^*]+)\*\*"), r"<strong>\1</strong>", re.compile(r"<strong>(.+?)</strong>"), r"**\1**"),
-    (re.compile(r"\*([^*]+)\*"), r"<em>\1</em>", re.compile(r"<em>(.+?)</em>"), r"*\1*"),
-)
-_ESCAPES = (("&", "&amp;"), ("<", "&lt;"), (">", "&gt;"))
 
 
 def tags(cell: Any) -> list[str]:
@@ -127,50 +119,3 @@ def restore(notebook: Any) -> Any:
         if "quiz" in tags(cell):
             cell["source"] = unfold_quiz(cell["source"])
     return back
-
-
-def quiz_options(source: str) -> list[tuple[bool, str, str]]:
-    """The options of a quiz cell: (right, text, feedback)."""
-    found = [_OPTION.match(line) for line in source.splitlines()]
-    return [(match[1] == "x", match[2], match[3]) for match in found if match]
-
-
-def fold_quiz(source: str) -> str:
-    """Each option ``- [x] text -> feedback`` as a fold-out that hides whether it is right; other lines stay."""
-    lines = []
-    for line in source.split("\n"):
-        match = _OPTION.match(line)
-        if not match:
-            lines.append(line)
-            continue
-        mark = "✓" if match[1] == "x" else "✗"
-        lines.append(f"<details><summary>{_to_html(match[2])}</summary>{mark} {_to_html(match[3])}</details>")
-    return "\n".join(lines)
-
-
-def unfold_quiz(source: str) -> str:
-    """The inverse of ``fold_quiz``."""
-    lines = []
-    for line in source.split("\n"):
-        match = _FOLDED.match(line)
-        if not match:
-            lines.append(line)
-            continue
-        lines.append(f"- [{'x' if match[2] == '✓' else ' '}] {_from_html(match[1])} -> {_from_html(match[3])}")
-    return "\n".join(lines)
-
-
-def _to_html(text: str) -> str:
-    for plain, escaped in _ESCAPES:
-        text = text.replace(plain, escaped)
-    for pattern, put, _, _ in _INLINE:
-        text = pattern.sub(put, text)
-    return text
-
-
-def _from_html(text: str) -> str:
-    for _, _, pattern, put in reversed(_INLINE):
-        text = pattern.sub(put, text)
-    for plain, escaped in reversed(_ESCAPES):
-        text = text.replace(escaped, plain)
-    return text

@@ -9,17 +9,16 @@ from __future__ import annotations
 import re
 from collections.abc import Sequence
 from dataclasses import dataclass, field
-from pathlib import Path
 from typing import Any
 
 from coursekit.course import Lesson
+from coursekit.lesson.facts import CLOSING, FURTHER_READING, facts_of
 from coursekit.lesson.lint import code_lines, exercise_ids
 from coursekit.lesson.notebook import read_source, tags
 
 WORDS_PER_MINUTE = 150  # prose that explains, read or told
 LINES_PER_MINUTE = 25  # code that is walked through, not typed
 EXERCISE_MINUTES, QUIZ_MINUTES = 5.0, 1.5
-CLOSING = ("Key points", "Further reading")
 SECTION = re.compile(r"^## (.+)$", re.M)
 _SKIP = re.compile(r"\*\*Skip\*\*(.*?)(?=\*\*|\Z)", re.I | re.S)
 
@@ -63,8 +62,6 @@ class Outline:
 
 def outline(lesson: Lesson) -> Outline:
     """The outline of a lesson, read from its source."""
-    from coursekit.book.lessonpage import facts_of
-
     full, facts = read_source(lesson), facts_of(lesson)
     found = [_section(heading, start, end, full["cells"]) for heading, start, end in _bounds(full["cells"])]
     for section in found:
@@ -106,7 +103,7 @@ def _section(heading: str, start: int, end: int, cells: Sequence[Any]) -> Sectio
             continue
         elif cell["cell_type"] == "code":
             section.minutes += len(code_lines(cell["source"])) / LINES_PER_MINUTE
-        elif heading != "Further reading":
+        elif heading != FURTHER_READING:
             section.minutes += len(cell["source"].split()) / WORDS_PER_MINUTE
     section.minutes += QUIZ_MINUTES * section.quizzes
     return section
@@ -129,18 +126,3 @@ def meant(section: Section, own: Section, note: str) -> bool:
 def plain(text: str) -> str:
     """Letters and digits only, in small, so that a heading is found with and without its emphasis."""
     return re.sub(r"[^a-z0-9]+", " ", text.lower()).strip()
-
-
-def last_seconds(lesson: Lesson) -> tuple[float, Path] | None:
-    """Seconds of computing in the newest passed run of a lesson with the profile quick, and its card; None without one."""
-    from coursekit.course import CourseError
-    from coursekit.run import card as cards
-
-    for path in sorted(lesson.runs.glob("*/card.json"), key=lambda path: path.stat().st_mtime, reverse=True):
-        try:
-            card = cards.read(path)
-        except CourseError:
-            continue
-        if card["status"] == "passed" and card["parameters"].get("profile") == "quick":
-            return float(card["seconds"]), path
-    return None

@@ -12,7 +12,8 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
-from coursekit.course import Lesson, lesson_facts, lessons
+from coursekit.course import Lesson, lessons
+from coursekit.lesson.facts import facts_of
 
 FILE = ".progress.jsonl"
 
@@ -82,14 +83,13 @@ def state(root: Path) -> list[tuple[Lesson, list[Exercise]]]:
 
 def report(root: Path) -> str:
     """What ``coursekit progress`` prints: a line per lesson, the sum, and where to go on."""
-    from coursekit.lesson.notebook import read_source
-
     chapters = state(root)
     lines, open_ones = [], []
     for lesson, exercises in chapters:
-        title = lesson_facts(read_source(lesson)["cells"][0]["source"])["title"] or lesson.name
         done = sum(exercise.solved is not None for exercise in exercises)
-        lines.append(f"{title}\n    {done} of {len(exercises)}   " + "   ".join(e.mark() for e in exercises))
+        lines.append(
+            f"{facts_of(lesson)['title']}\n    {done} of {len(exercises)}   " + "   ".join(e.mark() for e in exercises)
+        )
         open_ones += [(lesson, exercise) for exercise in exercises if not exercise.solved]
     total = sum(len(exercises) for _, exercises in chapters)
     lines.append(f"\n{total - len(open_ones)} of {total} exercises solved (✓ solved, ✗ tried, ○ open).")

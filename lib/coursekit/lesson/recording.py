@@ -39,7 +39,7 @@ class Recorder:
         parse_tolerance(tolerance)
         self._names.add(name)
         data = {"name": name, "value": plain, "tolerance": tolerance, "key": bool(key)}
-        _display({MIME: data, "text/plain": f"recorded  {name} = {in_words(plain)}"})
+        show_bundle({MIME: data, "text/plain": f"recorded  {name} = {in_words(plain)}"})
 
     def headline(self, what: str, interval: Any, lower_is_better: bool = False, stored: bool = False) -> None:
         """The lesson's one result for the README's table: ``what`` it is in words, and its mean with the interval.
@@ -210,7 +210,7 @@ def outputs_of(notebook: Any, mime: str) -> list[dict[str, Any]]:
     return found
 
 
-def _display(bundle: dict[str, Any]) -> None:
+def show_bundle(bundle: dict[str, Any]) -> None:
     """Show a MIME bundle in a notebook, or print its plain text outside one."""
     shell = None
     try:

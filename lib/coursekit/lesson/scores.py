@@ -11,7 +11,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from coursekit.course import replacing
+from coursekit.files import atomic_write
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -91,6 +91,6 @@ def keep(found: pd.DataFrame) -> bool:
         found = pd.concat([pd.read_parquet(path), found], ignore_index=True)
         if found.duplicated(UNIT).any():
             raise ValueError("record.scores: some of these scores were recorded before in this run.")
-    with replacing(path) as temporary:
+    with atomic_write(path) as temporary:
         found.to_parquet(temporary, index=False)
     return True

@@ -19,7 +19,7 @@ from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
-from coursekit.run import card as cards
+from coursekit.machine import facts
 
 OK, WARN, FAIL = "OK", "WARN", "FAIL"
 PYTHONS = ((3, 11), (3, 14))  # from, and below
@@ -76,10 +76,10 @@ def _python(root: Path) -> Iterator[Finding]:
 
 
 def _packages(root: Path) -> Iterator[Finding]:
-    wanted = cards.locked(root)
+    wanted = facts.locked(root)
     if not wanted:
         yield Finding(
-            FAIL, f"{cards.LOCK} is missing, so the tested versions are not known", f"git checkout {cards.LOCK}"
+            FAIL, f"{facts.LOCK} is missing, so the tested versions are not known", f"git checkout {facts.LOCK}"
         )
         return
     missing, other = [], []
@@ -98,7 +98,7 @@ def _packages(root: Path) -> Iterator[Finding]:
             WARN, f"{len(other)} packages are not in the tested version: {_some(other)}", "make setup FORCE=1"
         )
     if not missing and not other:
-        yield Finding(OK, f"{len(wanted)} packages as in {cards.LOCK}")
+        yield Finding(OK, f"{len(wanted)} packages as in {facts.LOCK}")
     for name in ("scfm", "coursekit"):
         if importlib.util.find_spec(name) is None:
             yield Finding(FAIL, f"the course's own package {name} is not installed", "make setup FORCE=1")
@@ -152,7 +152,7 @@ def _cpu(root: Path) -> Iterator[Finding]:
         ("BF16", "bf16"),
     ]  # fmt: skip
     have = [name for name, flag in named if flag in flags]
-    words = f"{cards.cpu_name()}, {cards.cores()} cores; {', '.join(have) or 'no vector extensions found'}"
+    words = f"{facts.cpu_name()}, {facts.cores()} cores; {', '.join(have) or 'no vector extensions found'}"
     slow = platform.machine().lower() in ("x86_64", "amd64") and flags and "avx2" not in flags
     yield (
         Finding(WARN, f"{words}: without AVX2 everything is several times slower", "another machine")

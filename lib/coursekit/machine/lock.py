@@ -11,8 +11,9 @@ import tomllib
 from pathlib import Path
 from typing import Any
 
-from coursekit.course import CourseError, atomic_write
-from coursekit.run import card as cards
+from coursekit.course import CourseError
+from coursekit.files import write_text
+from coursekit.machine import facts
 
 OWN = "scfm-course"
 SITE_LOCK = "requirements-site.lock"
@@ -32,15 +33,14 @@ def write(root: Path) -> Path:
     project = _project(root)
     extras = project.get("optional-dependencies", {})
     course = closure([*project["dependencies"], *extras.get("dev", [])])
-    wanted = {root / cards.LOCK: course}
+    wanted = {root / facts.LOCK: course}
     for name, (own, _) in EXTRA_LOCKS.items():
         found = closure([text for extra in own for text in extras.get(extra, [])])
         wanted[root / name] = {key: found[key] for key in found.keys() - course.keys()}
     for path, found in wanted.items():
         if found or path.is_file():
-            with atomic_write(path) as handle:
-                handle.write("\n".join(found[name] for name in sorted(found)) + "\n")
-    return root / cards.LOCK
+            write_text(path, "\n".join(found[name] for name in sorted(found)) + "\n")
+    return root / facts.LOCK
 
 
 def closure(wanted: list[str]) -> dict[str, str]:
@@ -52,7 +52,7 @@ def closure(wanted: list[str]) -> dict[str, str]:
     seen = set()
     while todo:
         requirement = todo.pop()
-        name = cards.normalized(requirement.name)
+        name = facts.normalized(requirement.name)
         key = (name, frozenset(requirement.extras))
         if key in seen or LEFT_OUT.match(name) or name == OWN:
             continue
@@ -75,21 +75,21 @@ def disagreements(root: Path) -> list[str]:
 
     project = _project(root)
     wanted = [*project["dependencies"], *project.get("optional-dependencies", {}).get("dev", [])]
-    locked = cards.locked(root)
+    locked = facts.locked(root)
     problems = []
     for text in wanted:
         requirement = Requirement(text)
-        version = locked.get(cards.normalized(requirement.name))
+        version = locked.get(facts.normalized(requirement.name))
         if version is None:
-            problems.append(f"{requirement.name} is in pyproject.toml and not in {cards.LOCK}. Run: make lock")
+            problems.append(f"{requirement.name} is in pyproject.toml and not in {facts.LOCK}. Run: make lock")
         elif not requirement.specifier.contains(version, prereleases=True):
             problems.append(
-                f"{cards.LOCK} has {requirement.name} {version}; pyproject.toml wants {requirement.specifier}."
+                f"{facts.LOCK} has {requirement.name} {version}; pyproject.toml wants {requirement.specifier}."
             )
     problems += _extra_disagreements(root, project)
-    for line in (root / cards.LOCK).read_text(encoding="utf-8").splitlines():
+    for line in (root / facts.LOCK).read_text(encoding="utf-8").splitlines():
         if line and not re.fullmatch(r"[A-Za-z0-9][\w.-]*==[\w.!]+", line):
-            problems.append(f"{cards.LOCK} has a line that is no plain version: {line}")
+            problems.append(f"{facts.LOCK} has a line that is no plain version: {line}")
     conda, pip = _environment(root)
     python = next((word.removeprefix("python") for word in conda if re.match(r"python[<>=]", word)), "")
     if set(python.split(",")) != set(project["requires-python"].split(",")):
@@ -107,10 +107,10 @@ def _extra_disagreements(root: Path, project: dict[str, Any]) -> list[str]:
 
     problems = []
     for name, (extras, command) in EXTRA_LOCKS.items():
-        locked = cards.locked(root, name)
+        locked = facts.locked(root, name)
         for extra in extras:
             for requirement in map(Requirement, project.get("optional-dependencies", {}).get(extra, [])):
-                version = locked.get(cards.normalized(requirement.name))
+                version = locked.get(facts.normalized(requirement.name))
                 if version is None or not requirement.specifier.contains(version, prereleases=True):
                     problems.append(
                         f"{name} has {requirement.name} {version or 'not at all'}; the extra {extra} wants "

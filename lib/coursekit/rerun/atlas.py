@@ -11,10 +11,11 @@ from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
-from coursekit.course import CourseError, alone, atomic_write, replacing
+from coursekit.course import CourseError
+from coursekit.files import alone, atomic_write, file_hash, write_json
 from coursekit.lesson.params import files_from
+from coursekit.machine.facts import LOCK
 from coursekit.rerun import snakemake
-from coursekit.run import card as cards
 from coursekit.run import runkey
 
 CELLS_PER_SHARD = 10_000
@@ -68,8 +69,7 @@ class Atlas:
         """Write plan.json, which every job reads."""
         own = {"kind": "atlas", "store": str(self.folder), "python": sys.executable, "shards": len(self.shards)}
         path = self.folder / "plan.json"
-        with atomic_write(path) as handle:
-            json.dump({**own, "atlas": asdict(self), **asdict(self)}, handle, indent=1)
+        write_json(path, {**own, "atlas": asdict(self), **asdict(self)})
         return path
 
     @classmethod
@@ -111,7 +111,7 @@ def plan(
         "model": runkey.content_hash(known) if known.is_absolute() else runkey.listed(root, "model", "", (model,)),
         "name": known.name if known.is_absolute() else model,
         "library": runkey.library_hash(),
-        "lock": cards.file_hash(root / cards.LOCK),
+        "lock": file_hash(root / LOCK),
         "choices": [cells_per_shard, counts_in, dtype, how or {}],
     }
     key = runkey.digest(parts)[:12]
@@ -130,10 +130,9 @@ def step(plan_file: Path, what: str, number: int) -> None:
     own = Atlas.read(plan_file)
     tokens = own.folder / "tokens" / f"{number:05d}.parquet"
     if what == "gather":
-        with replacing(own.embedding) as temporary:  # under its name after the report: where it is, all is
+        with atomic_write(own.embedding) as temporary:  # under its name after the report: where it is, all is
             report = shards.gather(own.shards, temporary, own.file)
-            with atomic_write(own.report) as handle:
-                json.dump(report, handle, indent=1)
+            write_json(own.report, report)
         return
     _limit_threads(own.threads)
     if what == "tokens":

@@ -12,7 +12,8 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from coursekit.course import CourseError, replacing
+from coursekit.course import CourseError
+from coursekit.files import atomic_write
 from coursekit.lesson import scores
 from coursekit.lesson.recording import number
 from coursekit.run import card as cards
@@ -143,7 +144,7 @@ def _short_names(names: set[str]) -> dict[str, str]:
 
 def write_table(table: pd.DataFrame, path: Path) -> Path:
     """Write a table as Parquet, whole or not at all."""
-    with replacing(path) as temporary:
+    with atomic_write(path) as temporary:
         table.to_parquet(temporary, index=False)
     return path
 

@@ -6,7 +6,7 @@ import math
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from coursekit.course import atomic_write, replacing
+from coursekit.files import atomic_write, write_text
 from coursekit.rerun import board
 
 if TYPE_CHECKING:
@@ -33,8 +33,7 @@ def write_page(root: Path, tidy: pd.DataFrame) -> Path:
     figure = draw(table, picture) if len(table) and table["strongest"].any() else ""
     if not figure:
         picture.unlink(missing_ok=True)  # of an older board
-    with atomic_write(folder / "index.md") as handle:
-        handle.write(page(table, tidy, figure))
+    write_text(folder / "index.md", page(table, tidy, figure))
     return folder / "index.md"
 
 
@@ -209,7 +208,7 @@ def draw(table: pd.DataFrame, path: Path) -> str:
         )
         if ax is not flat[-1] and ax.get_legend():
             ax.get_legend().remove()
-    with replacing(path) as temporary:
+    with atomic_write(path) as temporary:
         flat[0].figure.savefig(temporary, format="png", dpi=110, bbox_inches="tight", metadata={"Software": None})
     told = "; ".join(f"{row.question}, {row.metric}: {row.who} {row.verdict}" for row in _rows(part))
     return f"Gains of the models over the strongest baseline with 95 % intervals. {told}.".replace("_", " ")

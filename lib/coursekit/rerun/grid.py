@@ -18,7 +18,8 @@ from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
-from coursekit.course import CourseError, Lesson, atomic_write, choose
+from coursekit.course import CourseError, Lesson, choose
+from coursekit.files import write_json
 from coursekit.lesson.notebook import read_source
 from coursekit.lesson.params import accept, files_from, from_words, parameters_of
 from coursekit.run import card as cards
@@ -120,8 +121,7 @@ class Plan:
             "resources": self.resources,
             "runs": [asdict(run) for run in self.runs],
         }
-        with atomic_write(path) as handle:
-            json.dump(content, handle, indent=1, ensure_ascii=False)
+        write_json(path, content)
         return path
 
     @classmethod

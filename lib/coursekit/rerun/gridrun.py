@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from coursekit.course import alone
+from coursekit.files import alone
 from coursekit.rerun import snakemake
 from coursekit.rerun.board import gather, write_table
 from coursekit.rerun.grid import FAILED, GridRun, Plan

@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 import re
-import subprocess
 from collections.abc import Iterable
 from pathlib import Path
 
 from coursekit.course import Lesson, lessons
+from coursekit.machine.facts import git
 
 # What every lesson rests on: the library, the versions, the data (lists, tables, our own checkpoints, stored results; not what
 # only people and the README read), how lessons are run
@@ -34,11 +34,11 @@ def touched(known: Iterable[Lesson], paths: Iterable[str]) -> list[Lesson]:
 
 def differing(root: Path, since: str) -> list[str] | None:
     """The files that differ between the commit ``since`` and the working tree, new ones included; None for no such commit."""
-    known = _git(root, "rev-parse", "--verify", "--quiet", "--end-of-options", f"{since}^{{commit}}")
+    known = git(root, "rev-parse", "--verify", "--quiet", "--end-of-options", f"{since}^{{commit}}")
     if known is None:
         return None
-    changed = _git(root, "diff", "--name-only", "--no-renames", known.strip())
-    new = _git(root, "ls-files", "--others", "--exclude-standard")
+    changed = git(root, "diff", "--name-only", "--no-renames", known.strip())
+    new = git(root, "ls-files", "--others", "--exclude-standard")
     return None if changed is None or new is None else [*changed.splitlines(), *new.splitlines()]
 
 
@@ -52,11 +52,3 @@ def changed(root: Path, since: str | None) -> tuple[list[Lesson], str]:
         return known, f"all lessons: there is no commit {since} here"
     found = touched(known, paths)
     return found, f"{len(found)} of {len(known)} lessons: {len(paths)} files differ from {since}"
-
-
-def _git(root: Path, *words: str) -> str | None:
-    try:
-        done = subprocess.run(["git", "-C", str(root), *words], capture_output=True, text=True)
-    except OSError:
-        return None
-    return done.stdout if done.returncode == 0 else None

@@ -15,6 +15,7 @@ from typing import Any
 
 from coursekit.course import Lesson
 from coursekit.lesson.recording import in_words
+from coursekit.machine.facts import cores
 from coursekit.run import card as cards
 
 KEY_RESULTS = 4
@@ -39,7 +40,7 @@ def run_all(chosen: Sequence[Lesson], options: Sequence[str], jobs: int = 1) -> 
     """
     jobs = max(1, min(jobs, len(chosen)))
     told = "--threads" in options or "OMP_NUM_THREADS" in os.environ
-    threads = ["--threads", str(max(1, cards.cores() // jobs))] if jobs > 1 and not told else []
+    threads = ["--threads", str(max(1, cores() // jobs))] if jobs > 1 and not told else []
     todo: queue.SimpleQueue[tuple[int, Lesson]] = queue.SimpleQueue()
     for item in enumerate(chosen):
         todo.put(item)

@@ -13,7 +13,7 @@ from papermill.clientwrap import PapermillNotebookClient
 from papermill.engines import NBClientEngine, papermill_engines
 from papermill.log import logger
 
-from coursekit.course import atomic_write
+from coursekit.files import write_text
 
 NAME = "coursekit"
 SAVE_EVERY = 10.0  # seconds; the notebook of a killed run is at most this old
@@ -155,8 +155,7 @@ def write_notebook(path: Path, notebook: Any) -> None:
     """Write an executed notebook under its name only when it is complete."""
     import nbformat
 
-    with atomic_write(path) as handle:
-        handle.write(nbformat.writes(notebook))
+    write_text(path, nbformat.writes(notebook))
 
 
 papermill_engines.register(NAME, _Engine)

@@ -17,7 +17,8 @@ from pathlib import Path
 from typing import Any
 
 from coursekit.check import MIME as CHECK_MIME
-from coursekit.course import CourseError, Lesson, atomic_write
+from coursekit.course import CourseError, Lesson
+from coursekit.files import file_hash, write_text
 from coursekit.lesson import recording
 from coursekit.lesson.notebook import edition as make_edition
 from coursekit.lesson.notebook import from_json, read_source, tags
@@ -98,7 +99,7 @@ def run(
         "seed": values.get("seed"),
         "threads": threads,
         "used": used,
-        "scores": cards.file_hash(folder / SCORES),
+        "scores": file_hash(folder / SCORES),
         "results": results,
         "exercises": recording.outputs_of(executed, CHECK_MIME),
         "cells": _cell_times(executed),
@@ -111,8 +112,7 @@ def run(
     write_page(folder / "notebook.html", executed, lesson.name)
     if failure:
         card["error"] = failure.strip().splitlines()[-1]
-        with atomic_write(folder / "traceback.txt") as handle:
-            handle.write(failure.rstrip() + "\n")
+        write_text(folder / "traceback.txt", failure.rstrip() + "\n")
     cards.write(folder / "card.json", card)
     return Run(folder, card)
 
@@ -205,11 +205,6 @@ def _cell_times(notebook: Any) -> list[dict[str, Any]]:
 def _plain(text: str) -> str:
     """Text without the terminal's colour codes."""
     return re.sub(r"\x1b\[[0-9;]*m", "", text)
-
-
-def parameters_again(path: Path) -> dict[str, Any]:
-    """The parameters of a card, to run it again."""
-    return dict(cards.read(path)["parameters"])
 
 
 def progress_line(done: int, total: int) -> None:

@@ -6,7 +6,7 @@ import re
 from pathlib import Path
 from typing import Any
 
-from coursekit.course import atomic_write
+from coursekit.files import write_text
 from coursekit.run.maths import with_formulas
 
 _TEMPLATE = """
@@ -58,5 +58,4 @@ def write_page(path: Path, notebook: Any, title: str) -> None:
         embed_images=True,
     )
     body, _ = exporter.from_notebook_node(notebook, resources={"metadata": {"name": title}})
-    with atomic_write(path) as handle:
-        handle.write(body)
+    write_text(path, body)

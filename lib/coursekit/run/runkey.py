@@ -16,17 +16,13 @@ from pathlib import Path
 from typing import Any
 
 from coursekit.course import CourseError, Lesson
-from coursekit.run import card as cards
+from coursekit.files import file_hash, sha256
+from coursekit.machine.facts import LOCK
 
-MACHINERY = (
-    "check",
-    "engine",
-    "notebook",
-    "params",
-    "recording",
-    "run",
-    "scores",
-)  # of coursekit: what touches a result
+MACHINERY = (  # of coursekit: what touches a result
+    *("check.py", "lesson/notebook.py", "lesson/params.py", "lesson/recording.py", "lesson/scores.py"),
+    *("run/engine.py", "run/execute.py"),
+)
 LISTS = {
     "dataset": ("datasets.toml", None),
     "model": ("models.toml", "models"),
@@ -55,7 +51,7 @@ def key_of(lesson: Lesson, values: dict[str, Any]) -> tuple[str, dict[str, str]]
     parts = {
         "lesson": digest([text, lesson.checks.read_text(encoding="utf-8") if lesson.checks.is_file() else ""]),
         "library": library_hash(),
-        "lock": cards.file_hash(lesson.root / cards.LOCK) or "",
+        "lock": file_hash(lesson.root / LOCK) or "",
         "parameters": digest(plain),
         "results": digest(stored_results(lesson, str(plain.get("model") or ""))),
         **{
@@ -85,7 +81,7 @@ def stored_results(lesson: Lesson, model: str = "") -> dict[str, str]:
     """The files of data/results that a lesson names, and its ``model``'s own table, each with its sha256: a lesson reads them."""
     text = f"{lesson.source.read_text(encoding='utf-8')} {model.replace('-', '_')}.parquet"
     files = sorted((_data(lesson.root) / "results").glob("*.*"))
-    return {path.name: cards.file_hash(path) or "" for path in files if _stands_in(path.name, text)}
+    return {path.name: file_hash(path) or "" for path in files if _stands_in(path.name, text)}
 
 
 def _stands_in(name: str, text: str) -> bool:
@@ -97,27 +93,21 @@ def _stands_in(name: str, text: str) -> bool:
 def library_hash() -> str:
     """Hash over every Python file of scfm, the machinery that runs a lesson, and the tables that the library reads."""
     science = importlib.util.find_spec("scfm")
-    own = Path(__file__).parent
-    files = [own / f"{name}.py" for name in MACHINERY]
+    own = Path(__file__).resolve().parents[1]
+    files = [own / name for name in MACHINERY]
     if science is not None and science.origin is not None:
         files += sorted(Path(science.origin).parent.rglob("*.py"))
         files += sorted(path for path in own.parents[1].glob("data/*") if path.suffix in (".csv", ".gz"))
-    return digest([[path.name, path.parent.name, cards.file_hash(path)] for path in files])
+    return digest([[path.name, path.parent.name, file_hash(path)] for path in files])
 
 
 @functools.cache
 def content_hash(path: Path) -> str:
     """The sha256 of a file, or of a folder's files with their names. Raises CourseError where it cannot be read."""
-    digest = hashlib.sha256()
     try:
-        for file in [path] if path.is_file() else sorted(inner for inner in path.rglob("*") if inner.is_file()):
-            with file.open("rb") as stream:
-                digest.update(b"" if file == path else str(file.relative_to(path)).encode() + b"\0")
-                while block := stream.read(1 << 20):
-                    digest.update(block)
+        return sha256(path)
     except OSError as error:
         raise CourseError(f"{path} cannot be read: {error}") from error
-    return digest.hexdigest()
 
 
 def _data(root: Path) -> Path:

@@ -15,7 +15,8 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from coursekit.course import CourseError, Lesson, atomic_write, replacing
+from coursekit.course import CourseError, Lesson
+from coursekit.files import atomic_write, sha256, write_text
 from coursekit.workshop import keep, wheelhouse
 
 SCRIPTS = Path(__file__).parent / "bundled"
@@ -201,15 +202,14 @@ def pack(files: Mapping[str, Path | bytes], archive: Path, top: str, when: int) 
     """
     sums = "".join(f"{_sha256(files[name])}  {name}\n" for name in sorted(files)).encode()
     with (
-        replacing(archive) as temporary,
+        atomic_write(archive) as temporary,
         open(temporary, "wb") as raw,
         gzip.GzipFile("", "wb", 1, raw, mtime=when) as packed,
         tarfile.open(fileobj=packed, mode="w", format=tarfile.PAX_FORMAT) as tar,
     ):
         for name, content in sorted({**files, SUMS: sums}.items()):
             _add(tar, f"{top}/{name}", content, when)
-    with atomic_write(archive.with_name(archive.name + ".sha256")) as handle:
-        handle.write(f"{_sha256(archive)}  {archive.name}\n")
+    write_text(archive.with_name(archive.name + ".sha256"), f"{_sha256(archive)}  {archive.name}\n")
 
 
 def _add(tar: tarfile.TarFile, name: str, content: Path | bytes, when: int) -> None:
@@ -247,10 +247,7 @@ def _tree(place: str, folder: Path) -> dict[str, Path]:
 
 
 def _sha256(content: Path | bytes) -> str:
-    if isinstance(content, bytes):
-        return hashlib.sha256(content).hexdigest()
-    with open(content, "rb") as stream:
-        return hashlib.file_digest(stream, "sha256").hexdigest()
+    return hashlib.sha256(content).hexdigest() if isinstance(content, bytes) else sha256(content)
 
 
 def _platform() -> str:

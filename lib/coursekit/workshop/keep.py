@@ -11,14 +11,17 @@ import tempfile
 from pathlib import Path
 from typing import Any
 
-from coursekit.course import CourseError, Lesson, alone, atomic_write
+from coursekit.course import CourseError, Lesson
+from coursekit.files import alone, write_json
 from coursekit.lesson.notebook import to_json
 from coursekit.run.execute import prepare, run
 from coursekit.run.runkey import digest, library_hash, stored_results
 from coursekit.workshop import checkpoint, pieces
 
 LACKS = "not kept"
-_CELL = "__import__('coursekit.workshop.keep').keep.point({lesson!r}, {folder!r}, {trail!r}, {index})"
+_CELL = (
+    "__import__('importlib').import_module('coursekit.workshop.keep').point({lesson!r}, {folder!r}, {trail!r}, {index})"
+)
 
 
 def make(lesson: Lesson, words: list[str] | None = None, threads: int | None = None) -> str:
@@ -62,8 +65,7 @@ def _make(lesson: Lesson, folder: Path, words: list[str] | None, threads: int | 
         "parameters": parameters,
         "points": entries,
     }
-    with atomic_write(folder / f"{lesson.name}.json") as handle:
-        handle.write(json.dumps(content, indent=1, ensure_ascii=False) + "\n")
+    write_json(folder / f"{lesson.name}.json", content)
     sweep(folder)
     size = sum(pieces.place(folder, name).stat().st_size for name in names_of(content))
     return "\n".join([f"{lesson.name}: {len(entries)} checkpoints, {size / 2**20:.0f} MB", *_lacking(lesson, entries)])

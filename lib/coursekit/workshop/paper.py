@@ -8,9 +8,11 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-from coursekit.course import Lesson, atomic_write
+from coursekit.course import Lesson
+from coursekit.files import write_text
 from coursekit.lesson.notebook import edition, read_source, to_json
-from coursekit.lesson.outline import last_seconds
+from coursekit.lesson.outline import outline
+from coursekit.run.last import last_seconds
 from coursekit.workshop import quizpage
 from coursekit.workshop.checkpoint import Point
 from coursekit.workshop.plan import Slot, Workshop
@@ -133,8 +135,8 @@ def _clock(minutes: int) -> str:
 
 
 def _computing(lesson: Lesson) -> str:
-    found = last_seconds(lesson)
-    return f"{found[0]:.0f} s" if found else "not measured here: `make course` first"
+    seconds = last_seconds(lesson)
+    return f"{seconds:.0f} s" if seconds is not None else "not measured here: `make course` first"
 
 
 def to_page(text: str, title: str) -> str:
@@ -164,8 +166,6 @@ def instructor_notebook(lesson: Lesson) -> Any:
 
 def notes(lessons: Sequence[Lesson]) -> str:
     """All notes for instructors on one page, by lesson and section."""
-    from coursekit.lesson.outline import outline
-
     lines = ["# Notes for instructors", ""]
     for lesson in lessons:
         own = outline(lesson)
@@ -196,7 +196,6 @@ def write(root: Path, made: Workshop, known: Sequence[Lesson]) -> list[Path]:
         texts["quiz-key.html"] = to_page(quizpage.key(chosen), "Key to the quizzes")
     texts |= {f"instructor/{lesson.name}.ipynb": to_json(instructor_notebook(lesson)) for lesson in known}
     for name, text in texts.items():
-        with atomic_write(folder / name) as handle:
-            handle.write(text)
+        write_text(folder / name, text)
         files.append(folder / name)
     return files

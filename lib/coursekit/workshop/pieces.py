@@ -15,7 +15,8 @@ from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
-from coursekit.course import CourseError, replacing
+from coursekit.course import CourseError
+from coursekit.files import atomic_write
 
 CAPTURING = "transformers.utils.output_capturing"
 LARGE = 1 << 16  # bytes from which a buffer is a piece of its own
@@ -36,7 +37,7 @@ def put(folder: Path, content: bytes | memoryview) -> str:
     name = digest(content)
     path = place(folder, name)
     if not (path.is_file() and digest(path.read_bytes()) == name):
-        with replacing(path) as temporary:
+        with atomic_write(path) as temporary:
             temporary.write_bytes(content)
     return name
 

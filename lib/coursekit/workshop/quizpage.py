@@ -13,7 +13,8 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from coursekit.course import CourseError
-from coursekit.lesson.notebook import _to_html, quiz_options
+from coursekit.lesson import quiz
+from coursekit.lesson.quiz import quiz_options, to_html
 
 QUESTIONS = Path("site") / "quiz" / "questions.md"
 TIMES = ("before", "after")
@@ -43,8 +44,7 @@ class Topic:
 
     def asked(self, time: str) -> str:
         """The question without its options."""
-        lines = [line for line in self.questions[time].splitlines() if not line.startswith("- [")]
-        return " ".join(" ".join(lines).split())
+        return " ".join(quiz.asked(self.questions[time]).split())
 
 
 def topics(path: Path) -> list[Topic]:
@@ -70,10 +70,10 @@ def sheet(chosen: Sequence[Topic], time: str, css: str = "") -> str:
     blocks = []
     for k, topic in enumerate(chosen, 1):
         options = "".join(
-            f'<label><input type="radio" name="{topic.name}" value="{chr(65 + n)}"> <b>{chr(65 + n)}</b> {_to_html(text)}</label>'
+            f'<label><input type="radio" name="{topic.name}" value="{chr(65 + n)}"> <b>{chr(65 + n)}</b> {to_html(text)}</label>'
             for n, (_, text, _) in enumerate(quiz_options(topic.questions[time]))
         )
-        blocks.append(f"<fieldset><legend>{k}. {_to_html(topic.asked(time))}</legend>{options}</fieldset>")
+        blocks.append(f"<fieldset><legend>{k}. {to_html(topic.asked(time))}</legend>{options}</fieldset>")
     title = f"Quiz {time}"
     more = "fieldset{margin:1.2rem 0;border:1px solid #8a96a3;border-radius:6px;break-inside:avoid}label{display:block;padding:.25rem 0}legend{font-weight:600}@media print{button{display:none}}"
     return (

@@ -12,11 +12,14 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
-from coursekit.book.lessonpage import _OPTION_LINE, _own_cells, key_points
-from coursekit.course import CourseError, Lesson, atomic_write
+from coursekit.course import CourseError, Lesson
+from coursekit.files import write_text
+from coursekit.lesson.facts import FURTHER_READING, KEY_POINTS, facts_of, lines_under
 from coursekit.lesson.lint import exercise_ids
-from coursekit.lesson.notebook import _to_html, from_json, quiz_options, read_source, tags
+from coursekit.lesson.notebook import from_json, read_source, tags
 from coursekit.lesson.outline import Outline, Section, outline
+from coursekit.lesson.quiz import asked, quiz_options, to_html
+from coursekit.run.last import last_run, own_cells
 from coursekit.run.maths import with_formulas
 
 FOLDER = Path("site") / "_build" / "slides"
@@ -61,8 +64,6 @@ body, .reveal { background: var(--paper); color: var(--ink); font: 30px/1.4 syst
 
 def last_page(lesson: Lesson) -> Path:
     """The folder of the run whose figures the slides show. Raises CourseError where there is none of this text."""
-    from coursekit.book.lessonpage import last_run
-
     found = last_run(lesson)
     if found is None:
         raise CourseError(f"{lesson.name} has no quick run of this text. Run it first: make run NB={lesson.number}")
@@ -73,21 +74,19 @@ def deck(lesson: Lesson, run: Path) -> str:
     """All slides of a lesson as one page; ``run`` is the folder of an executed notebook of the same text."""
     own = outline(lesson)
     full = read_source(lesson)["cells"]
-    executed = iter(_own_cells(from_json(run / "notebook.ipynb")))
+    executed = iter(own_cells(from_json(run / "notebook.ipynb")))
     outputs = [[] if {"instructor", "exercise"} & set(tags(c)) else next(executed).get("outputs", []) for c in full]
     slides = [_title(own, full)]
     for section in own.sections:
-        if section.heading == "Key points":
-            slides += _points(key_points(lesson), own)
-        elif section.heading != "Further reading":
+        if section.heading == KEY_POINTS:
+            slides += _points(lines_under(lesson, KEY_POINTS), own)
+        elif section.heading != FURTHER_READING:
             slides += list(_section(section, full, outputs))
     title = html.escape(own.title)
     return _SKELETON.format(title=title, css=CSS, slides="\n".join(slides))
 
 
 def _title(own: Outline, cells: Sequence[Any]) -> str:
-    from coursekit.book.lessonpage import facts_of
-
     facts = facts_of(own.lesson)
     body = f"<h1>{html.escape(own.title)}</h1><p class='small'>{own.minutes} minutes. Needs: {rich(facts['needs'] or 'nothing')}.</p>"
     notes = (
@@ -151,13 +150,12 @@ def _exercise(cells: Sequence[Any], i: int) -> str:
 
 
 def _quiz(source: str) -> str:
-    question = "\n".join(line for line in source.split("\n") if not _OPTION_LINE.match(line)).strip()
     options = quiz_options(source)
     right = [(chr(65 + k), feedback) for k, (good, _, feedback) in enumerate(options) if good]
     listed = "".join(f"<li>{rich(text)}</li>" for _, text, _ in options)
     answer = " ".join(f"<strong>{letter}.</strong> {rich(feedback)}" for letter, feedback in right)
     told = "; ".join(f"{chr(65 + k)}: {feedback}" for k, (_, _, feedback) in enumerate(options))
-    body = f"<h2>Quiz</h2><div class='question'>{_blocks(question)}</div><ol class='options'>{listed}</ol><p class='fragment answer'>{answer}</p>"
+    body = f"<h2>Quiz</h2><div class='question'>{_blocks(asked(source))}</div><ol class='options'>{listed}</ol><p class='fragment answer'>{answer}</p>"
     return _slide(body, f"Let all vote before the next click. {told}")
 
 
@@ -177,7 +175,7 @@ def _slide(body: str, notes: str) -> str:
 
 def rich(text: str) -> str:
     """One line of Markdown as HTML: links lose their address, mathematics becomes MathML."""
-    return with_formulas(re.sub(r"\[([^\]]+)\]\([^)]+\)", r"\1", text), _to_html)
+    return with_formulas(re.sub(r"\[([^\]]+)\]\([^)]+\)", r"\1", text), to_html)
 
 
 def _blocks(text: str) -> str:
@@ -193,14 +191,13 @@ def write(root: Path, lessons: Sequence[Lesson], folder: Path | None = None) -> 
     shutil.copytree(root / REVEAL, target / "reveal", dirs_exist_ok=True)
     made = []
     for lesson, text in decks.items():
-        with atomic_write(target / f"{lesson.name}.html") as handle:
-            handle.write(text)
+        write_text(target / f"{lesson.name}.html", text)
         made.append(target / f"{lesson.name}.html")
     known = sorted(path.stem for path in target.glob("[0-9][0-9]_*.html"))
     links = "".join(f'<li><a href="{name}.html">{name.replace("_", " ")}</a></li>' for name in known)
-    with atomic_write(target / "index.html") as handle:
-        handle.write(
-            f'<!doctype html><html lang="en"><meta charset="utf-8"><title>Slides</title><h1>Slides</h1><ul>{links}</ul>'
-            "<p>S opens the speaker's view, ? the keys.</p></html>"
-        )
+    write_text(
+        target / "index.html",
+        f'<!doctype html><html lang="en"><meta charset="utf-8"><title>Slides</title><h1>Slides</h1><ul>{links}</ul>'
+        "<p>S opens the speaker's view, ? the keys.</p></html>",
+    )
     return made

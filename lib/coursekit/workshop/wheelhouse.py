@@ -17,11 +17,12 @@ from typing import Any
 from urllib.parse import unquote, urlparse
 from urllib.request import url2pathname
 
-from coursekit.course import CourseError, atomic_write
+from coursekit.course import CourseError
+from coursekit.files import write_json
+from coursekit.machine import facts
 from coursekit.machine.lock import SITE_LOCK
-from coursekit.run import card as cards
 
-LOCKS = (cards.LOCK, SITE_LOCK)  # the course with its tests, and the book
+LOCKS = (facts.LOCK, SITE_LOCK)  # the course with its tests, and the book
 INSTALLER = "setuptools>=77"  # what `pip install -e .` needs, and a fresh environment lacks
 STAMP = "complete.json"
 TORCH_INDEX = "https://download.pytorch.org/whl/"
@@ -36,9 +37,9 @@ def requirements(root: Path) -> list[str]:
     """One line per locked package, "name==version"; where a variant is installed here (torch 2.x+cpu), that variant."""
     found = {}
     for lock in LOCKS:
-        found.update(cards.locked(root, lock))
+        found.update(facts.locked(root, lock))
     if not found:
-        raise CourseError(f"{cards.LOCK} is missing or empty, so nobody knows which wheels to pack.")
+        raise CourseError(f"{facts.LOCK} is missing or empty, so nobody knows which wheels to pack.")
     for name, version in found.items():
         try:
             here = importlib.metadata.version(name)
@@ -73,8 +74,7 @@ def fill(root: Path, house: Path) -> list[Path]:
         if failed:
             raise CourseError(f"Not all wheels could be had (what came is kept in {house}; run it again):\n{failed}")
         wheels = resolved(file, house)
-    with atomic_write(house / STAMP) as handle:
-        json.dump({"key": key, "wheels": [path.name for path in wheels]}, handle, indent=1)
+    write_json(house / STAMP, {"key": key, "wheels": [path.name for path in wheels]})
     return wheels
 
 

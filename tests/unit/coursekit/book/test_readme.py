@@ -13,7 +13,6 @@ from tiny_course import LESSON, make_course
 
 from coursekit.book import conceptmap, readme
 from coursekit.course import CourseError, lessons
-from coursekit.lesson import build
 from coursekit.lesson.recording import HEADLINE, Recorder
 from coursekit.run import card as cards
 from coursekit.run import expect
@@ -80,13 +79,13 @@ def test_a_gpu_run_made_elsewhere_is_taken_only_from_a_gpu(ran: Path, tmp_path: 
 
 
 def test_the_readme_is_written_once_and_checked(ran: Path) -> None:
-    assert "out of step" in build.readme(ran, write=False)[0]
-    assert build.readme(ran, write=True) == []
-    assert build.readme(ran, write=False) == []
+    assert "out of step" in readme.refresh(ran, write=False)[0]
+    assert readme.refresh(ran, write=True) == []
+    assert readme.refresh(ran, write=False) == []
     picture = ran / readme.MAP
     assert picture.as_posix().removeprefix(f"{ran.as_posix()}/") in (ran / "README.md").read_text()
     picture.write_text("another")
-    assert "out of step" in build.readme(ran, write=False)[0]
+    assert "out of step" in readme.refresh(ran, write=False)[0]
 
 
 def test_the_map_is_a_picture_of_its_own_for_light_and_dark() -> None:

@@ -20,7 +20,10 @@ from coursekit.book import pages as sitepages
 from coursekit.check import load
 from coursekit.course import CourseError, Lesson, lessons
 from coursekit.lesson import build
-from coursekit.lesson.notebook import quiz_options, read_source, tags
+from coursekit.lesson.facts import needed
+from coursekit.lesson.notebook import read_source, tags
+from coursekit.lesson.quiz import quiz_options
+from coursekit.run.last import last_run
 
 ROOT = Path(__file__).resolve().parents[4]
 
@@ -34,22 +37,22 @@ def lesson(tmp_path: Path) -> Lesson:
 
 
 def test_the_newest_fitting_run_is_taken(lesson: Lesson) -> None:
-    assert lessonpage.last_run(lesson) is None
+    assert last_run(lesson) is None
     old, new = finished(lesson, "old"), finished(lesson, "new")
     os.utime(old / "card.json", (1, 1))
-    assert lessonpage.last_run(lesson) == new
+    assert last_run(lesson) == new
     for name, more in (("failed", {"status": "failed"}), ("seeded", {"seed": 1}), ("large", {"profile": "cpu"})):
         finished(lesson, name, **more)
     (finished(lesson, "headless") / "notebook.ipynb").unlink()
     (finished(lesson, "broken") / "card.json").write_text("{")
-    assert lessonpage.last_run(lesson) == new
-    assert lessonpage.last_run(lesson, "cpu") == lesson.runs / "large"
+    assert last_run(lesson) == new
+    assert last_run(lesson, "cpu") == lesson.runs / "large"
 
 
 def test_a_run_of_an_older_text_is_not_taken(lesson: Lesson) -> None:
     finished(lesson)
     lesson.source.write_text(LESSON.replace("share = 0.5", "share = 0.25"))
-    assert lessonpage.last_run(lesson) is None
+    assert last_run(lesson) is None
 
 
 def test_gathering_runs_only_what_is_missing(lesson: Lesson, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -175,7 +178,7 @@ def test_a_quiz_says_for_each_option_whether_it_is_right(lesson: Lesson) -> None
     ],
 )
 def test_needs_in_words_are_lesson_numbers(text: str, found: list[str]) -> None:
-    assert lessonpage.needed(text, "04") == found
+    assert needed(text, "04") == found
 
 
 # --- buttons, results, papers ------------------------------------------------------------------------

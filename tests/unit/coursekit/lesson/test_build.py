@@ -11,8 +11,9 @@ import pytest
 from tiny_course import LESSON, make_course
 
 from coursekit.__main__ import main
+from coursekit.book import readme
 from coursekit.course import CourseError, choose, find_root, lessons
-from coursekit.lesson import build, notebook
+from coursekit.lesson import build, notebook, quiz
 from coursekit.lesson.lint import lint
 
 
@@ -83,11 +84,11 @@ def test_two_equal_cells_get_different_ids() -> None:
 
 def test_quiz_hides_the_answer_and_unfolds_again() -> None:
     source = "**Quiz.** Which?\n- [ ] `a < b` & *c* -> no **way**\n- [x] b -> yes: 2 > 1"
-    folded = notebook.fold_quiz(source)
+    folded = quiz.fold_quiz(source)
     assert folded.count("<details>") == 2
     assert "[x]" not in folded
     assert "<code>a &lt; b</code>" in folded
-    assert notebook.unfold_quiz(folded) == source
+    assert quiz.unfold_quiz(folded) == source
 
 
 @pytest.mark.parametrize(
@@ -181,12 +182,12 @@ def test_check_finds_outputs_missing_and_forgotten_notebooks(root: Path, capsys:
 
 
 def test_readme_table_is_made_and_compared(root: Path) -> None:
-    readme = root / "README.md"
-    readme.write_text("# Course\n<!-- lessons -->\nold\n<!-- /lessons -->\nend\n")
-    assert build.readme(root, write=False) != []
-    assert build.readme(root, write=True) == []
-    assert build.readme(root, write=False) == []
-    text = readme.read_text()
+    page = root / "README.md"
+    page.write_text("# Course\n<!-- lessons -->\nold\n<!-- /lessons -->\nend\n")
+    assert readme.refresh(root, write=False) != []
+    assert readme.refresh(root, write=True) == []
+    assert readme.refresh(root, write=False) == []
+    text = page.read_text()
     assert "[01 · Is two more than one?](notebooks/01_tiny.ipynb)" in text
     assert text.startswith("# Course\n")
     assert text.endswith("end\n")

@@ -14,11 +14,11 @@ from typing import Any
 import pytest
 
 SOURCES = sorted((Path(__file__).resolve().parents[4] / "notebooks" / "source").glob("*.py"))
-OURS = ("scfm", "coursekit")
+OURS = ("scfm", "studies", "coursekit")
 
 
 def strange_names(code: str) -> list[str]:
-    """What code imports from scfm or coursekit, or reads of a module of theirs, and is not there: "line 3: scfm.nothing"."""
+    """What code imports from scfm, studies or coursekit, or reads of a module of theirs, and is not there: "line 3: scfm.nothing"."""
     tree = ast.parse(code)
     modules: dict[str, ModuleType] = {}
     found: list[str] = []
@@ -91,9 +91,9 @@ def test_a_lesson_names_only_what_is_there(path: Path) -> None:
         ("import scfm.lost", ["line 1: scfm.lost"]),
         ("from scfm.lost import thing", ["line 1: scfm.lost"]),
         ("from coursekit import check, lost", ["line 1: coursekit.lost"]),
-        ("from scfm import cache as c\nc.lost", ["line 2: scfm.store.cache.lost"]),
+        ("from scfm.store import cache as c\nc.lost", ["line 2: scfm.store.cache.lost"]),
         ("import scfm.store.cache as c\nc.lost", ["line 2: scfm.store.cache.lost"]),
-        ("from scfm import cache\ncache = {}\ncache.lost", []),
+        ("from scfm.store import cache\ncache = {}\ncache.lost", []),
         ("import scfm\nscfm.adapt(1)\nscfm.adapt.__name__\nfrom studies import seen", []),
         ("import numpy as np\nnp.lost", []),
     ],

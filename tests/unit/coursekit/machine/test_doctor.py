@@ -11,8 +11,7 @@ from pathlib import Path
 import pytest
 from tiny_course import make_course
 
-from coursekit.machine import doctor, lock
-from coursekit.run import card as cards
+from coursekit.machine import doctor, facts, lock
 
 ROOT = Path(__file__).resolve().parents[4]
 
@@ -180,7 +179,7 @@ def test_disagreements_are_found(tmp_path: Path) -> None:
 def test_lock_is_written_without_suffixes(tmp_path: Path) -> None:
     shutil.copyfile(ROOT / "pyproject.toml", tmp_path / "pyproject.toml")
     path = lock.write(tmp_path)
-    assert not {"sphinx", "playwright"} & set(cards.locked(tmp_path))  # only the book needs them
+    assert not {"sphinx", "playwright"} & set(facts.locked(tmp_path))  # only the book needs them
     assert "+" not in path.read_text()
-    assert cards.locked(tmp_path)["pytest"] == pytest.__version__
-    assert not any(name.startswith(("nvidia-", "scfm")) for name in cards.locked(tmp_path))
+    assert facts.locked(tmp_path)["pytest"] == pytest.__version__
+    assert not any(name.startswith(("nvidia-", "scfm")) for name in facts.locked(tmp_path))

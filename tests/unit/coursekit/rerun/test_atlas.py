@@ -29,7 +29,7 @@ def own(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> atlas.Atlas:
 
     found = atlas.Atlas(str(tmp_path), str(tmp_path / "cells.h5ad"), "m", 60, 20, "key")
     monkeypatch.setattr(shards, "gather", gather)
-    monkeypatch.setattr(atlas.workflow, "snakemake", snakemake)
+    monkeypatch.setattr(atlas.snakemake, "snakemake", snakemake)
     return found
 
 
@@ -38,7 +38,7 @@ def test_the_embedding_appears_after_its_report(own: atlas.Atlas, monkeypatch: p
         raise KeyboardInterrupt
 
     plan = own.write()
-    monkeypatch.setattr(atlas.json, "dump", killed)
+    monkeypatch.setattr(atlas, "write_json", killed)
     with pytest.raises(KeyboardInterrupt):
         atlas.step(plan, "gather", 0)
     assert [path.name for path in own.folder.iterdir()] == ["plan.json"]
@@ -57,7 +57,7 @@ def test_an_embedding_without_its_report_is_gathered_anew(own: atlas.Atlas) -> N
 
 def test_a_call_that_broke_does_not_lock_the_next_one_out(own: atlas.Atlas, monkeypatch: pytest.MonkeyPatch) -> None:
     with monkeypatch.context() as broken:
-        broken.setattr(atlas.workflow, "snakemake", lambda *_: 1 / 0)
+        broken.setattr(atlas.snakemake, "snakemake", lambda *_: 1 / 0)
         with pytest.raises(ZeroDivisionError) as kept:  # as Jupyter keeps the last traceback
             atlas.make(own)
     assert kept.value

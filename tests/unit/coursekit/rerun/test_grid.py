@@ -11,8 +11,10 @@ from pathlib import Path
 import pytest
 from scored_course import make_scored_course
 
-from coursekit.course import CourseError, alone, lessons
+from coursekit.course import CourseError, lessons
+from coursekit.files import alone, file_hash
 from coursekit.lesson.params import files_from
+from coursekit.machine.facts import LOCK
 from coursekit.rerun import grid, gridrun, watchdog
 from coursekit.run import card as cards
 from coursekit.run import runkey
@@ -184,6 +186,12 @@ def key(root: Path, **changed: object) -> str:
     return runkey.key_of(lessons(root)[0], values(root, **changed))[0]
 
 
+def test_the_key_is_made_of_files_that_are_there() -> None:
+    kit = Path(runkey.__file__).parents[1]
+    assert [name for name in runkey.MACHINERY if not (kit / name).is_file()] == []
+    assert (kit.parents[1] / "data" / "genes.tsv.gz").is_file()
+
+
 def test_the_key_follows_content(root: Path) -> None:
     lesson = lessons(root)[0]
     first = key(root)
@@ -193,7 +201,7 @@ def test_the_key_follows_content(root: Path) -> None:
     assert key(root) == first
     assert key(root, seed=1) != first
     assert key(root, dataset="other") != first
-    (root / cards.LOCK).write_text("numpy==2.0\n")
+    (root / LOCK).write_text("numpy==2.0\n")
     locked = key(root)
     assert locked != first
     text = lesson.source.read_text()
@@ -274,7 +282,7 @@ def test_a_run_goes_to_its_place_whole_and_only_once(root: Path) -> None:
     assert {path.name for path in place.iterdir()} == {"card.json", "notebook.ipynb", "notebook.html", "scores.parquet"}
     card = cards.read(place)
     assert card["grid"] == {"key": entry.key, "parts": entry.parts}
-    assert card["scores"] == cards.file_hash(place / "scores.parquet")
+    assert card["scores"] == file_hash(place / "scores.parquet")
     assert card["results"]["double"]["value"] == 6.0
     assert list((found.folder / "scratch").iterdir()) == []
     before = (place / "card.json").stat().st_mtime_ns
@@ -302,11 +310,11 @@ def test_a_failed_run_has_no_card_and_the_next_attempt_clears_it(root: Path) -> 
 def test_a_grid_that_broke_does_not_lock_the_next_one_out(root: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     found = plan_of(root, "lessons: ['01']\n")
     with monkeypatch.context() as broken:
-        broken.setattr(gridrun.workflow, "snakemake", lambda *_: 1 / 0)
+        broken.setattr(gridrun.snakemake, "snakemake", lambda *_: 1 / 0)
         with pytest.raises(ZeroDivisionError) as kept:  # as Jupyter keeps the last traceback
             gridrun.make(found)
     assert kept.value
-    monkeypatch.setattr(gridrun.workflow, "snakemake", lambda *_: 0)
+    monkeypatch.setattr(gridrun.snakemake, "snakemake", lambda *_: 0)
     assert gridrun.make(found).lost == list(found.runs)
     with alone(found.folder / "lock", ""), pytest.raises(CourseError, match="run by another process"):
         gridrun.make(found)
@@ -337,7 +345,7 @@ def test_a_run_whose_scores_are_gone_is_made_again(root: Path, monkeypatch: pyte
     def snakemake(*_: object) -> None:  # takes what is there for current
         assert not (place / "card.json").exists()
 
-    monkeypatch.setattr(gridrun.workflow, "snakemake", snakemake)
+    monkeypatch.setattr(gridrun.snakemake, "snakemake", snakemake)
     assert gridrun.make(found).lost == [entry]
 
 

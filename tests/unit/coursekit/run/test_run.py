@@ -20,7 +20,9 @@ from coursekit.__main__ import main
 from coursekit.course import CourseError, lessons
 from coursekit.lesson.notebook import parse
 from coursekit.lesson.params import accept, from_words, parameters_of
+from coursekit.machine import facts
 from coursekit.run import card as cards
+from coursekit.run import courserun
 from coursekit.run.courserun import run_all
 from coursekit.run.execute import THREADS, Run, _environment, run
 from coursekit.run.page import outside_references, write_page
@@ -289,7 +291,7 @@ def test_threads_are_those_that_were_asked_for(
     two = lessons(root) * 2
     for name in THREADS:
         monkeypatch.setenv(name, "7")
-    monkeypatch.setattr(cards, "cores", lambda: 8)
+    monkeypatch.setattr(courserun, "cores", lambda: 8)
     run_all(two, [], jobs=2)
     run_all(two, ["--threads", "3"], jobs=2)
     monkeypatch.delenv("OMP_NUM_THREADS")
@@ -310,15 +312,15 @@ def test_learner_edition_runs_with_open_exercises(root: Path, tmp_path: Path) ->
 
 
 def test_git_state_and_cards_that_are_none(tmp_path: Path) -> None:
-    assert cards.git_state(tmp_path) == {"commit": None, "dirty": None}
+    assert facts.git_state(tmp_path) == {"commit": None, "dirty": None}
     env = dict(
         os.environ, GIT_AUTHOR_NAME="a", GIT_AUTHOR_EMAIL="a@b", GIT_COMMITTER_NAME="a", GIT_COMMITTER_EMAIL="a@b"
     )
     for words in (["init", "-q"], ["commit", "-q", "--allow-empty", "-m", "x"]):
         subprocess.run(["git", "-C", str(tmp_path), *words], check=True, env=env)
-    assert cards.git_state(tmp_path)["dirty"] is False
+    assert facts.git_state(tmp_path)["dirty"] is False
     (tmp_path / "card.json").write_text("{")
-    assert cards.git_state(tmp_path)["dirty"] is True
+    assert facts.git_state(tmp_path)["dirty"] is True
     with pytest.raises(CourseError, match="is no run card"):
         cards.read(tmp_path)
     with pytest.raises(CourseError, match="no run card at"):

@@ -13,7 +13,8 @@ import torch
 from tiny_course import CHECKS, EXERCISE, make_course
 from tiny_geneformer import config
 
-from coursekit.course import CourseError, alone, choose
+from coursekit.course import CourseError, choose
+from coursekit.files import alone
 from coursekit.run.execute import prepare
 from coursekit.workshop import checkpoint, keep, pieces
 from scfm.models.geneformer_files import random_network

@@ -1,0 +1,85 @@
+"""What this machine is and has: processor, GPUs, packages; and which versions the course was tested with."""
+
+from __future__ import annotations
+
+import importlib.metadata
+import os
+import platform
+import re
+import subprocess
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+LOCK = "requirements.lock"
+
+
+def said(command: Sequence[str], seconds: float | None = 20) -> str | None:
+    """What a command prints, without the white space at its end; None where it is missing, fails, or takes longer."""
+    try:
+        done = subprocess.run(command, capture_output=True, text=True, timeout=seconds, stdin=subprocess.DEVNULL)
+    except (OSError, subprocess.TimeoutExpired):
+        return None
+    return done.stdout.rstrip() if done.returncode == 0 else None
+
+
+def git(root: Path, *words: str) -> str | None:
+    """What git says about the course; None where it fails."""
+    return said(["git", "-C", str(root), *words], None)
+
+
+def git_state(root: Path) -> dict[str, Any]:
+    """{"commit": hash or None outside git, "dirty": whether tracked or untracked files differ from it}."""
+    commit = git(root, "rev-parse", "HEAD") or None
+    return {"commit": commit, "dirty": bool(git(root, "status", "--porcelain")) if commit else None}
+
+
+def locked(root: Path, name: str = LOCK) -> dict[str, str]:
+    """The versions of requirements.lock (or the lock ``name``) by normalized name; empty where there is no lock."""
+    path = root / name
+    lines = path.read_text(encoding="utf-8").splitlines() if path.is_file() else []
+    found = {}
+    for line in lines:
+        match = re.match(r"^([A-Za-z0-9][\w.-]*)==([^\s;#]+)", line)
+        if match:
+            found[normalized(match[1])] = match[2]
+    return found
+
+
+def normalized(name: str) -> str:
+    """A distribution's name as PEP 503 compares it."""
+    return re.sub(r"[-_.]+", "-", name).lower()
+
+
+def packages(root: Path) -> dict[str, str]:
+    """The installed versions of all that the lock names (of everything installed where there is no lock)."""
+    wanted = locked(root)
+    found = {}
+    for distribution in importlib.metadata.distributions():
+        name = normalized(distribution.metadata["Name"] or "")
+        if name and (not wanted or name in wanted):
+            found[name] = distribution.version
+    return dict(sorted(found.items()))
+
+
+def device() -> dict[str, Any]:
+    """Names of the CPU and of the GPUs, and the number of cores this process may use."""
+    gpus = (said(["nvidia-smi", "--query-gpu=name,memory.total", "--format=csv,noheader"]) or "").splitlines()
+    return {"cpu": cpu_name(), "cores": cores(), "gpus": [line.strip() for line in gpus]}
+
+
+def cores() -> int:
+    """The number of cores that this process may use."""
+    if hasattr(os, "sched_getaffinity"):
+        return len(os.sched_getaffinity(0))
+    return os.cpu_count() or 1
+
+
+def cpu_name() -> str:
+    """The processor's name as the operating system gives it."""
+    info = Path("/proc/cpuinfo")
+    if info.is_file():
+        match = re.search(r"^model name\s*:\s*(.+)$", info.read_text(errors="replace"), re.M)
+        if match:
+            return match[1].strip()
+    return said(["sysctl", "-n", "machdep.cpu.brand_string"]) or platform.processor() or platform.machine()
