@@ -34,7 +34,7 @@ SNAKEMAKE = .venv/grid-ready
 endif
 
 .DEFAULT_GOAL := help
-.PHONY: help setup site workshop checkpoints slides bundle progress course run rerun verify table test test-full test-gpu check format build new readme grid board atlas doctor bench bench-atlas pretrain ladder lock clean clean-all clean-env
+.PHONY: help setup site workshop slides bundle progress course run rerun verify table test test-full test-gpu check format build new readme grid board atlas doctor bench bench-atlas pretrain ladder lock clean clean-all clean-env
 
 help:  ## this list
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-12s %s\n", $$1, $$2}' $(firstword $(MAKEFILE_LIST))
@@ -97,9 +97,6 @@ site: $(READY) $(SITE)  ## build the book from executed lessons, in site/_build/
 workshop: $(READY)  ## a schedule with breaks, notes, instructor notebooks: make workshop HOURS=3 (LESSONS="01 03")
 	@$(PY) -m coursekit workshop $(LESSONS) --hours $(HOURS)
 
-checkpoints: $(READY)  ## where who fell behind can go on, for all lessons or NB="03 06"
-	@$(PY) -m coursekit checkpoints $(NB) $(if $(P),--with $(P))
-
 slides: $(READY)  ## slides with speaker notes, offline, from the last runs: make slides NB=03
 	@$(PY) -m coursekit slides $(NB)
 
@@ -139,10 +136,10 @@ ladder: $(READY)  ## every rung at every label budget, in resumable shards (JOBS
 lock: $(READY) $(SITE) $(BROWSER) $(SNAKEMAKE)  ## write the locks from what is installed in .venv
 	@$(PY) -m coursekit lock
 
-clean:  ## delete the runs of lessons, and caches (grids, atlases, checkpoints, bundles and the environment stay)
+clean:  ## delete the runs of lessons, and caches (grids, atlases, bundles and the environment stay)
 	rm -rf runs/[0-9][0-9]_* .cache/numba .pytest_cache .mypy_cache .ruff_cache .hypothesis
 
-clean-all: clean  ## list what else is in runs/ (grids, atlases, checkpoints, bundles: hours of work), and delete it
+clean-all: clean  ## list what else is in runs/ (grids, atlases, bundles: hours of work), and delete it
 	@du -sh runs/* 2>/dev/null || true
 	rm -rf runs
 

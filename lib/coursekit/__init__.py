@@ -5,5 +5,6 @@ Only the standard library is imported here, so that ``python -m coursekit doctor
 
 from coursekit import check
 from coursekit.lesson.recording import record
+from coursekit.lesson.resume import resume
 
-__all__ = ["check", "record"]
+__all__ = ["check", "record", "resume"]

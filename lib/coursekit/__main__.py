@@ -73,12 +73,6 @@ def _parser() -> argparse.ArgumentParser:
     add.add_argument("lessons", nargs="*", metavar="NN", help="these lessons (default: as many as fit)")
     add.set_defaults(go=commands.workshop)
 
-    add = known.add_parser("checkpoints", help="store where a participant who fell behind can go on, lesson by lesson")
-    add.add_argument("lessons", nargs="*", metavar="NN")
-    _words(add)
-    add.add_argument("--threads", type=int, help="limit the threads of BLAS, OpenMP and numba")
-    add.set_defaults(go=commands.checkpoints)
-
     add = known.add_parser("slides", help="slides of the lessons from their last runs, with notes for the speaker")
     add.add_argument("lessons", nargs="*", metavar="NN")
     add.set_defaults(go=commands.slides)

@@ -294,15 +294,6 @@ def lock(args: argparse.Namespace, root: Path) -> int:
     return 1 if problems else 0
 
 
-def checkpoints(args: argparse.Namespace, root: Path) -> int:
-    from coursekit.workshop import checkpoint, keep
-
-    for lesson in choose(root, args.lessons):
-        print(keep.make(lesson, args.words, args.threads), flush=True)
-    print(f"They are in {checkpoint.FOLDER}; `make bundle` packs them, `make workshop` says who needs which.")
-    return 0
-
-
 def doctor(args: argparse.Namespace, root: Path) -> int:
     from coursekit.machine.doctor import FAIL, WARN, examine
 

@@ -98,7 +98,7 @@ def choose(root: Path, wanted: list[str]) -> list[Lesson]:
         return known
     chosen = []
     for word in wanted:
-        stem = _lesson_of(Path(word))
+        stem = lesson_of(Path(word))
         stem = stem.zfill(2) if stem.isdigit() else stem
         match = [lesson for lesson in known if stem in (lesson.number, lesson.name)]
         if not match:
@@ -108,7 +108,7 @@ def choose(root: Path, wanted: list[str]) -> list[Lesson]:
     return chosen
 
 
-def _lesson_of(path: Path) -> str:
+def lesson_of(path: Path) -> str:
     """The lesson that a word means: of a notebook that is there the one that it was made from, whatever it is called now."""
     if path.suffix != ".ipynb" or not path.is_file():
         return path.stem

@@ -19,6 +19,7 @@ from coursekit.lesson.notebook import read_source, tags
 WORDS_PER_MINUTE = 150  # prose that explains, read or told
 LINES_PER_MINUTE = 25  # code that is walked through, not typed
 EXERCISE_MINUTES, QUIZ_MINUTES = 5.0, 1.5
+OPENING = "Opening"  # what stands before the first heading
 SECTION = re.compile(r"^## (.+)$", re.M)
 _SKIP = re.compile(r"\*\*Skip\*\*(.*?)(?=\*\*|\Z)", re.I | re.S)
 
@@ -78,8 +79,8 @@ def outline(lesson: Lesson) -> Outline:
 
 
 def _bounds(cells: Sequence[Any]) -> list[tuple[str, int, int]]:
-    """(heading, first cell, cell behind the last) of each section; what stands before the first heading is "Opening"."""
-    starts = [("Opening", 0)]
+    """(heading, first cell, cell behind the last) of each section; what stands before the first heading is OPENING."""
+    starts = [(OPENING, 0)]
     for i, cell in enumerate(cells):
         head = SECTION.search(cell["source"]) if cell["cell_type"] == "markdown" else None
         if head and not {"instructor", "solution"} & set(tags(cell)):

@@ -59,7 +59,11 @@ def parameters_of(notebook: Any) -> dict[str, Parameter]:
     cells = [cell for cell in notebook["cells"] if "parameters" in tags(cell)]
     if len(cells) != 1:
         raise CourseError(f"there must be one cell with the tag parameters; there are {len(cells)}.")
-    source = cells[0]["source"]
+    return assignments(cells[0]["source"])
+
+
+def assignments(source: str) -> dict[str, Parameter]:
+    """The parameters that the source of a cell sets. Raises CourseError where it does more than assign plain values."""
     comments = _comments(source)
     found: dict[str, Parameter] = {}
     try:

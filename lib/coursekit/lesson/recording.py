@@ -2,17 +2,37 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import math
 import os
 import re
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 from typing import Any
 
 MIME = "application/vnd.coursekit.record+json"
 MAX_VALUES = 2_000
 HEADLINE = "headline"  # the name under which record.headline records
 SPECIAL = {"NaN": math.nan, "Infinity": math.inf, "-Infinity": -math.inf}  # JSON has no words for these numbers
+
+
+_quiet = False
+
+
+@contextlib.contextmanager
+def quiet() -> Iterator[None]:
+    """For as long as the block runs nothing is recorded, and no exercise is checked: someone catches up (lesson/resume.py)."""
+    global _quiet
+    before, _quiet = _quiet, True
+    try:
+        yield
+    finally:
+        _quiet = before
+
+
+def is_quiet() -> bool:
+    """Whether the code that runs is none of the reader's own."""
+    return _quiet
 
 
 class Recorder:
@@ -30,6 +50,8 @@ class Recorder:
         ``key``: show it in the table at the end of ``make course``.
         Raises ValueError for a bad name, a name used twice in one run or a key twice in a value, TypeError for a value that is no result.
         """
+        if _quiet:
+            return
         if not isinstance(name, str) or not re.fullmatch(r"[A-Za-z][\w.-]*", name):
             raise ValueError(f"record: {name!r} is no name. Use letters, digits, _ . - and begin with a letter.")
         # By hand in Jupyter a cell is often run again: then the new value simply takes the place of the old one.
@@ -65,7 +87,7 @@ class Recorder:
         from coursekit.lesson.scores import in_form, keep
 
         found = in_form(table, roles, key, lower_is_better, cost)
-        if keep(found):
+        if not _quiet and keep(found):
             print(f"{len(found):,} scores kept for the leaderboard.")
 
     def used(self, kind: str, name: str, sha256: str, **more: Any) -> None:

@@ -17,7 +17,7 @@ from typing import Any
 
 from coursekit.course import CourseError, Lesson
 from coursekit.files import atomic_write, sha256, write_text
-from coursekit.workshop import keep, wheelhouse
+from coursekit.workshop import wheelhouse
 
 SCRIPTS = Path(__file__).parent / "bundled"
 BUNDLES = Path("runs") / "bundle"
@@ -75,9 +75,6 @@ def make(
         work = Path(scratch)
         book = site.build(root, known, profile, jobs, work / "book")
         checkout(root, work / "course")
-        ready, without = keep.fresh(root, known)
-        if without:
-            print(f"no checkpoints for those who fall behind in {', '.join(without)}; `make checkpoints` makes them.")
         about = {
             "commit": commit,
             "differs_from_commit": changed,
@@ -86,14 +83,12 @@ def make(
             "wheels": [path.name for path in wheels],
             "data": list(data),
             "lessons": [lesson.name for lesson in known],
-            "checkpoints": [lesson.name for lesson in known if lesson.number not in without],
         }
         files: dict[str, Path | bytes] = {
             **scripts(about),
             **{f"wheels/{path.name}": path for path in wheels},
             **_tree("course", work / "course"),
             **_tree("book", book),
-            **{f"course/{name}": path for name, path in ready.items()},
             **{f"executed/{name}/{file}": folder / file for name, folder in runs.items() for file in EXECUTED},
             **{f"cache/{name}": path for name, path in cache.items()},
         }

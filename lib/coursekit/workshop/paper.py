@@ -11,10 +11,10 @@ from typing import Any
 from coursekit.course import Lesson
 from coursekit.files import write_text
 from coursekit.lesson.notebook import edition, read_source, to_json
-from coursekit.lesson.outline import outline
+from coursekit.lesson.outline import OPENING, outline
+from coursekit.lesson.resume import Place
 from coursekit.run.last import last_seconds
 from coursekit.workshop import quizpage
-from coursekit.workshop.checkpoint import Point
 from coursekit.workshop.plan import Slot, Workshop
 
 FOLDER = Path("runs") / "workshop"
@@ -82,17 +82,15 @@ def markdown(made: Workshop) -> str:
         "## Who fell behind",
         "",
         "Every lesson starts from its own first cell and needs no cell of another one: at each new lesson all are level again. "
-        "Within a lesson, a new cell with two lines brings the results of everything above, as the solution leaves them, "
-        "in a second or two:",
+        "Within a lesson, a new cell with two lines runs the solution up to a place, which takes as long as the cells above it do "
+        "(about a minute at most in the profile `quick`):",
         "",
         "```python",
-        "from coursekit import checkpoint",
+        "from coursekit import resume",
         _resume(made),
         "```",
         "",
-        '`checkpoint.points("03")` prints all the places. They are stored once, before the workshop, by `make checkpoints` on the '
-        "machine that makes the bundle (about as long as `make course`), and every stored piece is verified by its SHA-256. Where "
-        "there are none, run the solutions' notebook (`notebooks/solutions/`, menu Run, *Run All Above Selected Cell*).",
+        'A place that is not there, `resume("03")` for example, is answered with all that are.',
     ]
     return "\n".join(lines) + "\n"
 
@@ -100,7 +98,7 @@ def markdown(made: Workshop) -> str:
 def _resume(made: Workshop) -> str:
     """The line that leads to an exercise in the middle of this workshop; an example where it has none."""
     numbers = [slot.words for day in made.days for slot in day if slot.kind == "exercise"]
-    return Point(numbers[len(numbers) // 2] if numbers else "03.2").call()
+    return Place("", "", numbers[len(numbers) // 2] if numbers else "03.2").call()
 
 
 def rows(day: Sequence[Slot]) -> list[Slot]:
@@ -125,9 +123,9 @@ def _words(slot: Slot, later: Sequence[Slot]) -> str:
 def _level(later: Sequence[Slot]) -> str:
     """How those who are behind get to what comes after a break; no line where a new lesson begins, or none."""
     after = next((slot for slot in later if slot.number and slot.kind in ("lesson", "exercise")), None)
-    if after is None or after.section == "Opening":
+    if after is None or after.section == OPENING:
         return "."
-    return f": `{Point(after.words if after.kind == 'exercise' else '', after.section).call(after.number)}`."
+    return f": `{Place(after.number, after.section, after.words if after.kind == 'exercise' else '').call()}`."
 
 
 def _clock(minutes: int) -> str:

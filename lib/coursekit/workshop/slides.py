@@ -17,7 +17,7 @@ from coursekit.files import write_text
 from coursekit.lesson.facts import FURTHER_READING, KEY_POINTS, facts_of, lines_under
 from coursekit.lesson.lint import exercise_ids
 from coursekit.lesson.notebook import from_json, read_source, tags
-from coursekit.lesson.outline import Outline, Section, outline
+from coursekit.lesson.outline import OPENING, Outline, Section, outline
 from coursekit.lesson.quiz import asked, quiz_options, to_html
 from coursekit.run.last import last_run, own_cells
 from coursekit.run.maths import with_formulas
@@ -103,8 +103,8 @@ def _section(section: Section, cells: Sequence[Any], outputs: Sequence[list[Any]
     )
     body = "".join(f"<p>{rich(sentence)}</p>" for sentence in key_sentences(cells[start:end]))
     heading = rich(section.heading)
-    if section.heading != "Opening" or body:
-        name = "The question" if section.heading == "Opening" else heading
+    if section.heading != OPENING or body:
+        name = "The question" if section.heading == OPENING else heading
         yield _slide(f"<h2>{name}</h2>{body}", notes)
     shown = 0
     for i in range(start, end):

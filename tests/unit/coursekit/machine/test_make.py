@@ -20,13 +20,13 @@ def make(folder: Path, *words: str) -> subprocess.CompletedProcess[str]:
 
 
 def test_clean_takes_the_runs_of_lessons_and_clean_all_the_rest(tmp_path: Path) -> None:
-    for name in ("03_zero_shot", "grid/store", "atlas", "checkpoints", "bundle"):
+    for name in ("03_zero_shot", "grid/store", "atlas", "bundle"):
         (tmp_path / "runs" / name).mkdir(parents=True)
     assert make(tmp_path, "clean").returncode == 0
-    assert sorted(path.name for path in (tmp_path / "runs").iterdir()) == ["atlas", "bundle", "checkpoints", "grid"]
+    assert sorted(path.name for path in (tmp_path / "runs").iterdir()) == ["atlas", "bundle", "grid"]
     done = make(tmp_path, "clean-all")
     assert done.returncode == 0
-    assert "runs/checkpoints" in done.stdout
+    assert "runs/atlas" in done.stdout
     assert not (tmp_path / "runs").exists()
     assert make(tmp_path, "clean-all").returncode == 0
 

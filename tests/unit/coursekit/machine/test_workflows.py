@@ -50,7 +50,7 @@ def what_make_says(*words: str) -> argparse.Namespace:
 @pytest.mark.skipif(shutil.which("make") is None, reason="needs make: install it with the system's packages")
 def test_make_hands_on_values_with_spaces() -> None:
     said = "label='cell type' seed=1"
-    for target in ("run", "rerun", "course", "checkpoints", "grid"):
+    for target in ("run", "rerun", "course", "grid"):
         assert what_make_says(target, "NB=03", f"P={said}").words == ["label=cell type", "seed=1"]
         assert what_make_says(target, "NB=03").words == []
     assert what_make_says("course", "NB=01 03", "P=seed=1").lessons == ["01", "03"]
