@@ -133,8 +133,8 @@ pretrain: $(READY)  ## pretrain a mini model, resumable (MODEL=scgpt-mini, ARGS=
 ladder: $(READY)  ## every rung at every label budget, in resumable shards (JOBS=2; ARGS="--plan" says what is missing)
 	@$(PY) -m studies.ladder --jobs $(JOBS) $(ARGS)
 
-lock: $(READY) $(SITE) $(BROWSER) $(SNAKEMAKE)  ## write the locks from what is installed in .venv
-	@$(PY) -m coursekit lock
+lock: $(READY)  ## write requirements*.lock and environment.yml with uv (ARGS=--upgrade for newer versions)
+	@$(PY) -m coursekit lock $(ARGS)
 
 clean:  ## delete the runs of lessons, and caches (grids, atlases, bundles and the environment stay)
 	rm -rf runs/[0-9][0-9]_* .cache/numba .pytest_cache .mypy_cache .ruff_cache .hypothesis
@@ -160,6 +160,8 @@ INTEL_MAC = .venv/bin/python -c 'import platform, sys; sys.exit((platform.system
 	echo "take a Python for arm64: make clean-env; make setup PYTHON=/path/to/python3. Else use Colab, Binder or a Linux machine." >&2; \
 	exit 1; }
 
+PIP = .venv/bin/python -m pip install -q
+
 ifdef FORCE
 .PHONY: .venv/ready
 endif
@@ -170,24 +172,22 @@ endif
 	  echo "$$py cannot make environments. On Debian and Ubuntu: apt install python3-venv" >&2; exit 1; }
 	@$(INTEL_MAC)
 	@echo "Setting up .venv with the tested versions; the first time takes some minutes."
-	@test $(TORCH) != cpu || .venv/bin/python -m pip install -q --index-url https://download.pytorch.org/whl/cpu \
-	  $$(grep '^torch==' requirements.lock)
-	@.venv/bin/python -m pip install -q -r requirements.lock "setuptools>=77"
-	@.venv/bin/python -m pip install -q --no-deps --no-build-isolation -e .
+	@$(PIP) --no-deps --require-hashes -r requirements.lock
+	@test $(TORCH) != cpu || $(PIP) --no-deps --index-url https://download.pytorch.org/whl/cpu \
+	  $$(sed -n 's/^# \(torch==[^ ]*\).*/\1/p' requirements.lock)
+	@$(PIP) --no-build-isolation -e .
 	@touch .venv/ready
 
-# Only who builds the book, or tests it in a browser, needs these packages.
+# Only who builds the book, tests it in a browser, or runs grids and atlases needs these packages.
 .venv/site-ready: requirements-site.lock | $(READY)
 	@echo "Installing what builds the book; once."
-	@.venv/bin/python -m pip install -q --no-build-isolation -c requirements.lock -c requirements-site.lock -e '.[site]'
+	@$(PIP) --no-deps --require-hashes -r requirements-site.lock
 	@touch $@
 
-.venv/browser-ready: requirements-site.lock | $(READY)
-	@.venv/bin/python -m pip install -q --no-build-isolation -c requirements.lock -c requirements-site.lock -e '.[site,browser]' \
-	  && touch $@ .venv/site-ready || echo "Without these packages the book's tests are skipped."
+.venv/browser-ready: requirements-browser.lock | $(SITE)
+	@$(PIP) --no-deps --require-hashes -r requirements-browser.lock && touch $@ || echo "Without these packages the book's tests are skipped."
 
-# Only who runs grids and atlases needs Snakemake.
 .venv/grid-ready: requirements-grid.lock | $(READY)
 	@echo "Installing Snakemake; once."
-	@.venv/bin/python -m pip install -q --no-build-isolation -c requirements.lock -c requirements-grid.lock -e '.[grid]'
+	@$(PIP) --no-deps --require-hashes -r requirements-grid.lock
 	@touch $@

@@ -155,7 +155,8 @@ def _parser() -> argparse.ArgumentParser:
     add.add_argument("key")
     add.set_defaults(go=commands.grid_run)
 
-    add = known.add_parser("lock", help="write requirements.lock from what is installed")
+    add = known.add_parser("lock", help="write requirements*.lock and environment.yml with uv")
+    add.add_argument("--upgrade", action="store_true", help="take newer versions")
     add.set_defaults(go=commands.lock)
 
     add = known.add_parser("doctor", help="is this machine ready for the course?")

@@ -287,7 +287,7 @@ def grid_run(args: argparse.Namespace, root: Path) -> int:
 def lock(args: argparse.Namespace, root: Path) -> int:
     from coursekit.machine.lock import disagreements, write
 
-    print(f"wrote {write(root).name}")
+    print(f"wrote {', '.join(path.name for path in write(root, args.upgrade))}")
     problems = disagreements(root)
     for line in problems:
         print(line, file=sys.stderr)

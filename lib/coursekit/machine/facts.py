@@ -35,15 +35,27 @@ def git_state(root: Path) -> dict[str, Any]:
 
 
 def locked(root: Path, name: str = LOCK) -> dict[str, str]:
-    """The versions of requirements.lock (or the lock ``name``) by normalized name; empty where there is no lock."""
+    """The versions of requirements.lock (or the lock ``name``) for this Python and system, by normalized name.
+
+    Empty where there is no lock. PyTorch's version stands there in a comment (coursekit.machine.lock).
+    """
     path = root / name
     lines = path.read_text(encoding="utf-8").splitlines() if path.is_file() else []
     found = {}
     for line in lines:
-        match = re.match(r"^([A-Za-z0-9][\w.-]*)==([^\s;#]+)", line)
-        if match:
+        match = re.match(r"(?:# )?([A-Za-z0-9][\w.-]*)==([^\s;#]+)(?: ; ([^\\]+))?", line)
+        if match and (not match[3] or _holds(match[3])):
             found[normalized(match[1])] = match[2]
     return found
+
+
+def _holds(marker: str) -> bool:
+    """Whether a marker such as ``sys_platform == 'win32'`` is true here."""
+    try:
+        from packaging.markers import Marker
+    except ImportError:  # what pip brings is enough
+        from pip._vendor.packaging.markers import Marker  # type: ignore[assignment]
+    return bool(Marker(marker.strip()).evaluate())
 
 
 def normalized(name: str) -> str:

@@ -1,13 +1,17 @@
-"""requirements.lock: the tested versions, and whether pyproject.toml and environment.yml say the same.
+"""The tested versions: requirements*.lock, with the hash of every file that pip may fetch, and environment.yml for conda.
 
-What only the book, its tests and the grids need stands in locks of their own, so that setting up the course stays small.
+`make lock` asks uv (a maintainer's tool) for versions that fit all extras at once, on every system and Python of the course; it
+keeps those that the locks have. PyTorch has builds of the same version with other bytes, so it stands in a comment and its
+version in pyproject.toml (docs/decisions/06_locks.md).
 """
 
 from __future__ import annotations
 
-import importlib.metadata
 import re
+import subprocess
+import tempfile
 import tomllib
+from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
@@ -15,128 +19,111 @@ from coursekit.course import CourseError
 from coursekit.files import write_text
 from coursekit.machine import facts
 
-OWN = "scfm-course"
-SITE_LOCK = "requirements-site.lock"
-GRID_LOCK = "requirements-grid.lock"
-# what is installed on first use: lock → the extras it holds, and the command that installs them
-EXTRA_LOCKS = {SITE_LOCK: (("site", "browser"), "make site test-full"), GRID_LOCK: (("grid",), "make grid")}
-# What differs by platform and comes by itself with torch; and the installers, which are not the course's
-LEFT_OUT = re.compile(r"^(nvidia-|cuda-|triton$|pytorch-triton|pip$|setuptools$|wheel$)")
+EXTRAS = ("dev", "site", "browser", "grid")  # each lock holds what its extra adds to those before it
+_WITHOUT_HASH = re.compile(r"(torch|triton|nvidia-[\w-]+|cuda-[\w-]+)==")  # PyTorch, and what only it draws in
+_LINE = re.compile(r"#.*|[a-z0-9][\w.-]*==[\w.!]+( ; [^@\\]+)? \\|    --hash=sha256:[0-9a-f]{64}( \\)?")
+_HEAD = """\
+# The tested versions and their hashes; `make lock` writes it. Installed with: pip install --no-deps --require-hashes -r {name}
+"""
+_TORCH = "# {torch} comes from pyproject.toml, without a hash: docs/decisions/06_locks.md\n"
+_ENVIRONMENT = """\
+# For conda and mamba, in the tested versions; `make lock` writes it.
+#   mamba env create -f environment.yml && conda activate scfm-course && make course PY=python
+name: scfm-course
+channels:
+  - conda-forge
+dependencies:
+  - python{python}
+  - pip
+  - make
+  - pip:
+{pins}
+      - -e .
+"""
 
 
-def write(root: Path) -> Path:
-    """Write the versions installed here to the locks, without addresses and without suffixes such as +cpu.
+def name_of(extra: str) -> str:
+    """The lock of an extra; that of ``dev`` holds the course itself and its tests."""
+    return facts.LOCK if extra == "dev" else f"requirements-{extra}.lock"
 
-    requirements.lock gets what the course and its tests need, each of ``EXTRA_LOCKS`` what its extras add to that. Returns the
-    first.
+
+def write(root: Path, upgrade: bool = False) -> list[Path]:
+    """Write all locks and environment.yml; versions stay unless ``upgrade`` or pyproject.toml asks for others.
+
+    Raises CourseError where uv is missing or finds no versions that fit.
     """
-    project = _project(root)
-    extras = project.get("optional-dependencies", {})
-    course = closure([*project["dependencies"], *extras.get("dev", [])])
-    wanted = {root / facts.LOCK: course}
-    for name, (own, _) in EXTRA_LOCKS.items():
-        found = closure([text for extra in own for text in extras.get(extra, [])])
-        wanted[root / name] = {key: found[key] for key in found.keys() - course.keys()}
-    for path, found in wanted.items():
-        if found or path.is_file():
-            write_text(path, "\n".join(found[name] for name in sorted(found)) + "\n")
-    return root / facts.LOCK
+    written, taken = [root / name_of(extra) for extra in EXTRAS], set()
+    with tempfile.TemporaryDirectory(prefix="lock-") as scratch:
+        whole = Path(scratch) / "all.txt"
+        whole.write_text(
+            "".join(path.read_text(encoding="utf-8") for path in written if path.is_file()), encoding="utf-8"
+        )
+        _uv(root, EXTRAS, whole, *(["--upgrade"] if upgrade else []))
+        for extra, path in zip(EXTRAS, written, strict=True):
+            _uv(root, {"dev", extra}, own := Path(scratch) / f"{extra}.txt", "--constraint", str(whole))
+            found = [block for block in blocks(own.read_text(encoding="utf-8")) if block not in taken]
+            taken |= set(found)
+            head = _HEAD.format(name=path.name) + (_TORCH.format(torch=_torch(root)) if extra == "dev" else "")
+            write_text(path, head + "".join(found))
+    write_text(root / "environment.yml", environment(root))
+    return [*written, root / "environment.yml"]
 
 
-def closure(wanted: list[str]) -> dict[str, str]:
-    """normalized name -> "Name==version" of everything that ``wanted`` draws in and that is installed here."""
-    from packaging.requirements import Requirement
+def _uv(root: Path, extras: Iterable[str], out: Path, *more: str) -> None:
+    words = ["uv", "pip", "compile", "pyproject.toml", "-o", str(out), *more, "--universal", "--python-version", "3.11"]
+    words += ["--generate-hashes", "--no-header", "--no-annotate", "--quiet"]
+    words += [word for extra in extras for word in ("--extra", extra)]
+    try:
+        done = subprocess.run(words, cwd=root, capture_output=True, text=True)
+    except FileNotFoundError as error:
+        raise CourseError(
+            "make lock needs uv, which is not here. https://docs.astral.sh/uv, or: pipx install uv"
+        ) from error
+    if done.returncode:
+        raise CourseError(f"uv found no versions that fit:\n{done.stderr.strip()}")
 
-    found: dict[str, str] = {}
-    todo = [Requirement(text) for text in wanted]
-    seen = set()
-    while todo:
-        requirement = todo.pop()
-        name = facts.normalized(requirement.name)
-        key = (name, frozenset(requirement.extras))
-        if key in seen or LEFT_OUT.match(name) or name == OWN:
-            continue
-        seen.add(key)
-        try:
-            distribution = importlib.metadata.distribution(requirement.name)
-        except importlib.metadata.PackageNotFoundError:
-            continue  # not for this platform, or not installed: `disagreements` names what is missing
-        found[name] = f"{distribution.metadata['Name']}=={distribution.version.split('+')[0]}"
-        for text in distribution.requires or []:
-            further = Requirement(text)
-            if further.marker is None or any(further.marker.evaluate({"extra": e}) for e in (*requirement.extras, "")):
-                todo.append(further)
-    return found
+
+def blocks(text: str) -> list[str]:
+    """The requirements of a compiled file, each with its hashes; without PyTorch and what only it draws in."""
+    found = re.findall(r"^[a-z0-9].*\n(?:[ ].*\n)*", text, re.M)
+    return [block for block in found if not _WITHOUT_HASH.match(block)]
+
+
+def environment(root: Path) -> str:
+    """environment.yml as the locked versions make it."""
+    lines = (root / facts.LOCK).read_text(encoding="utf-8").splitlines()
+    pins = [line.rstrip(" \\") for line in lines if re.match(r"[a-z0-9]", line)]
+    shown = "\n".join(f'      - "{pin}"' for pin in sorted([*pins, _torch(root)]))
+    return _ENVIRONMENT.format(python=_project(root)["requires-python"], pins=shown)
 
 
 def disagreements(root: Path) -> list[str]:
-    """Where pyproject.toml, environment.yml and requirements.lock do not say the same, one sentence each."""
+    """Where pyproject.toml, the locks and environment.yml do not say the same, one sentence each."""
     from packaging.requirements import Requirement
 
-    project = _project(root)
-    wanted = [*project["dependencies"], *project.get("optional-dependencies", {}).get("dev", [])]
-    locked = facts.locked(root)
-    problems = []
-    for text in wanted:
-        requirement = Requirement(text)
-        version = locked.get(facts.normalized(requirement.name))
-        if version is None:
-            problems.append(f"{requirement.name} is in pyproject.toml and not in {facts.LOCK}. Run: make lock")
-        elif not requirement.specifier.contains(version, prereleases=True):
-            problems.append(
-                f"{facts.LOCK} has {requirement.name} {version}; pyproject.toml wants {requirement.specifier}."
-            )
-    problems += _extra_disagreements(root, project)
-    for line in (root / facts.LOCK).read_text(encoding="utf-8").splitlines():
-        if line and not re.fullmatch(r"[A-Za-z0-9][\w.-]*==[\w.!]+", line):
-            problems.append(f"{facts.LOCK} has a line that is no plain version: {line}")
-    conda, pip = _environment(root)
-    python = next((word.removeprefix("python") for word in conda if re.match(r"python[<>=]", word)), "")
-    if set(python.split(",")) != set(project["requires-python"].split(",")):
-        problems.append(f"environment.yml has python{python}; pyproject.toml wants {project['requires-python']}.")
-    ours, theirs = ({_key(text) for text in words} for words in (wanted, [w for w in pip if not w.startswith("-")]))
-    problems += [f"{text} is in pyproject.toml and not in environment.yml." for text in sorted(ours - theirs)]
-    problems += [f"{text} is in environment.yml and not in pyproject.toml." for text in sorted(theirs - ours)]
-    if "-c requirements.lock" not in pip:
-        problems.append("environment.yml does not hold its packages to the tested versions (-c requirements.lock).")
+    project, problems = _project(root), []
+    locked: dict[str, str] = {}
+    for extra in EXTRAS:
+        locked |= facts.locked(root, name_of(extra))
+        wanted = project["optional-dependencies"].get(extra, []) + (project["dependencies"] if extra == "dev" else [])
+        for requirement in map(Requirement, wanted):
+            version = locked.get(facts.normalized(requirement.name))
+            if version is None or not requirement.specifier.contains(version, prereleases=True):
+                has = f"has {requirement.name} {version or 'not at all'}"
+                problems.append(f"{name_of(extra)} {has}; pyproject.toml wants {requirement}. Run: make lock")
+        text = (root / name_of(extra)).read_text(encoding="utf-8")
+        strange = [line for line in text.splitlines() if not _LINE.fullmatch(line)]
+        problems += [f"{name_of(extra)} has a line that is no version with its hashes: {line}" for line in strange]
+    conda = root / "environment.yml"
+    if not conda.is_file() or conda.read_text(encoding="utf-8") != environment(root):
+        problems.append(f"environment.yml is out of step with {facts.LOCK}. Run: make lock")
     return problems
 
 
-def _extra_disagreements(root: Path, project: dict[str, Any]) -> list[str]:
-    from packaging.requirements import Requirement
-
-    problems = []
-    for name, (extras, command) in EXTRA_LOCKS.items():
-        locked = facts.locked(root, name)
-        for extra in extras:
-            for requirement in map(Requirement, project.get("optional-dependencies", {}).get(extra, [])):
-                version = locked.get(facts.normalized(requirement.name))
-                if version is None or not requirement.specifier.contains(version, prereleases=True):
-                    problems.append(
-                        f"{name} has {requirement.name} {version or 'not at all'}; the extra {extra} wants "
-                        f"{requirement.specifier}. Run: {command}, then make lock"
-                    )
-    return problems
+def _torch(root: Path) -> str:
+    """PyTorch's version as pyproject.toml pins it: "torch==2.13.0"."""
+    return str(next(text for text in _project(root)["dependencies"] if text.startswith("torch==")))
 
 
 def _project(root: Path) -> dict[str, Any]:
     return dict(tomllib.loads((root / "pyproject.toml").read_text(encoding="utf-8"))["project"])
-
-
-def _key(text: str) -> str:
-    return re.sub(r"\s", "", text).lower().replace("_", "-")
-
-
-def _environment(root: Path) -> tuple[list[str], list[str]]:
-    """The conda and the pip requirements of environment.yml; read line by line, for its form is plain."""
-    try:
-        lines = (root / "environment.yml").read_text(encoding="utf-8").splitlines()
-    except OSError as error:
-        raise CourseError("environment.yml is missing.") from error
-    body = lines[lines.index("dependencies:") + 1 :]
-    items = [
-        (len(line) - len(line.lstrip()), line.strip()[2:].strip('"')) for line in body if line.strip().startswith("- ")
-    ]
-    return [word for indent, word in items if indent == 2 and word != "pip:"], [
-        word for indent, word in items if indent > 2
-    ]

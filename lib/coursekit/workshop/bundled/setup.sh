@@ -38,8 +38,9 @@ export PIP_CONFIG_FILE=/dev/null PIP_NO_INDEX=1 PIP_DISABLE_PIP_VERSION_CHECK=1
 cd course
 test -x .venv/bin/python || "$python" -m venv .venv
 echo "Installing @COUNT@ packages into course/.venv; this takes some minutes."
-.venv/bin/python -m pip install -q --no-index --find-links ../wheels -r requirements.lock -r requirements-site.lock "setuptools>=77"
-.venv/bin/python -m pip install -q --no-index --no-deps --no-build-isolation -e .
+pip() { .venv/bin/python -m pip install -q --no-index --find-links ../wheels "$@"; }
+pip --no-deps --require-hashes -r requirements.lock -r requirements-site.lock
+pip --no-build-isolation -e .  # and PyTorch, which the sums above have verified
 touch .venv/ready .venv/site-ready  # make asks these files whether the set-up is complete
 
 cd "$here"

@@ -150,36 +150,62 @@ def test_pyproject_lock_and_conda_environment_agree() -> None:
     assert lock.disagreements(ROOT) == []
 
 
-def test_disagreements_are_found(tmp_path: Path) -> None:
-    for name in ("pyproject.toml", "requirements.lock", "environment.yml"):
-        (tmp_path / name).write_text((ROOT / name).read_text())
-    versions = (tmp_path / "requirements.lock").read_text()
-    (tmp_path / "requirements.lock").write_text(
-        re.sub(r"(?m)^numpy==.*$", "numpy==1.0", re.sub(r"(?m)^peft==.*\n", "", versions))
-        + "x @ https://example.org/x.whl\n"
-    )
-    conda = (tmp_path / "environment.yml").read_text()
-    (tmp_path / "environment.yml").write_text(
-        conda.replace("python>=3.11,<3.14", "python>=3.10,<3.14").replace(
-            "      - scanpy>=1.11\n", "      - scanpy>=1.0\n"
-        )
-    )
-    found = "\n".join(lock.disagreements(tmp_path))
+@pytest.fixture
+def locked(tmp_path: Path) -> Path:
+    """A copy of what names versions."""
+    for path in [ROOT / "pyproject.toml", ROOT / "environment.yml", *ROOT.glob("requirements*.lock")]:
+        shutil.copyfile(path, tmp_path / path.name)
+    return tmp_path
+
+
+def test_disagreements_are_found(locked: Path) -> None:
+    path = locked / "requirements.lock"
+    text = re.sub(r"(?m)^peft==.*\n(    .*\n)*", "", re.sub(r"(?m)^numpy==\S+", "numpy==1.0", path.read_text()))
+    text = re.sub(r"(?m)^(scanpy==\S+) \\\n(    .*\n)*", r"\1\n", text)
+    path.write_text(text + "x @ https://example.org/x.whl\n")
+    found = "\n".join(lock.disagreements(locked))
     for words in (
-        "peft is in pyproject.toml and not in requirements.lock",
-        "numpy 1.0",
-        "no plain version: x @",
-        "python>=3.10",
+        "has peft not at all; pyproject.toml wants peft>=",
+        "has numpy 1.0; pyproject.toml wants numpy>=",
+        "no version with its hashes: x @",
+        "no version with its hashes: scanpy==",
+        "environment.yml is out of step",
     ):
         assert words in found
-    assert "scanpy>=1.0 is in environment.yml and not" in found
-    assert "scanpy>=1.11 is in pyproject.toml and not" in found
+    (locked / "environment.yml").write_text(lock.environment(locked).replace("python>=3.11,<3.14", "python>=3.10"))
+    assert "environment.yml is out of step" in "\n".join(lock.disagreements(locked))
 
 
-def test_lock_is_written_without_suffixes(tmp_path: Path) -> None:
-    shutil.copyfile(ROOT / "pyproject.toml", tmp_path / "pyproject.toml")
-    path = lock.write(tmp_path)
-    assert not {"sphinx", "playwright"} & set(facts.locked(tmp_path))  # only the book needs them
-    assert "+" not in path.read_text()
-    assert facts.locked(tmp_path)["pytest"] == pytest.__version__
-    assert not any(name.startswith(("nvidia-", "scfm")) for name in facts.locked(tmp_path))
+def test_every_file_of_a_lock_has_a_hash_and_pytorch_stands_aside() -> None:
+    everything = "".join(path.read_text() for path in ROOT.glob("requirements*.lock"))
+    headed = re.findall(r"(?m)^([a-z0-9][\w.-]*)==", everything)
+    assert not any(name.startswith(("torch", "nvidia-", "cuda-", "triton", "scfm")) for name in headed)
+    assert "+" not in "".join(re.findall(r"(?m)^[a-z0-9#].*==\S+", everything))
+    assert facts.locked(ROOT)["torch"] == "2.13.0"
+    assert facts.locked(ROOT)["pytest"] == pytest.__version__
+    assert not {"sphinx", "playwright"} & set(facts.locked(ROOT))  # only the book needs them
+    compiled = (
+        "a==1 \\\n    --hash=sha256:0\ntorch==2 \\\n    --hash=sha256:1\nnvidia-x==3 ; y \\\n    --hash=sha256:2\n"
+    )
+    assert lock.blocks(compiled) == ["a==1 \\\n    --hash=sha256:0\n"]
+
+
+def test_a_lock_for_all_systems_is_read_for_this_one(tmp_path: Path) -> None:
+    here, other = sys.platform, "plan9"
+    (tmp_path / "requirements.lock").write_text(
+        f"# torch==2.0 has no hash\nA_b==1 ; sys_platform == '{here}' \\\n    --hash=sha256:0\nc==2 ; sys_platform == '{other}' \\\n"
+    )
+    assert facts.locked(tmp_path) == {"torch": "2.0", "a-b": "1"}
+
+
+@pytest.mark.network
+@pytest.mark.skipif(shutil.which("uv") is None, reason="needs uv")
+def test_uv_keeps_the_versions_that_the_locks_have(locked: Path) -> None:
+    before = {path.name: path.read_text() for path in locked.glob("requirements*.lock")}
+    path = locked / "requirements.lock"
+    path.write_text(re.sub(r"(?m)^peft==.*\n(    .*\n)*", "", path.read_text()))
+    lock.write(locked)
+    assert lock.disagreements(locked) == []
+    after = {path.name: path.read_text() for path in locked.glob("requirements*.lock")}
+    assert re.sub(r"(?m)^peft==.*", "peft", after["requirements.lock"]).count("peft") == 1
+    assert after["requirements-site.lock"] == before["requirements-site.lock"]
