@@ -31,18 +31,34 @@ QUERIES_AT_ONCE = 512  # a block of attention scores should stay in the cache of
 TOKENS_PER_MINIBATCH = {"cpu": 8_192, "cuda": 65_536}
 
 
-class RankModel(Protocol):
-    """What this module needs of a model; :class:`scfm.models.geneformer.Geneformer` has it."""
+class Reads(Protocol):
+    """What anybody needs of a model that reads cells; :class:`scfm.models.base.Model` has it."""
 
-    network: BertForMaskedLM
+    network: Any
+    name: str
+    sha256: str | None
 
     @property
     def special(self) -> dict[str, int]:
-        """Token ids of <pad>, <mask> and the like."""
+        """Special token → token id."""
 
     @property
     def vocabulary(self) -> Any:
-        """Its genes by token id."""
+        """Gene → token id."""
+
+    @property
+    def vocabulary_name(self) -> str:
+        """Its name; empty if it is not at hand."""
+
+    @property
+    def vocabulary_sha256(self) -> str:
+        """Its hash; empty if it is not at hand."""
+
+    def tokenize(self, adata: Any) -> TokenizedCells:
+        """Raw counts → tokens."""
+
+    def embed(self, cells: Any, *args: Any, **how: Any) -> Any:
+        """Cells → vectors."""
 
 
 # --- the forward pass -------------------------------------------------------------------------------
@@ -168,7 +184,7 @@ def evaluating(network: nn.Module, cells: TokenizedCells) -> Iterator[None]:
 
 
 def embed(
-    model: RankModel,
+    model: Reads,
     cells: TokenizedCells,
     pooling: Pooling = "mean",
     layer: int = -1,
@@ -230,7 +246,7 @@ def embed(
     return _gene_table(model, cells.tokens[~np.isin(cells.tokens, list(model.special.values()))], sums)
 
 
-def _gene_table(model: RankModel, tokens: np.ndarray, sums: Tensor) -> pd.DataFrame:
+def _gene_table(model: Reads, tokens: np.ndarray, sums: Tensor) -> pd.DataFrame:
     import pandas as pd
 
     ids, n_cells = np.unique(tokens, return_counts=True)
@@ -253,7 +269,7 @@ def _minibatches(cells: TokenizedCells, max_tokens: int, progress: bool) -> Any:
 # --- what cannot be embedded ------------------------------------------------------------------------
 
 
-def check(model: RankModel, cells: TokenizedCells, pooling: str = "mean", layer: int = -1) -> None:
+def check(model: Reads, cells: TokenizedCells, pooling: str = "mean", layer: int = -1) -> None:
     """Refuse cells that this model cannot read, and questions that it cannot answer; raises as :func:`embed` does."""
     config = model.network.config
     if pooling not in ("cls", "mean", "gene"):
@@ -279,18 +295,18 @@ def check(model: RankModel, cells: TokenizedCells, pooling: str = "mean", layer:
         )
 
 
-def genes_per_cell(model: Any, cells: TokenizedCells) -> np.ndarray:
+def genes_per_cell(model: Reads, cells: TokenizedCells) -> np.ndarray:
     """How many tokens of each cell are genes, not special ones: int (cell,)."""
     is_gene = ~np.isin(cells.tokens, list(model.special.values()))
     return cells.count(is_gene)
 
 
-def refuse_without_genes(model: Any, cells: TokenizedCells) -> None:
+def refuse_without_genes(model: Reads, cells: TokenizedCells) -> None:
     """ValueError for cells of special tokens only: all of them would get one vector, as if it said something about them."""
     _refuse(cells, genes_per_cell(model, cells) == 0, "no genes, so there is nothing of theirs to embed")
 
 
-def check_vocabulary(model: Any, cells: TokenizedCells) -> None:
+def check_vocabulary(model: Reads, cells: TokenizedCells) -> None:
     """Refuse cells of another vocabulary, by its name, its hash and its size; what cells or model do not say is not compared."""
     name, known = cells.vocabulary_name, getattr(model, "vocabulary_name", "")
     if name and known and name != known:

@@ -43,7 +43,7 @@ def choose_masked(cells: TokenizedCells, special: dict[str, int], fraction: floa
 
 
 def masked_loss(
-    model: embed.RankModel,
+    model: embed.Reads,
     cells: TokenizedCells,
     mask_fraction: float = 0.15,
     seed: int = 0,

@@ -29,6 +29,8 @@ from studies.tables import RECIPE, Growing, weights_of
 if TYPE_CHECKING:
     import pandas as pd
 
+    from scfm.models import Model
+
 RUNGS: dict[str, dict[str, Any]] = {
     "head": {"method": "head"},
     "lora": {"method": "lora"},
@@ -58,7 +60,7 @@ class Settings:
 
 
 def climb(
-    model: Any,
+    model: Model,
     cells: Any,
     kinds: np.ndarray,
     train: np.ndarray,

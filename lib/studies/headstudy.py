@@ -25,6 +25,8 @@ if TYPE_CHECKING:
     import anndata
     import pandas as pd
 
+    from scfm.models import Model
+
 # dataset → (what is new about the tested group, column of obs that says the group, rows that may be used)
 SHIFTS: dict[str, tuple[str, str, dict[str, str]]] = {
     "kang_ifnb_pbmc": ("donor", "donor", {"condition": "ctrl"}),
@@ -62,7 +64,7 @@ def cells_of(
     return adata, left_out
 
 
-def frozen(model: Any, adata: anndata.AnnData, seed: int = 0) -> dict[str, np.ndarray]:
+def frozen(model: Model, adata: anndata.AnnData, seed: int = 0) -> dict[str, np.ndarray]:
     """The embeddings that a head reads: method → float32 (cell, d).
 
     Of the pretrained network, of its warm start where the model keeps one, and of its random twin.
@@ -184,7 +186,7 @@ def strangers(
     return openset.hold_out(features_of, names, per_class, n_draws, seed)
 
 
-def study(model: Any, name: str, per_class: int = 10, n_draws: int = 20, seed: int = 0) -> pd.DataFrame:
+def study(model: Model, name: str, per_class: int = 10, n_draws: int = 20, seed: int = 0) -> pd.DataFrame:
     """Everything of one model on one dataset, in the form of data/results/heads.parquet."""
     import pandas as pd
 

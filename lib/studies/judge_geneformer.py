@@ -36,11 +36,11 @@ if TYPE_CHECKING:
     import anndata
     import pandas as pd
 
-    from scfm.models.geneformer import Geneformer
+    from scfm.models import Model
 
 
 def masked_genes(
-    models: dict[str, Geneformer], adata: anndata.AnnData, n_draws: int = 20, n_cells: int = 100
+    models: dict[str, Model], adata: anndata.AnnData, n_draws: int = 20, n_cells: int = 100
 ) -> list[tuple[str, int, str, float]]:
     """Loss, accuracy and top-10 accuracy of masked genes, each draw with its own cells and mask; rows (method, seed, metric,
     value). Two guessers that never look at the cell's other genes stand beside the models: the gene frequencies of the

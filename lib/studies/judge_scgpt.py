@@ -18,6 +18,7 @@ import numpy as np
 
 import scfm
 from scfm import stats
+from scfm.models.scgpt import ScGPT
 from scfm.pretraining.corpus import read_corpus
 from scfm.pretraining.scgpt_mini import Settings
 from scfm.pretraining.training import on_device
@@ -30,7 +31,6 @@ from studies.tables import COLUMNS
 if TYPE_CHECKING:
     import pandas as pd
 
-    from scfm.models.scgpt import ScGPT
 
 ERRORS = {"gep": "GEP", "gepc": "GEPC", "prompted": "prompt alone"}
 GUESSERS = ("gene means", "gene means + cell", "set's means + cell")
@@ -137,7 +137,7 @@ def judge(folder: Path, sets: Sequence[str] = tuple(judging.TISSUES), n_draws: i
     from tqdm.auto import tqdm
 
     model = scfm.load_model(folder)
-    models = judging.twins(model, folder)
+    models = {name: net for name, net in judging.twins(model, folder).items() if isinstance(net, ScGPT)}
     parts = []
     for name in tqdm(sets, desc="judging", unit="set"):
         rows = [

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import tomllib
+from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -15,6 +16,8 @@ from scfm.store import cache
 if TYPE_CHECKING:
     import anndata
     import pandas as pd
+
+    from scfm.models import Model
 
 
 TISSUES = {  # evaluation set → whether the corpus holds its tissue
@@ -31,7 +34,7 @@ BUDGETS = (5, 10, 30, 100)
 WORDS = {"better": "better than", "worse": "worse than", "undecided": "not told apart from"}
 
 
-def twins(model: Any, folder: Path) -> dict[str, Any]:
+def twins(model: Model, folder: Path) -> dict[str, Model]:
     """The model, what it started from, and the same network with random weights."""
     found = {"pretrained": model}
     if (folder / "start.safetensors").exists():
@@ -39,7 +42,7 @@ def twins(model: Any, folder: Path) -> dict[str, Any]:
     return found | {"random twin": scfm.load_model(folder, weights="random")}
 
 
-def probes(models: dict[str, Any], adata: anndata.AnnData, n_draws: int = 20, **how: Any) -> pd.DataFrame:
+def probes(models: Mapping[str, Model], adata: anndata.AnnData, n_draws: int = 20, **how: Any) -> pd.DataFrame:
     """Label efficiency of the models' embeddings and of PCA: :func:`scfm.metrics.probe` at each budget that the set allows."""
     import pandas as pd
 

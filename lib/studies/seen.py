@@ -23,18 +23,20 @@ if TYPE_CHECKING:
     import anndata
     import pandas as pd
 
+    from scfm.models import Model
+
 SHORT = "50 numbers from the tokens"
 STEPS = ("all genes", "genes in the vocabulary", "tokens of the sentence", SHORT, "embedding")
 WAY = (*STEPS[:3], STEPS[4])
 FEW = "the 10 best genes"
 
 
-def in_vocabulary(adata: anndata.AnnData, model: Any) -> np.ndarray:
+def in_vocabulary(adata: anndata.AnnData, model: Model) -> np.ndarray:
     """Which genes of ``adata`` have a token. bool (gene,)."""
     return model.column_tokens(adata) >= 0
 
 
-def views(adata: anndata.AnnData, model: Any) -> dict[str, np.ndarray]:
+def views(adata: anndata.AnnData, model: Model) -> dict[str, np.ndarray]:
     """The cells on each of :data:`STEPS`, the embedding last, (cell, feature) float32; genes and tokens scaled as :func:`baselines.hvg_matrix` does.
 
     A token's feature is what the sentence says of it: for Geneformer how far in front it stands (1 first, towards 0 last), for
@@ -92,7 +94,7 @@ def readable(
     return pd.concat([table[table["metric"] == "balanced_accuracy"], few], ignore_index=True)
 
 
-def markers(adata: anndata.AnnData, model: Any, per_type: int = 10) -> pd.DataFrame:
+def markers(adata: anndata.AnnData, model: Model, per_type: int = 10) -> pd.DataFrame:
     """The genes that stand out most in each type (highest t value against all other cells), and whether the model has a token.
 
     To look at, not to train on: all cells and all labels are used. Columns: type, gene, place, known, share (of the type's cells

@@ -17,7 +17,7 @@ from scfm.models import Model, ModelError, load_model
 from scfm.store import cache
 
 
-def load_fit(folder: str | Path, model: Any = None, device: str = "cpu") -> Fit:
+def load_fit(folder: str | Path, model: Model | None = None, device: str = "cpu") -> Fit:
     """Read what ``fit.save`` wrote.
 
     Parameters

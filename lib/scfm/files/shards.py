@@ -29,6 +29,8 @@ from scfm.tokenized import TokenizedCells, read_about
 if TYPE_CHECKING:
     import pandas as pd
 
+    from scfm.embed import Reads
+
 CHUNK_CELLS = 2_048  # read and encoded at a time, within a shard
 ROWS_PER_CHUNK = 4_096  # of the gathered matrix on disk
 ABOUT = b"scfm"
@@ -48,7 +50,7 @@ def windows(total: int, cells_per_shard: int) -> list[tuple[int, int]]:
 
 
 def tokenize_shard(
-    model: Any, path: str | Path, out: str | Path, first: int, last: int, counts_in: str = "X"
+    model: Reads, path: str | Path, out: str | Path, first: int, last: int, counts_in: str = "X"
 ) -> dict[str, Any]:
     """Tokenize the cells first to last (not included) of a file for ``model``, into a Parquet file (`TokenizedCells.save`).
 
@@ -106,7 +108,7 @@ def join(parts: Sequence[TokenizedCells]) -> TokenizedCells:
 
 
 def embed_shard(
-    model: Any,
+    model: Reads,
     tokens: str | Path,
     out: str | Path,
     dtype: str = "auto",

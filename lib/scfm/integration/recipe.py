@@ -21,6 +21,7 @@ from torch import Tensor
 from scfm.inside.seeded import seeded
 from scfm.integration.study import Study, minibatches, prepare
 from scfm.integration.study import check as check_study
+from scfm.models import Model
 from scfm.models.scgpt import ScGPT
 from scfm.models.scgpt_network import ScGPTConfig, ScGPTModel
 from scfm.objectives import Weights, combine
@@ -271,7 +272,7 @@ def settle(network: ScGPTModel, study: Study, size: int = 64) -> None:
 
 
 def _checked(
-    model: Any, objectives: Sequence[str], mask_fraction: float, epochs: int, minibatch: int, learning_rate: float
+    model: Model, objectives: Sequence[str], mask_fraction: float, epochs: int, minibatch: int, learning_rate: float
 ) -> tuple[str, ...]:
     """The objectives in the paper's order, after everything that can be refused without the data."""
     asked = [objectives] if isinstance(objectives, str) else list(objectives)

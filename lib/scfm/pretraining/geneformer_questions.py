@@ -15,6 +15,7 @@ from scfm.tokenized import TokenizedCells, cut_by_budget
 if TYPE_CHECKING:
     import anndata
 
+    from scfm.models import Model
     from scfm.models.geneformer import Geneformer
 
 MASKED = 0.15  # share of hidden genes
@@ -38,7 +39,7 @@ class Asked(Questions):
         """All that the questions depend on."""
         return self.tokens.tokens, self.tokens.offsets
 
-    def error(self, model: Any, seed: int) -> float:
+    def error(self, model: Model, seed: int) -> float:
         """Mean cross-entropy of hidden genes, nats."""
         return objectives.masked_loss(model, self.tokens, MASKED, seed).loss
 
@@ -69,7 +70,7 @@ class Asked(Questions):
                 pieces.append(((question[piece], hidden[here], truth), len(truth)))
         return pieces
 
-    def loss(self, model: Any, piece: Any) -> torch.Tensor:
+    def loss(self, model: Model, piece: Any) -> torch.Tensor:
         """Mean cross-entropy of the hidden genes."""
         cells, hidden, truth = piece
         device = model.network.device

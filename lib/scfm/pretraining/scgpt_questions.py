@@ -17,6 +17,7 @@ from scfm.pretraining.value_minibatches import Minibatch, ValueCells
 if TYPE_CHECKING:
     import anndata
 
+    from scfm.models import Model
     from scfm.models.scgpt import ScGPT
 
 PIECE = 8  # cells that go through the network together
@@ -48,7 +49,7 @@ class Asked(Questions):
         counts = self.values.corpus.counts
         return counts.data, counts.indices, counts.indptr
 
-    def error(self, model: Any, seed: int) -> float:
+    def error(self, model: Model, seed: int) -> float:
         """Mean squared error, in bins², of the hidden values that are not zero."""
         errors = []
         was_training = model.network.training
@@ -76,7 +77,7 @@ class Asked(Questions):
         """Minibatches of a few cells; each counts the same."""
         return [(batch, 1) for batch in self._minibatches(chosen, rng, zeros_shown=(0.0, 0.25, 0.5))]
 
-    def loss(self, model: Any, piece: Minibatch) -> torch.Tensor:
+    def loss(self, model: Model, piece: Minibatch) -> torch.Tensor:
         """GEP + GEPC + their zero probabilities."""
         network = model.network
         out, target = _generated(network, piece)
@@ -121,7 +122,7 @@ def _as_corpus(adata: anndata.AnnData) -> Corpus:
     return Corpus(adata.X.tocsr(), n_counts, dataset, adata.var["ensembl_id"].astype(str).tolist(), {})
 
 
-def _gene_means(model: Any) -> Any:
+def _gene_means(model: ScGPT) -> Any:
     try:
         return model.gene_means()
     except FileNotFoundError:
