@@ -15,16 +15,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from scfm.stats import (  # noqa: F401 - lessons still name them here
-    Interval,
-    TooFewCells,
-    interval,
-    of_draws,
-    over_groups,
-    paired_difference,
-    student,
-    summary,
-)
+from scfm.stats import TooFewCells
 
 if TYPE_CHECKING:
     import pandas as pd
