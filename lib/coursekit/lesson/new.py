@@ -120,7 +120,6 @@ def model(root: Path, name: str, random: bool = False) -> list[Path]:
     CourseError for a name that is taken or a folder that is no model.
     """
     import scfm
-    from scfm.models.scgpt import ScGPT
     from scfm.store import cache
 
     _free(root / "data" / "models.toml", name, "models.")
@@ -132,20 +131,16 @@ def model(root: Path, name: str, random: bool = False) -> list[Path]:
             f"There is no model in {folder}. Save one there first (`model.save(folder)`), or add --random."
         )
     loaded = scfm.load_model(folder)  # a folder that cannot be read is not entered
-    kind, positions = (
-        ("scgpt", "max_seq_len") if isinstance(loaded, ScGPT) else ("geneformer", "max_position_embeddings")
-    )
     config = json.loads((folder / "config.json").read_text(encoding="utf-8"))
     shape = {
         key: config[key]
         for key in ("num_hidden_layers", "hidden_size", "num_attention_heads", "intermediate_size", "vocab_size")
+        if key in config
     }
-    shape["max_position_embeddings"] = config[
-        positions
-    ]  # of scGPT, which has no positions: how many tokens it was made for
+    shape["max_position_embeddings"] = loaded.most_tokens
     lines = [
         f"[models.{name}]",
-        f'kind = "{kind}"',
+        f'kind = "{loaded.kind}"',
         f'bundled = "models/{name}"',
         f'cells = "{TO_FILL}"',
         f'licence = "{TO_FILL}"',

@@ -103,6 +103,11 @@ class Model(ABC):
 
     # --- cells in, numbers out ----------------------------------------------------------------------
 
+    @property
+    def most_tokens(self) -> int:
+        """The most tokens of a cell that it was made for."""
+        return self.network.config.max_position_embeddings
+
     @abstractmethod
     def tokenize(self, adata: anndata.AnnData, max_len: int | None = None) -> TokenizedCells:
         """Raw counts → tokens, row i = cell i; ``max_len``: the most tokens per cell."""

@@ -95,6 +95,11 @@ class ScGPT(Model):
                 reasons[ability] = str(error)
         return reasons
 
+    @property
+    def most_tokens(self) -> int:
+        """The most tokens of a cell that it was trained on; scGPT has no positions that could run out."""
+        return self.network.config.max_seq_len
+
     def require(self, ability: str) -> None:
         """Raise NotAvailableError, with the reason, if this checkpoint lacks one of :attr:`abilities`."""
         self.network.require(ability)
