@@ -239,11 +239,9 @@ def sign_flips(differences: np.ndarray, n: int = N_FLIPS, seed: int = 0) -> floa
 
 def holm(p: np.ndarray) -> np.ndarray:
     """p-values corrected for their number (Holm 1979): the chance of even one false discovery stays below the level."""
-    order = np.argsort(p, kind="stable")
-    raised = np.maximum.accumulate(p[order] * (len(p) - np.arange(len(p))))
-    out = np.empty(len(p))
-    out[order] = np.minimum(raised, 1.0)
-    return out
+    from statsmodels.stats.multitest import multipletests
+
+    return np.asarray(multipletests(p, method="holm")[1])
 
 
 def verdict(low: float, high: float, p_holm: float) -> str:

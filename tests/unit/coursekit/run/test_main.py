@@ -49,7 +49,7 @@ def test_what_a_person_can_put_right_is_one_sentence(
 
 
 def test_a_fault_of_ours_keeps_its_traceback(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(commands, "table", lambda *_: {}["lost"])
+    monkeypatch.setitem(commands.COMMANDS, "table", (lambda *_: {}["lost"], "", ()))
     with pytest.raises(KeyError):
         main(["--root", str(make_course(tmp_path)), "table"])
 

@@ -1,14 +1,38 @@
-"""What each command of the command line does: ``command(args, root)`` → the exit status (0 well, 1 not well)."""
+"""Commands about lessons: build, run, compare, begin anew; and about the machine that they run on."""
 
 from __future__ import annotations
 
 import argparse
+import os
 import sys
 from pathlib import Path
 
+from coursekit.commands.registry import JOBS, LESSON, LESSONS, RUN, arg, command, file_path
 from coursekit.course import CourseError, choose, lessons
 
 
+def _kinds(parser: argparse.ArgumentParser) -> None:
+    """What can be begun anew, each with its own arguments."""
+    kinds = parser.add_subparsers(dest="what", required=True)
+    kind = kinds.add_parser("lesson", help="42_my_question: source, checkers and expectations that run as they are")
+    kind.add_argument("name")
+    kind = kinds.add_parser(
+        "dataset", help="raw counts (a file, a folder of 10x or .zarr) become a data set with a name"
+    )
+    kind.add_argument("name")
+    kind.add_argument("file", type=file_path)
+    kind.add_argument("--label", default="", help="column of obs that holds the cell types")
+    kind.add_argument("--batch", default="", help="column of obs that holds batches or donors")
+    kind = kinds.add_parser("model", help="the Geneformer or scGPT in data/models/NAME becomes a model with a name")
+    kind.add_argument("name")
+    kind.add_argument("--random", action="store_true", help="write that folder first, with random weights, to try it")
+
+
+@command(
+    "make the notebooks from notebooks/source",
+    LESSONS,
+    arg("--check", action="store_true", help="only say what is wrong"),
+)
 def build(args: argparse.Namespace, root: Path) -> int:
     from coursekit.book import readme
     from coursekit.lesson import build
@@ -31,6 +55,13 @@ def build(args: argparse.Namespace, root: Path) -> int:
     return 1 if problems else 0
 
 
+@command(
+    "run one lesson and keep notebook, page and card",
+    arg("lesson", metavar="NN", type=os.path.expanduser, help="number, name, or the path of a notebook you changed"),
+    *RUN,
+    arg("--again", action="store_true", help="start from the parameters of its last run"),
+    arg("--progress-lines", action="store_true", help=argparse.SUPPRESS),
+)
 def run(args: argparse.Namespace, root: Path) -> int:
     from coursekit.run.execute import progress_line, run
     from coursekit.run.last import newest
@@ -71,6 +102,7 @@ def run(args: argparse.Namespace, root: Path) -> int:
     return 0 if done.passed else 1
 
 
+@command("run all lessons (or those named) and end with a table", LESSONS, *RUN, JOBS)
 def course(args: argparse.Namespace, root: Path) -> int:
     from coursekit.run.courserun import run_all, table
 
@@ -90,6 +122,7 @@ def course(args: argparse.Namespace, root: Path) -> int:
     return 1 if failed else 0
 
 
+@command("run a card's lesson again and compare the results", arg("card", type=file_path, help="card.json or its folder"))
 def verify(args: argparse.Namespace, root: Path) -> int:
     from coursekit.run.verify import verify
 
@@ -98,6 +131,10 @@ def verify(args: argparse.Namespace, root: Path) -> int:
     return 0 if good else 1
 
 
+@command(
+    "draft tests/notebooks/expected/NN.toml from a lesson's last run",
+    *(LESSON, arg("--write", action="store_true", help="write the file where there is none")),
+)
 def expect(args: argparse.Namespace, root: Path) -> int:
     from coursekit.files import write_text
     from coursekit.run.expect import draft
@@ -116,6 +153,7 @@ def expect(args: argparse.Namespace, root: Path) -> int:
     return 0
 
 
+@command("the lessons with their parameters", name="list")
 def list_lessons(args: argparse.Namespace, root: Path) -> int:
     from coursekit.lesson.facts import facts_of
     from coursekit.lesson.notebook import read_source
@@ -129,6 +167,7 @@ def list_lessons(args: argparse.Namespace, root: Path) -> int:
     return 0
 
 
+@command("the table of the last run of each lesson")
 def table(args: argparse.Namespace, root: Path) -> int:
     from coursekit.run.courserun import Outcome, table
     from coursekit.run.last import newest
@@ -138,6 +177,7 @@ def table(args: argparse.Namespace, root: Path) -> int:
     return 0
 
 
+@command("which exercises you have solved")
 def progress(args: argparse.Namespace, root: Path) -> int:
     from coursekit.lesson.progress import report
 
@@ -145,99 +185,10 @@ def progress(args: argparse.Namespace, root: Path) -> int:
     return 0
 
 
-def site(args: argparse.Namespace, root: Path) -> int:
-    from coursekit.book.site import build
-
-    output = args.output.resolve() if args.output else None
-    folder = build(root, choose(root, args.lessons), args.profile, args.jobs, output, args.fresh)
-    print(f"The book is in {folder}. To read it: {Path(sys.executable).name} -m http.server -d {folder}")
-    return 0
-
-
-def workshop(args: argparse.Namespace, root: Path) -> int:
-    from coursekit.lesson.outline import outline
-    from coursekit.workshop import paper, plan
-
-    minutes = plan.in_minutes(args.hours)
-    known = lessons(root)
-    wanted = [lesson.number for lesson in choose(root, args.lessons)] if args.lessons else []
-    made = plan.plan([outline(one) for one in known], minutes, wanted, plan.first_lessons(root))
-    files = paper.write(root, made, known)
-    print(paper.markdown(made))
-    print(
-        f"To print: {files[1].relative_to(root)}; notes: {files[2].relative_to(root)}; quizzes and notebooks beside them"
-    )
-    return 0
-
-
-def slides(args: argparse.Namespace, root: Path) -> int:
-    from coursekit.workshop.slides import write
-
-    for path in write(root, choose(root, args.lessons)):
-        print(f"slides: {path.relative_to(root)}")
-    return 0
-
-
-def gain(args: argparse.Namespace, root: Path) -> int:
-    from coursekit.workshop import quizpage
-
-    for name, value in quizpage.gain(args.before, args.after, quizpage.topics(root / quizpage.QUESTIONS)).items():
-        print(f"{name}: {value}")
-    return 0
-
-
-def grid(args: argparse.Namespace, root: Path) -> int:
-    from coursekit.rerun import grid, gridrun
-
-    plan = grid.plan(root, args.grid, args.words, args.threads)
-    for note in plan.notes:
-        print(f"note: {note}")
-    if args.dry_run:
-        print(gridrun.preview(plan))
-        return 0
-    report = gridrun.make(plan, args.jobs, args.on)
-    print(gridrun.words(plan, report))
-    return 0 if report.good else 1
-
-
-def board(args: argparse.Namespace, root: Path) -> int:
-    from coursekit.rerun import board, boardpage
-
-    tidy = board.results_of(root, args.grids)
-    page = boardpage.publish(root, tidy)
-    print(page.read_text(encoding="utf-8"))
-    print(f"Scores: {root / boardpage.STORED}; page and figure for the book: {page.parent}")
-    return 0
-
-
-def atlas(args: argparse.Namespace, root: Path) -> int:
-    from coursekit.rerun import atlas
-
-    own = atlas.plan(
-        root,
-        args.file,
-        args.model,
-        args.cells_per_shard,
-        args.counts_in,
-        args.device,
-        args.dtype,
-        {"pooling": args.pooling} if args.pooling else {},
-        args.threads,
-        {"gpu": args.gpus} if args.gpus else {},
-    )
-    made = atlas.make(own, args.jobs, args.on)
-    print(atlas.words(own, made))
-    return 0 if made else 1
-
-
-def bundle(args: argparse.Namespace, root: Path) -> int:
-    from coursekit.workshop.bundle import make
-
-    output = args.output.resolve() if args.output else None
-    make(root, choose(root, args.lessons), args.data, output, args.profile, args.jobs, args.dirty)
-    return 0
-
-
+@command(
+    "the lessons that a change can have touched, as JSON (all without --since)",
+    arg("--since", metavar="REF", help="a commit; one that is not here means all lessons"),
+)
 def changed(args: argparse.Namespace, root: Path) -> int:
     import json
 
@@ -249,6 +200,7 @@ def changed(args: argparse.Namespace, root: Path) -> int:
     return 0
 
 
+@command("begin a lesson, or enter a data set or a model (see CONTRIBUTING.md)", _kinds)
 def new(args: argparse.Namespace, root: Path) -> int:
     from coursekit.lesson import new
 
@@ -261,29 +213,10 @@ def new(args: argparse.Namespace, root: Path) -> int:
     return 0
 
 
-def readme(args: argparse.Namespace, root: Path) -> int:
-    from coursekit.book import readme
-
-    kept = readme.keep(root, [path.resolve() for path in args.runs])
-    readme.refresh(root, write=True)
-    for lesson in lessons(root):
-        print(f"{lesson.name}: {', '.join(kept.get(lesson.name, {})) or 'no run of this text'}")
-    return 0
-
-
-def atlas_step(args: argparse.Namespace, root: Path) -> int:
-    from coursekit.rerun.atlas import step
-
-    step(args.plan, args.what, args.number)
-    return 0
-
-
-def grid_run(args: argparse.Namespace, root: Path) -> int:
-    from coursekit.rerun.grid import run_one
-
-    return 0 if run_one(args.plan, args.key) else 1
-
-
+@command(
+    "write requirements*.lock and environment.yml with uv",
+    arg("--upgrade", action="store_true", help="take newer versions"),
+)
 def lock(args: argparse.Namespace, root: Path) -> int:
     from coursekit.machine.lock import disagreements, write
 
@@ -294,6 +227,7 @@ def lock(args: argparse.Namespace, root: Path) -> int:
     return 1 if problems else 0
 
 
+@command("is this machine ready for the course?", arg("--offline", action="store_true", help="do not try the network"))
 def doctor(args: argparse.Namespace, root: Path) -> int:
     from coursekit.machine.doctor import FAIL, WARN, examine
 
