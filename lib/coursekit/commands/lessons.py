@@ -122,7 +122,9 @@ def course(args: argparse.Namespace, root: Path) -> int:
     return 1 if failed else 0
 
 
-@command("run a card's lesson again and compare the results", arg("card", type=file_path, help="card.json or its folder"))
+@command(
+    "run a card's lesson again and compare the results", arg("card", type=file_path, help="card.json or its folder")
+)
 def verify(args: argparse.Namespace, root: Path) -> int:
     from coursekit.run.verify import verify
 

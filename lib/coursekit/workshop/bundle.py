@@ -24,17 +24,6 @@ BUNDLES = Path("runs") / "bundle"
 WHEELS = Path(".cache") / "wheels"
 EXECUTED = ("notebook.ipynb", "notebook.html", "card.json")
 SUMS = "SHA256SUMS"
-README = """\
-Single-cell foundation models, learned by running: everything for a room without internet.
-Made from commit {commit} for Python {python} on {platform}.
-
-  sh setup.sh              sets up course/.venv from wheels/ (no network), then examines the machine
-  book/index.html          the course as a book: open it in a browser, it needs nothing
-  sh start.sh              JupyterLab with the lessons
-  sh start.sh make course  runs every lesson and ends with a table
-
-executed/ holds every lesson as it ran here, with its page and run card. cache/ holds: {data}.
-"""
 
 
 def make(
@@ -174,18 +163,18 @@ def _dataset_files(name: str) -> dict[str, Path]:
 def scripts(about: Mapping[str, Any]) -> dict[str, bytes]:
     """The files at the top of the archive: set-up, start, what this is, and what it was made from."""
     filled = {
+        "@COMMIT@": about["commit"],
         "@PYTHON@": about["python"],
         "@PLATFORM@": about["platform"],
         "@COUNT@": str(len(about["wheels"])),
+        "@DATA@": ", ".join(about["data"]) or "nothing beside what comes with the course",
     }
     found = {}
-    for path in sorted(SCRIPTS.glob("*.sh")):
+    for path in sorted(SCRIPTS.iterdir()):
         text = path.read_text(encoding="utf-8")
         for word, value in filled.items():
             text = text.replace(word, value)
         found[path.name] = text.encode()
-    data = ", ".join(about["data"]) or "nothing beside what comes with the course"
-    found["README.txt"] = README.format(**{**about, "data": data}).encode()
     found["bundle.json"] = (json.dumps(about, indent=1) + "\n").encode()
     return found
 

@@ -17,6 +17,7 @@ from coursekit.run.last import last_seconds
 from coursekit.workshop import quizpage
 from coursekit.workshop.plan import Slot, Workshop
 
+CSS = Path(__file__).with_name("paper.css")
 FOLDER = Path("runs") / "workshop"
 TOGETHER = 6
 START = 9 * 60  # minutes after midnight
@@ -26,17 +27,6 @@ _WHO = (
     (480, "A day: for people who will adapt a model to their own labels."),
     (2400, "Several days: for people who will train, generate and perturb, with time for their own data."),
 )
-_CSS = """
-:root { color-scheme: light dark; }
-body { font: 16px/1.5 system-ui, sans-serif; max-width: 56rem; margin: 2rem auto; padding: 0 1.2rem; color: #1b222a; background: #fff; }
-h1 { line-height: 1.2; } h2 { margin-top: 2rem; border-bottom: 2px solid #00659f; }
-table { border-collapse: collapse; width: 100%; } th, td { text-align: left; vertical-align: top; padding: .35rem .6rem; border-bottom: 1px solid #c8d0d8; }
-td:first-child, td:nth-child(2) { white-space: nowrap; font-variant-numeric: tabular-nums; }
-code { background: #eef2f5; padding: 0 .25em; border-radius: 3px; } .note { border-left: 4px solid #00659f; padding: .1rem .9rem; background: #f3f6f8; }
-tr:has(em) td { background: #f3f6f8; }
-@media (prefers-color-scheme: dark) { body { color: #e6ebf0; background: #14191f; } code, .note, tr:has(em) td { background: #232c36; } th, td { border-color: #3a4653; } }
-@media print { body { font-size: 11pt; margin: 0; max-width: none; } h2 { break-after: avoid; } tr { break-inside: avoid; } }
-"""
 
 
 def markdown(made: Workshop) -> str:
@@ -147,7 +137,7 @@ def to_page(text: str, title: str) -> str:
     head = (
         f'<meta charset="utf-8"><meta name="viewport" content="width=device-width"><title>{html.escape(title)}</title>'
     )
-    return f'<!doctype html>\n<html lang="en"><head>{head}<style>{_CSS}</style></head>\n<body>\n{body}</body></html>\n'
+    return f'<!doctype html>\n<html lang="en"><head>{head}<style>{CSS.read_text(encoding="utf-8")}</style></head>\n<body>\n{body}</body></html>\n'
 
 
 def instructor_notebook(lesson: Lesson) -> Any:
@@ -190,7 +180,10 @@ def write(root: Path, made: Workshop, known: Sequence[Lesson]) -> list[Path]:
     questions = root / quizpage.QUESTIONS
     chosen = quizpage.topics(questions) if questions.is_file() else []
     if chosen:
-        texts |= {f"quiz-{time}.html": quizpage.sheet(chosen, time, _CSS) for time in quizpage.TIMES}
+        texts |= {
+            f"quiz-{time}.html": quizpage.sheet(chosen, time, CSS.read_text(encoding="utf-8"))
+            for time in quizpage.TIMES
+        }
         texts["quiz-key.html"] = to_page(quizpage.key(chosen), "Key to the quizzes")
     texts |= {f"instructor/{lesson.name}.ipynb": to_json(instructor_notebook(lesson)) for lesson in known}
     for name, text in texts.items():

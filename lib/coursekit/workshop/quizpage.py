@@ -16,18 +16,9 @@ from coursekit.course import CourseError
 from coursekit.lesson import quiz
 from coursekit.lesson.quiz import quiz_options, to_html
 
+SAVE = Path(__file__).with_name("quiz.js")
 QUESTIONS = Path("site") / "quiz" / "questions.md"
 TIMES = ("before", "after")
-_SAVE = """
-document.querySelector("form").addEventListener("submit", event => {
-  event.preventDefault();
-  const form = new FormData(event.target), names = [...new Set([...document.querySelectorAll("input[type=radio]")].map(i => i.name))];
-  const quoted = text => '"' + String(text || "").replaceAll('"', '""') + '"';
-  const text = ["participant", ...names].map(quoted).join(",") + "\\n" + [form.get("participant"), ...names.map(n => form.get(n))].map(quoted).join(",") + "\\n";
-  const link = document.createElement("a");
-  link.href = URL.createObjectURL(new Blob([text], {type: "text/csv"})); link.download = document.title.toLowerCase().replaceAll(" ", "-") + ".csv"; link.click();
-});
-"""
 
 
 @dataclass(frozen=True)
@@ -74,12 +65,11 @@ def sheet(chosen: Sequence[Topic], time: str, css: str = "") -> str:
             for n, (_, text, _) in enumerate(quiz_options(topic.questions[time]))
         )
         blocks.append(f"<fieldset><legend>{k}. {to_html(topic.asked(time))}</legend>{options}</fieldset>")
-    title = f"Quiz {time}"
-    more = "fieldset{margin:1.2rem 0;border:1px solid #8a96a3;border-radius:6px;break-inside:avoid}label{display:block;padding:.25rem 0}legend{font-weight:600}@media print{button{display:none}}"
+    title, script = f"Quiz {time}", SAVE.read_text(encoding="utf-8")
     return (
         f'<!doctype html>\n<html lang="en"><head><meta charset="utf-8"><meta name="viewport" content="width=device-width"><title>{title}</title>'
-        f"<style>{css}{more}</style></head><body><h1>{title}</h1><form><p><label>Your name or number, the same before and after: "
-        f'<input name="participant" required></label></p>{"".join(blocks)}<button>Save my answers</button></form><script>{_SAVE}</script></body></html>\n'
+        f"<style>{css}</style></head><body><h1>{title}</h1><form><p><label>Your name or number, the same before and after: "
+        f'<input name="participant" required></label></p>{"".join(blocks)}<button>Save my answers</button></form><script>{SAVE.read_text(encoding="utf-8")}</script></body></html>\n'
     )
 
 

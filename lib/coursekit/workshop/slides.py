@@ -24,42 +24,11 @@ from coursekit.run.maths import with_formulas
 
 FOLDER = Path("site") / "_build" / "slides"
 REVEAL = Path("site") / "_static" / "reveal"
+PAGE = Path(__file__).with_name("slides.html")
 SENTENCES, LETTERS = 4, 460  # of text on one slide
 FIGURES = 2  # of one section
 POINTS = 4  # key points on one slide
 _SENTENCE = re.compile(r"(?<=[.?!])[\"”*)]*\s+(?=[A-Z*`\"“])")
-_SKELETON = """<!doctype html>
-<html lang="en"><head><meta charset="utf-8"><meta name="viewport" content="width=device-width">
-<title>{title}</title>
-<link rel="stylesheet" href="reveal/reset.css"><link rel="stylesheet" href="reveal/reveal.css"><style>{css}</style></head>
-<body><div class="reveal"><div class="slides">
-{slides}
-</div></div>
-<script src="reveal/reveal.js"></script><script src="reveal/notes.js"></script>
-<script>Reveal.initialize({{width: 1280, height: 720, margin: 0, minScale: 0.2, maxScale: 2, center: false, hash: true, slideNumber: "c/t",
-  transition: "none", plugins: [RevealNotes]}});</script>
-</body></html>
-"""
-CSS = """
-:root { --ink: #1b222a; --paper: #fff; --accent: #00659f; --soft: #eef2f5; --right: #00664a; }
-@media (prefers-color-scheme: dark) { :root { --ink: #e9eef3; --paper: #14191f; --accent: #7cc4f5; --soft: #232c36; --right: #5fd3ae; } }
-body, .reveal { background: var(--paper); color: var(--ink); font: 30px/1.4 system-ui, "Segoe UI", Helvetica, Arial, sans-serif; }
-.reveal .slides { text-align: left; }
-.reveal .slides section { box-sizing: border-box; height: 720px; padding: 44px 64px 40px; overflow: hidden; }
-.reveal h1 { font-size: 68px; line-height: 1.15; font-weight: 700; margin: 150px 0 30px; color: var(--accent); }
-.reveal h2 { font-size: 42px; line-height: 1.15; font-weight: 700; margin: 0 0 26px; color: var(--accent); }
-.reveal p, .reveal li { margin: 0 0 18px; } .reveal ul { padding-left: 1.1em; list-style: disc; }
-.reveal .small { font-size: 24px; opacity: .85; } .reveal strong { font-weight: 700; } .reveal em { font-style: italic; }
-.reveal code { font: .85em ui-monospace, Menlo, Consolas, monospace; background: var(--soft); padding: 0 .2em; border-radius: 4px; }
-.reveal pre { font: 21px/1.4 ui-monospace, Menlo, Consolas, monospace; background: var(--soft); padding: 16px 20px; border-radius: 8px; max-height: 300px; overflow: auto; white-space: pre; }
-.reveal pre code { background: none; padding: 0; font: inherit; }
-.reveal .text { max-height: 280px; overflow: auto; font-size: 27px; }
-.reveal img { display: block; margin: 0 auto; width: 1152px; object-fit: contain; max-height: 540px; background: #fff; border-radius: 6px; }
-.reveal ol.options { list-style: upper-alpha; padding-left: 1.4em; font-size: 26px; } .reveal ol.options li { margin-bottom: 12px; }
-.reveal .answer { font-size: 24px; color: var(--right); } .reveal .question { font-size: 27px; }
-.reveal .controls, .reveal .progress { color: var(--accent); }
-.reveal .slide-number { color: var(--ink); background: none; font-size: 16px; }
-"""
 
 
 def last_page(lesson: Lesson) -> Path:
@@ -82,8 +51,8 @@ def deck(lesson: Lesson, run: Path) -> str:
             slides += _points(lines_under(lesson, KEY_POINTS), own)
         elif section.heading != FURTHER_READING:
             slides += list(_section(section, full, outputs))
-    title = html.escape(own.title)
-    return _SKELETON.format(title=title, css=CSS, slides="\n".join(slides))
+    text = PAGE.read_text(encoding="utf-8").replace("@TITLE@", html.escape(own.title))
+    return text.replace("@SLIDES@", "\n".join(slides))
 
 
 def _title(own: Outline, cells: Sequence[Any]) -> str:
