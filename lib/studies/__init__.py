@@ -7,6 +7,7 @@ sweep               LoRA at every rank and place, and its relatives
 forgetting          what each rung forgets
 seen                where on the way into a network is the answer lost?
 headstudy           new donors, new technologies, unknown types
+generated           completed cells and generated ones: who is ahead?
 ablation            each of scGPT's objectives left out in turn
 gene_families       classes of genes
 judge_geneformer    has the small Geneformer learned anything?

@@ -30,34 +30,17 @@ import scfm
 from coursekit import check, record
 from scfm import plots, stats
 from scfm.generation import attention_mask, completion, kstep, pictures, yardsticks
-from scfm.generation.generating import mean_prompts
+from scfm.generation.prompts import mean_prompts
 from scfm.generation.simple_generators import RealCells, from_cell_prompts
-from scfm.models.scgpt import GENE_MEANS
-from scfm.store import cache
-from studies import comparisons
+from scfm.store.results import results_path
+from studies import comparisons, generated
 
 SIZES = {
-    "quick": {
-        "sets": ["pbmc68k"],
-        "genes": 400,
-        "cells": 2,
-        "observed": (10, 100),
-        "steps": (1, 2, 4),
-        "judged": 80,
-        "per_type": 6,
-        "n_train": 24,
-    },
-    "cpu": {
-        "sets": ["pbmc_zheng_facs", "kang_ifnb_pbmc", "pancreas_baron_175"],
-        "genes": 500,
-        "cells": 8,
-        "observed": (10, 50, 100),
-        "steps": (1, 2, 4, 8),
-        "judged": 300,
-        "per_type": 15,
-        "n_train": 32,
-    },
-}
+    "quick": {"sets": ["pbmc68k"], "genes": 400, "cells": 2, "observed": (10, 100), "steps": (1, 2, 4), "judged": 80,
+              "per_type": 6, "n_train": 24},
+    "cpu": {"sets": ["pbmc_zheng_facs", "kang_ifnb_pbmc", "pancreas_baron_175"], "genes": 500, "cells": 8,
+            "observed": (10, 50, 100), "steps": (1, 2, 4, 8), "judged": 300, "per_type": 15, "n_train": 32},
+}  # fmt: skip
 SIZES["gpu"] = SIZES["cpu"] | {"genes": 1200, "cells": 24, "judged": 1000, "per_type": 30}
 size = SIZES[profile]
 names = scfm.datasets.split_names(dataset) if dataset else scfm.datasets.at_hand(size["sets"])
@@ -88,17 +71,20 @@ print(f"{names[0]}: {len(cells)} cells, {len(cells.types)} types, {len(cells.gen
 
 levels = cells.bins.ravel()
 lowest_on = np.quantile(levels[levels > 0], 0.01)
-ax = plots.axes(6.4, 2.6)
-ax.hist(levels, bins=np.arange(-0.5, cells.n_bins), color=plots.ROLE["model"])
-ax.set(xlabel="bin", ylabel="values", title="What a cell is made of")
 share_off = float((levels == 0).mean())
-plots.show(
-    ax,
-    alt=f"Histogram of all bins: {share_off:.0%} of them are 0, hardly any lie between 1 and {lowest_on:.0f}, the rest between there and 50.",
-)
 record("share_off", share_off, tolerance=0.02)
 record("lowest_on", lowest_on, tolerance=2)
 print(f"{share_off:.0%} of the values are 0. Of the expressed ones, 99 % lie at bin {lowest_on:.0f} or higher.")
+
+# %% tags=["figure"]
+ax = plots.axes(6.4, 2.6)
+ax.hist(levels, bins=np.arange(-0.5, cells.n_bins), color=plots.ROLE["model"])
+ax.set(xlabel="bin", ylabel="values", title="What a cell is made of")
+plots.show(
+    ax,
+    alt=f"Histogram of all bins: {share_off:.0%} of them are 0, hardly any lie between 1 and {lowest_on:.0f}, "
+    "the rest between there and 50.",
+)
 
 # %% [markdown]
 # Look at the gap. Most expressed genes have a count of one. Our fixed rule gives all of these the highest bin they could get (lesson 02), so they share a bin, and it lies high.
@@ -165,15 +151,18 @@ ids, shown = torch.cat([perceived, asked], 1)[0].numpy(), np.append(values[0].nu
 assert np.array_equal(moved, attention_mask.influence(network, ids, shown, [5, 4]))  # the library's twin, all at once
 matches = np.array_equal(moved, mask_by_hand(5, 4))
 record("mask_proven", matches)
+print(f"Rule and experiment agree: {matches}. {moved.sum()} of {moved.size} pairs look;", end=" ")
+print(f"in ordinary attention all {moved.size} would.")
+
+# %% tags=["figure"]
 panels = plots.axes(8.2, 3.9, columns=2)
 for ax, matrix, title in zip(panels.flat, (mask_by_hand(5, 4), moved), ("The rule", "What moved when poked")):
     pictures.mask(matrix, [5, 4], ["perceived", "generated"], title, ax)
 plots.show(
     panels,
-    alt="Two nine by nine matrices side by side, the rule and the experiment. In both, all rows are filled in the first five columns, the perceived genes; the four generated genes are filled on the diagonal only.",
-)
-print(
-    f"Rule and experiment agree: {matches}. {moved.sum()} of {moved.size} pairs look; in ordinary attention all {moved.size} would."
+    alt="Two nine by nine matrices side by side, the rule and the experiment. In both, all rows are filled in the "
+    "first five "
+    "columns, the perceived genes; the four generated genes are filled on the diagonal only.",
 )
 
 # %% [markdown]
@@ -233,6 +222,7 @@ def lean_back(p, share):
     return shift
 
 
+# %%
 question = completion.hide(cells, fm, n_observed, 1, seed)  # the first of many: one held-out cell, some genes observed
 start_genes = torch.from_numpy(question.prompt[0].astype(np.int64))[None].to(here)  # (1, 1 + observed)
 start_values = torch.from_numpy(question.prompt.values.copy())[None].to(here)
@@ -262,25 +252,34 @@ if has_p:
 
 # %%
 budgets = [*size["observed"], n_observed]
-has_means = fm.folder is not None and (fm.folder / GENE_MEANS).exists()  # only our own models keep them
-rows = []
-for draw in range(n_draws):
-    whole = completion.hide(cells, fm, n_observed, size["cells"], seed + draw)
-    for n in budgets:
-        question = whole.first(n)
-        guesses = {"scGPT, zero-shot": completion.by_scgpt(fm, question, steps=1)}
-        if has_means:
-            guesses["corpus means, zero-shot"] = completion.corpus_means(fm, question)
-        guesses["scGPT + study's means"] = completion.with_study_means(
-            fm, question, guesses["scGPT, zero-shot"], size["n_train"], seed + draw
-        )
-        guesses["ridge regression"] = completion.ridge(question)
-        mean_error = completion.score(completion.gene_mean(question), question)["squared_error"]
-        for method, guess in guesses.items():
-            error = completion.score(guess, question)["squared_error"]
-            rows.append((names[0], method, n, draw, error / mean_error))
-shown = pd.DataFrame(rows, columns=["dataset", "method", "observed", "seed", "value"])
-curve = stats.summary(shown, by=("method", "observed"))
+errors = generated.of_true_genes(fm, cells, budgets, n_draws, size["cells"], size["n_train"], seed)
+curve = stats.summary(errors, by=("method", "observed"))
+at = {(r.method, r.observed): stats.Interval(r.mean, r.low, r.high) for r in curve.itertuples()}
+guessers = list(dict.fromkeys(errors["method"]))
+record("error_at_all_observed", {m: at[(m, n_observed)].mean for m in guessers}, tolerance=0.1)
+per_draw = errors.pivot_table(index="seed", columns=["method", "observed"], values="value")
+
+
+def difference(one, other):
+    return stats.of_draws((per_draw[one] - per_draw[other]).to_numpy())
+
+
+zero_shot, with_means, ridge = ((m, n_observed) for m in (generated.ZERO_SHOT, generated.WITH_MEANS, generated.RIDGE))
+slope = difference(zero_shot, (generated.ZERO_SHOT, n_observed // 2))
+alone, gap = difference(zero_shot, ridge), difference(with_means, ridge)
+record("from_half_to_all", slope.mean, tolerance=0.03)
+record.headline(
+    "relative squared error of completing a cell with scGPT and the study's gene means, minus with ridge regression "
+    f"(scGPT alone: {alone.mean:+.3f})",
+    gap,
+    lower_is_better=True,
+)
+for method in guessers:
+    print(f"{method}, {n_observed} observed genes: {at[(method, n_observed)]}")
+print(f"Minus ridge regression: scGPT, zero-shot {alone}; scGPT + study's means {gap}.")
+print(f"Going from {n_observed // 2} to {n_observed} true genes changes scGPT's relative error by {slope}.")
+
+# %% tags=["figure"]
 ax = plots.curves(
     curve,
     x="observed",
@@ -291,34 +290,8 @@ ax = plots.curves(
     log_x=True,
 )
 ax.axhline(1, color="#8C8C8C", lw=1, ls="--", zorder=0)
-at = {(r.method, r.observed): stats.Interval(r.mean, r.low, r.high) for r in curve.itertuples()}
-plots.show(
-    ax,
-    alt="Error relative to the study's gene means over the number of observed genes: "
-    + "; ".join(f"{m} from {at[(m, budgets[0])].mean:.2f} to {at[(m, n_observed)].mean:.2f}" for m in guesses)
-    + ".",
-)
-record("error_at_all_observed", {m: at[(m, n_observed)].mean for m in guesses}, tolerance=0.1)
-per_draw = shown.pivot_table(index="seed", columns=["method", "observed"], values="value")
-slope = stats.of_draws(
-    (per_draw[("scGPT, zero-shot", n_observed)] - per_draw[("scGPT, zero-shot", n_observed // 2)]).to_numpy()
-)
-record("from_half_to_all", slope.mean, tolerance=0.03)
-gap = stats.of_draws(
-    (per_draw[("scGPT + study's means", n_observed)] - per_draw[("ridge regression", n_observed)]).to_numpy()
-)
-alone = stats.of_draws(
-    (per_draw[("scGPT, zero-shot", n_observed)] - per_draw[("ridge regression", n_observed)]).to_numpy()
-)
-record.headline(
-    f"relative squared error of completing a cell with scGPT and the study's gene means, minus with ridge regression (scGPT alone: {alone.mean:+.3f})",
-    gap,
-    lower_is_better=True,
-)
-for method in guesses:
-    print(f"{method}, {n_observed} observed genes: {at[(method, n_observed)]}")
-print(f"Minus ridge regression: scGPT, zero-shot {alone}; scGPT + study's means {gap}.")
-print(f"Going from {n_observed // 2} to {n_observed} true genes changes scGPT's relative error by {slope}.")
+said = "; ".join(f"{m} from {at[(m, budgets[0])].mean:.2f} to {at[(m, n_observed)].mean:.2f}" for m in guessers)
+plots.show(ax, alt=f"Error relative to the study's gene means over the number of observed genes: {said}.")
 
 # %% [markdown]
 # Three things to read off. Where the zero-shot lines lie: above 1, a table of this study's means is the better guesser, and whoever has cells has that table. The zero-shot line lies clearly below that of the corpus means: that much the network reads off the cell. What scGPT adds once it is given the table: what lies below 1 was learned from other
@@ -332,9 +305,7 @@ print(f"Going from {n_observed // 2} to {n_observed} true genes changes scGPT's 
 
 # %%
 tokenized = {name: fm.tokenize(adatas[name][study.rows]) for name, study in studies.items()}
-embeddings = {
-    name: fm.embed(some, normalize=False, dtype="float32", progress=False) for name, some in tokenized.items()
-}
+embeddings = {name: fm.embed(t, normalize=False, dtype="float32", progress=False) for name, t in tokenized.items()}
 raw = embeddings[names[0]]
 kind = next((c for c in cells.types if "B" in c.replace("CD", "").split()), cells.types[0])
 own = train[cells.labels[train] == kind]
@@ -350,9 +321,9 @@ with torch.no_grad():
 p, b = read(out)
 by_hand = (b if p is None else p * b).cpu().numpy()  # (gene,) expected bins
 
-prompts = mean_prompts(
-    fm, tokenized[names[0]][train], cells.labels[train], dtype="float32", progress=False
-)  # (type, d)
+# %%
+of_training = tokenized[names[0]][train]
+prompts = mean_prompts(fm, of_training, cells.labels[train], dtype="float32", progress=False)  # (type, d)
 made = scfm.generate(fm, prompts.loc[[kind]], cells.genes, steps=1)
 assert np.allclose(by_hand, made.values[0], atol=1e-2)
 print(made)
@@ -378,43 +349,45 @@ apart = means - means.mean(axis=0)
 markers = list(dict.fromkeys(g for row in apart for g in np.argsort(-row)[:3]))
 held_out = np.concatenate([truth, fresh])
 real = np.stack([cells.bins[held_out][cells.labels[held_out] == c].mean(axis=0) for c in kinds])  # (type, gene)
+
+
+def correlations(generated_level, real_level):
+    """Of the generated and the held-out mean of each type, after a level (gene,) is taken from each."""
+    pairs = zip(kinds, point.values - generated_level, real - real_level)
+    return {c: float(np.corrcoef(made, true)[0, 1]) for c, made, true in pairs}
+
+
+study_level = correlations(means.mean(axis=0), means.mean(axis=0))
+own_level = correlations(point.values.mean(axis=0), real.mean(axis=0))
+record("specific_from_study_level", study_level, tolerance=0.15)
+record("specific_from_own_level", own_level, tolerance=0.15)
+
+# %% tags=["figure"]
 panels = plots.axes(12.5, 0.9 + 0.42 * len(kinds), columns=2)
-for ax, table, title in zip(
-    panels.flat, (real, point.values), ("Held-out cells, mean", "scGPT, one step from the cell prompt")
-):
+shown = {"Held-out cells, mean": real, "scGPT, one step from the cell prompt": point.values}
+for ax, (title, table) in zip(panels.flat, shown.items()):
     frame = pd.DataFrame(table[:, markers], kinds, [cells.genes[g] for g in markers])
     plots.heatmap(frame, title=title, label="bin", ax=ax, fmt=".0f", limits=(0, 50))
     ax.tick_params(axis="x", rotation=90, labelsize=7)
 panels.flat[1].set_yticklabels([])
-
-
-def correlation(kind, level):
-    """Of the generated and the held-out mean of a type, after a level (gene,) is taken from each: (generated's, held-out's)."""
-    i = kinds.index(kind)
-    return float(np.corrcoef(point.values[i] - level[0], real[i] - level[1])[0, 1])
-
-
-study_level = {c: correlation(c, (means.mean(axis=0), means.mean(axis=0))) for c in kinds}
-own_level = {c: correlation(c, (point.values.mean(axis=0), real.mean(axis=0))) for c in kinds}
+said = "; ".join(f"{c} {r:.2f}" for c, r in own_level.items())
 plots.show(
     panels,
-    alt="Two heatmaps of marker genes by cell type, held-out means and generated cells. Correlation of what sets a type apart from the mean of the generated types: "
-    + "; ".join(f"{c} {r:.2f}" for c, r in own_level.items())
-    + ".",
+    alt="Two heatmaps of marker genes by cell type, held-out means and generated cells. Correlation of what sets a "
+    "type apart "
+    f"from the mean of the generated types: {said}.",
 )
-record("specific_from_study_level", study_level, tolerance=0.15)
-record("specific_from_own_level", own_level, tolerance=0.15)
+
+# %%
 above = (point.values - point.values.mean(axis=0))[:, markers]  # (type, marker)
 leads = {c: markers[int(np.argmax(row))] for c, row in zip(kinds, above)}
 mine_too = [c for i, c in enumerate(kinds) if leads[c] in np.argsort(-apart[i])[:3]]
-print("Of the genes shown, each generated type exceeds the others most in: " + "; ".join(f"{c} {cells.genes[g]}" for c, g in leads.items()))  # fmt: skip
+print("Of the genes shown, each generated type exceeds the others most in:", end=" ")
+print("; ".join(f"{c} {cells.genes[g]}" for c, g in leads.items()))
 print(f"That is one of its own markers in {len(mine_too)} of {len(kinds)} types.")
 for what, found in (("this study's gene means", study_level), ("the mean of the generated types", own_level)):
-    print(
-        f"Above {what}: "
-        + "; ".join(f"{c} {r:.2f}" for c, r in found.items())
-        + f"; mean {np.mean(list(found.values())):.2f}"
-    )
+    said = "; ".join(f"{c} {r:.2f}" for c, r in found.items())
+    print(f"Above {what}: {said}; mean {np.mean(list(found.values())):.2f}")
 
 # %% [markdown]
 # Read the heatmaps row by row. Where a row's own markers are brighter than in the other rows, the prompt was understood. A row that is pale everywhere, or brightest in another type's markers, was not: look at the type
@@ -466,15 +439,17 @@ if has_p:
     assert np.allclose(drawn.values, np.where(drawn.values > 0, b, 0), atol=1e-2)  # off, or its bin if on
     rows["scGPT, sampled"] = drawn.values[:, by_frequency]
     on["sampled"] = float((drawn.values >= 0.5).sum(1).mean())
-panels = pictures.rows_of_cells(rows, xlabel="genes, from often to seldom expressed")
-plots.show(
-    panels,
-    alt="Twelve cells as rows in each panel: real ones are speckled, point estimates smooth and all alike, sampled ones speckled again. Genes on: "
-    + ", ".join(f"{k} {v:.0f}" for k, v in on.items())
-    + ".",
-)
 record("genes_on", on, tolerance="20%")
-print(f"Genes above zero, of {len(cells.genes)}: " + ", ".join(f"{k} {v:.0f}" for k, v in on.items()))
+said = ", ".join(f"{k} {v:.0f}" for k, v in on.items())
+print(f"Genes above zero, of {len(cells.genes)}: {said}")
+
+# %% tags=["figure"]
+plots.show(
+    pictures.rows_of_cells(rows, xlabel="genes, from often to seldom expressed"),
+    alt="Twelve cells as rows in each panel: real ones are speckled, point estimates smooth and all alike, sampled "
+    "ones "
+    f"speckled again. Genes on: {said}.",
+)
 
 # %% [markdown] tags=["instructor"]
 # **Ask:** in which panel would a classifier find the B cell most easily? (The smooth one: it is the type's essence, and no cell.) **Misconception:**
@@ -513,6 +488,7 @@ def complete_by_hand(genes, values, hidden, share, K):
     return np.array([known[g] for g in hidden.tolist()]), np.array([at[g] for g in hidden.tolist()])
 
 
+# %%
 value_by_hand, at_by_hand = complete_by_hand(start_genes, start_values, hidden, share[0], K)
 correct = {"share_on": share} if has_p else {}
 made = scfm.generate(fm, question.prompt, question.genes, steps=K, confidence=doubt, **correct)
@@ -524,19 +500,22 @@ print(made)
 # The same cell as a strip of pictures. Every square is a hidden gene, grey while unknown; the frame marks what has just become known.
 
 # %%
-by_truth = np.argsort(-question.train_hidden.mean(axis=0))  # often expressed genes first
-panels = pictures.becoming_known(made.values[0][by_truth], made.known_at[0][by_truth], question.truth[0][by_truth])
-first_values = made.values[0][made.known_at[0] == 1]
-plots.show(
-    panels,
-    alt=f"Five panels: in four steps the grey squares of {len(hidden)} hidden genes fill up, a quarter in each; the last panel is the truth. The genes of step 1 have a median bin of {np.median(first_values):.1f}.",
-)
 by_step = [float(np.median(made.values[0][made.known_at[0] == step])) for step in range(1, K + 1)]
 in_gap = float(((made.values > 0.5) & (made.values < lowest_on)).mean())
 record("bin_by_step", by_step, tolerance=6)
 record("share_in_gap", in_gap, tolerance=0.15)
 print("Median expected bin of the genes of each step: " + ", ".join(f"{b:.1f}" for b in by_step))
 print(f"{in_gap:.0%} of the expected bins lie in the gap between off and on, where hardly any measured value lies.")
+
+# %% tags=["figure"]
+by_truth = np.argsort(-question.train_hidden.mean(axis=0))  # often expressed genes first
+n_hidden, of_first = len(hidden), by_step[0]
+plots.show(
+    pictures.becoming_known(made.values[0][by_truth], made.known_at[0][by_truth], question.truth[0][by_truth]),
+    alt=f"Five panels: in four steps the grey squares of {n_hidden} hidden genes fill up, a quarter in each; the "
+    "last panel "
+    f"is the truth. The genes of step 1 have a median bin of {of_first:.1f}.",
+)
 
 # %% [markdown]
 # Two things to notice. *Which* genes come first: to be sure of a gene is easiest where nothing happens, so the first steps mostly declare genes to be off. And *what is fed back*: an expected bin in the gap
@@ -586,11 +565,8 @@ check.exercise("08.3", confidence)
 # (*nearest cells*); ridge regression; the means of scGPT's own corpus. With K = 1 the confidence decides nothing, so there is one row of that.
 
 # %%
-measures = (
-    ("zero_prob", "variance", "dropout", "agreement", "largest", "random")
-    if has_p
-    else ("dropout", "agreement", "largest", "random")
-)
+without_p = ("dropout", "agreement", "largest", "random")
+measures = ("zero_prob", "variance", *without_p) if has_p else without_p
 feeds = ("expected", "likely") if has_p else ("expected",)
 cheap = tuple(m for m in measures if m != "dropout")  # dropout needs several passes
 if profile == "quick":
@@ -614,29 +590,22 @@ parts = [
 completed = pd.concat(parts, ignore_index=True).assign(model=model)
 
 
+# %%
 def with_stored(table, name):
     """This run's table with those of other sets and models that were stored; the bigger profiles store theirs."""
     if dataset:  # your own cells are not the course's results
         return table
-    path = cache.repo_data() / "results" / name
-    together = comparisons.with_stored(table, path)
-    if profile != "quick":
-        comparisons.store(table, path)
-    return together
+    together = comparisons.with_stored if profile == "quick" else comparisons.store
+    return together(table, results_path(name))
 
 
-all_completed = with_stored(completed[completion.COLUMNS], "scgpt_completion.parquet")
+all_completed = with_stored(completed[completion.COLUMNS], "scgpt_completion")
+relative = stats.summary(generated.relative_errors(completed), by=("dataset", "method"))
 
-errors = completed[completed["metric"] == "squared_error"].copy()
-base = errors[errors["method"] == "gene mean"].set_index(["dataset", "seed"])["value"]
-errors["value"] = errors["value"].to_numpy() / base.loc[list(zip(errors["dataset"], errors["seed"]))].to_numpy()
-asked_once = errors[errors["steps"] == 1]["method"].drop_duplicates().tolist()
-errors = errors[~errors["method"].isin(asked_once[1:])].replace({"method": dict.fromkeys(asked_once[:1], "K = 1")})
-relative = stats.summary(errors, by=("dataset", "method"))
+# %% tags=["figure"]
 relative["score"] = [f"{r.mean:.3f} [{r.low:.3f}, {r.high:.3f}]" for r in relative.itertuples()]
-relative.pivot(index="method", columns="dataset", values="score").loc[
-    list(dict.fromkeys(relative["method"]))
-].style.set_caption("squared error relative to each gene's mean (1 = no better), with 95 % intervals")
+shown = relative.pivot(index="method", columns="dataset", values="score").loc[list(dict.fromkeys(relative["method"]))]
+shown.style.set_caption("squared error relative to each gene's mean (1 = no better), with 95 % intervals")
 
 # %% [markdown]
 # Intervals of single methods overlap because some draws are harder than others for everybody. The comparison is *paired*: the same cells and the same hidden genes, one step against K.
@@ -644,63 +613,47 @@ relative.pivot(index="method", columns="dataset", values="score").loc[
 
 
 # %%
-def against_one_step(table):
-    rows = []
-    error = table[(table["metric"] == "squared_error") & (table["steps"] > 0)]
-    for (which, name), part in error.groupby(["model", "dataset"], sort=False):
-        one = part[part["steps"] == 1].drop_duplicates("seed").set_index("seed")["value"]
-        for key, some in part[part["steps"] > 1].groupby(["steps", "confidence", "exact", "feed"], sort=False):
-            found = stats.of_draws(100 * (some.set_index("seed")["value"] / one - 1).dropna().to_numpy())
-            rows.append((which, name, *key, found.mean, found.low, found.high))
-    columns = ["model", "dataset", "steps", "confidence", "exact", "feed", "mean", "low", "high"]
-    return pd.DataFrame(rows, columns=columns)
-
-
-gain = against_one_step(all_completed)
+gain = generated.against_one_step(all_completed)
 gain = gain[gain["exact"] & (gain["model"] == model)]
-gain["order"] = gain["confidence"] + np.where(gain["feed"] == "likely", ",\noff or on fed back", "")
-sets_shown = list(dict.fromkeys(gain["dataset"]))
-panels = np.atleast_1d(plots.axes(3.1 * len(sets_shown) + 1.6, 4.2, columns=len(sets_shown)))
-for ax, name in zip(panels.flat, sets_shown):
-    part = gain[gain["dataset"] == name].assign(K=lambda t: "K = " + t["steps"].astype(str))
-    plots.intervals(part, label="order", hue="K", reference=0, title=name, xlabel="error against one step, %", ax=ax)
-    if name != sets_shown[-1]:
-        ax.get_legend().remove()
-verdict = pd.Series(
-    ["better" if r.high < 0 else "worse" if r.low > 0 else "undecided" for r in gain.itertuples()], index=gain.index
-)
+WORDS = ["better", "undecided", "worse"]
 tally = {
-    fed: verdict[gain["feed"] == fed].value_counts().reindex(["better", "undecided", "worse"], fill_value=0).to_dict()
+    fed: gain[gain["feed"] == fed]["verdict"].value_counts().reindex(WORDS, fill_value=0).to_dict()
     for fed in ("expected", "likely")
 }
-plots.show(
-    panels,
-    alt="Change of the squared error by K steps against one step, in percent with intervals, by set, order and K (left of zero = better). "
-    + "; ".join(f"{fed} bins fed back: " + ", ".join(f"{k} {v}" for k, v in t.items()) for fed, t in tally.items())
-    + ".",
-)
 mine = gain[gain["dataset"] == names[0]].set_index(["feed", "confidence", "steps"])[["mean", "low", "high"]]
 record("gain_of_k", {f"{f}, {c}, K = {k}": r["mean"] for (f, c, k), r in mine.iterrows()}, tolerance=3)
 record("tally_of_k", tally, tolerance="any")
 for fed, counts in tally.items():
     print(f"K steps against one, '{fed}' bins fed back: " + ", ".join(f"{k} {v}" for k, v in counts.items()) + ".")
 
+# %% tags=["figure"]
+order = gain["confidence"] + np.where(gain["feed"] == "likely", ",\noff or on fed back", "")
+drawn = gain.assign(order=order, K="K = " + gain["steps"].astype(str))
+sets_shown = list(dict.fromkeys(drawn["dataset"]))
+panels = np.atleast_1d(plots.axes(3.1 * len(sets_shown) + 1.6, 4.2, columns=len(sets_shown)))
+for ax, name in zip(panels.flat, sets_shown):
+    part = drawn[drawn["dataset"] == name]
+    plots.intervals(part, label="order", hue="K", reference=0, title=name, xlabel="error against one step, %", ax=ax)
+    if name != sets_shown[-1]:
+        ax.get_legend().remove()
+said = "; ".join(f"{fed} bins fed back: " + ", ".join(f"{k} {v}" for k, v in t.items()) for fed, t in tally.items())
+plots.show(
+    panels,
+    alt="Change of the squared error by K steps against one step, in percent with intervals, by set, order and K "
+    f"(left of zero = better). {said}.",
+)
+
 # %% [markdown]
 # So does K help? Count the "better" ones, and remember that of fifty 95 % intervals two or three lie wholly on one side by chance. Remember the slope as well: if a hundred more *true* genes change little,
 # guesses cannot be expected to help more; they can do harm, and at times they do. (The panels have scales of their own.) The *order* is another question: does it matter which genes become known first? The control is a random order, on the same cells.
 
-# %%
-same_feed = all_completed[
-    all_completed["exact"] & (all_completed["feed"] == "expected") & (all_completed["model"] == model)
-]
-four = same_feed[(same_feed["metric"] == "squared_error") & (same_feed["steps"] == 4)]
-against_random = {}
-for name, part in four.groupby("dataset", sort=False):
-    by_order = part.pivot_table(index="seed", columns="confidence", values="value", sort=False)
-    for order in by_order.columns.drop("random", errors="ignore"):
-        g = stats.of_draws(100 * (by_order[order] / by_order["random"] - 1).dropna().to_numpy())
-        against_random[name, order] = f"{g.mean:+.1f} % [{g.low:+.1f}, {g.high:+.1f}]"
-pd.Series(against_random).unstack(0).fillna("").style.set_caption("error of K = 4 in this order, against a random order (below zero = better)")  # fmt: skip
+# %% tags=["figure"]
+of_order = generated.against_random_order(all_completed[all_completed["model"] == model])
+of_order["text"] = [f"{r.mean:+.1f} % [{r.low:+.1f}, {r.high:+.1f}]" for r in of_order.itertuples()]
+shown = of_order.pivot(index="confidence", columns="dataset", values="text").fillna("").rename_axis(None)
+shown.rename_axis(columns=None).style.set_caption(
+    "error of K = 4 in this order, against a random order (below zero = better)"
+)
 
 # %% [markdown]
 # (`largest` is no confidence at all. Where it too beats the random order, it was not sureness that helped.)
@@ -712,6 +665,19 @@ pd.Series(against_random).unstack(0).fillna("").style.set_caption("error of K = 
 ranking = completed[(completed["metric"] == "surer_is_better") & (completed["steps"] <= 1)]
 ranking = stats.summary(ranking[ranking["dataset"] == names[0]], by=("dataset", "method"))
 ranking["method"] = ranking["method"].str.replace("K = 1, ", "scGPT: ")
+guessers = {"gene's share in training cells": completion.gene_mean}
+if has_p:
+    guessers = {
+        "scGPT": lambda q: completion.by_scgpt(fm, q, steps=1),
+        "scGPT, P as trained": lambda q: completion.by_scgpt(fm, q, own_share=False, steps=1),
+    } | guessers
+questions = [completion.hide(cells, fm, n_observed, size["cells"], seed + draw) for draw in range(n_draws)]
+lines, off_by = generated.calibration(guessers, questions)
+record("surer_is_better", ranking.set_index("method")["mean"].to_dict(), tolerance=0.1)
+record("calibration_error", off_by, tolerance=0.05)
+print("P is off by, on average: " + ", ".join(f"{who} {error:.3f}" for who, error in off_by.items()))
+
+# %% tags=["figure"]
 panels = plots.axes(11.5, 3.6, columns=2)
 plots.intervals(
     ranking.sort_values("mean", ascending=False),
@@ -721,38 +687,19 @@ plots.intervals(
     title="Ranking",
     ax=panels.flat[0],
 )
-guessers = {"gene's share in training cells": completion.gene_mean}
-if has_p:
-    guessers = {
-        "scGPT": lambda q: completion.by_scgpt(fm, q, steps=1),
-        "scGPT, P as trained": lambda q: completion.by_scgpt(fm, q, own_share=False, steps=1),
-    } | guessers
-said = {who: [] for who in guessers}
-for draw in range(n_draws):
-    question = completion.hide(cells, fm, n_observed, size["cells"], seed + draw)
-    for who, guess in guessers.items():
-        said[who].append((guess(question).nonzero, question.truth > 0))
-off_by = {}
 ax = panels.flat[1]
-for number, (who, pairs) in enumerate(said.items()):
-    p, happened = (np.concatenate([np.ravel(x) for x in column]) for column in zip(*pairs))
-    line = completion.reliability(p, happened)
-    off_by[who] = float((np.abs(line["said"] - line["happened"]) * line["n"]).sum() / line["n"].sum())
+for number, (who, line) in enumerate(lines.groupby("guesser", sort=False)):
     ax.plot(line["said"], line["happened"], marker=plots.MARKERS[number], color=plots.PALETTE[number], label=who)
 ax.plot([0, 1], [0, 1], color="#8C8C8C", ls="--", lw=1)
 ax.set(xlabel="P(nonzero) said", ylabel="share that was on", title="Calibration")
 ax.legend(loc="upper left", fontsize=8)
+ranks = "; ".join(f"{r.method} {r.mean:.2f}" for r in ranking.itertuples())
+distances = "; ".join(f"{who} {error:.2f}" for who, error in off_by.items())
 plots.show(
     panels,
-    alt="Left: rank correlation of confidence and accuracy: "
-    + "; ".join(f"{r.method} {r.mean:.2f}" for r in ranking.itertuples())
-    + ". Right: reliability curves of P(nonzero); mean distance from the diagonal: "
-    + "; ".join(f"{who} {error:.2f}" for who, error in off_by.items())
-    + ".",
+    alt=f"Left: rank correlation of confidence and accuracy: {ranks}. "
+    f"Right: reliability curves of P(nonzero); mean distance from the diagonal: {distances}.",
 )
-record("surer_is_better", ranking.set_index("method")["mean"].to_dict(), tolerance=0.1)
-record("calibration_error", off_by, tolerance=0.05)
-print("P is off by, on average: " + ", ".join(f"{who} {error:.3f}" for who, error in off_by.items()))
 
 # %% [markdown]
 # ## Faster, but not what was trained: the block-causal variant
@@ -789,19 +736,25 @@ check.exercise("08.4", block_causal)
 blocks = [4, 3, 3, 3]
 tokens = np.concatenate([[fm.special["<cls>"]], rng.choice(cells.tokens, sum(blocks) - 1, replace=False)])
 inputs = np.append(network.config.pad_value, rng.choice([0.0, 20.0, 35.0, 45.0], sum(blocks) - 1))
-block_names = ["prompt", "step 1", "step 2", "generated"]
+rules = {True: attention_mask.attention_mask(10, 3), False: attention_mask.block_causal_mask(blocks)}
+poked = {exact: attention_mask.influence(network, tokens, inputs, blocks, exact=exact) for exact in (True, False)}
+assert all(np.array_equal(poked[exact], rules[exact]) for exact in (True, False))
+
+# %% tags=["figure"]
 panels = plots.axes(8.4, 4.0, columns=2)
-proven = True
-for ax, exact, title in zip(panels.flat, (True, False), ("Exact", "Block-causal")):
-    moved = attention_mask.influence(network, tokens, inputs, blocks, exact=exact)
-    rule = attention_mask.attention_mask(10, 3) if exact else attention_mask.block_causal_mask(blocks)
-    proven &= np.array_equal(moved, rule)
+block_names = ["prompt", "step 1", "step 2", "generated"]
+for ax, moved, title in zip(panels.flat, poked.values(), ("Exact", "Block-causal")):
     pictures.mask(moved, blocks, block_names, f"{title}: what moved", ax)
-assert proven
 plots.show(
     panels,
-    alt="Two matrices of who looks at whom in step 3, measured by poking. Exact: prompt and the genes of steps 1 and 2 all look at each other. Block-causal: the prompt looks at itself only, step 1 at the prompt and itself, step 2 at all three. Generated genes look at all known ones and themselves in both.",
+    alt="Two matrices of who looks at whom in step 3, measured by poking. Exact: prompt and the genes of steps 1 "
+    "and 2 all "
+    "look at each other. Block-causal: the prompt looks at itself only, step 1 at the prompt and itself, step 2 at "
+    "all three. "
+    "Generated genes look at all known ones and themselves in both.",
 )
+
+# %%
 both = completed[(completed["steps"] == 4) & (completed["confidence"] == doubt) & (completed["feed"] == "expected")]
 both = both[both["dataset"] == names[0]]
 wide = both.pivot_table(index=["metric", "seed"], columns="exact", values="value")
@@ -812,9 +765,10 @@ record("block_causal_saves", {k: saved[k] for k in ("tokens", "looks")}, toleran
 record("block_causal_seconds", saved["seconds"], tolerance="any")
 print(f"Block-causal against exact, K = 4: squared error {worse.mean:+.2f} % [{worse.low:+.2f}, {worse.high:+.2f}]")
 print(
-    f"with {1 / saved['tokens']:.0%} of the tokens through the layers and {1 / saved['looks']:.0%} of the looks; "
-    f"{saved['seconds']:.1f} times faster on this machine."
+    f"with {1 / saved['tokens']:.0%} of the tokens through the layers and {1 / saved['looks']:.0%} of the looks;",
+    end=" ",
 )
+print(f"{saved['seconds']:.1f} times faster on this machine.")
 
 # %% [markdown]
 # If the block-causal line is no worse, or better, do not be too surprised. In the exact variant the *observed* genes look at guesses, and their hidden states, which came from measured values only, change. Block-causal keeps them as they were.
@@ -840,9 +794,8 @@ print(
 # below. The energy distance is an unbiased estimate, so near 0 it may be negative.)
 
 # %%
-judged = {
-    name: RealCells.of(adatas[name], fm, n_genes=size["judged"], name=name) for name in names
-}  # fewer genes, so that many draws are affordable
+# fewer genes, so that many draws are affordable
+judged = {name: RealCells.of(adatas[name], fm, n_genes=size["judged"], name=name) for name in names}
 
 
 def contestants(name):
@@ -864,14 +817,19 @@ tables = [
     for name, study in judged.items()
 ]
 scores = pd.concat(tables, ignore_index=True)
-all_scores = with_stored(scores, "scgpt_generators.parquet")
+all_scores = with_stored(scores, "scgpt_generators")
 METHODS = list(dict.fromkeys(scores["method"]))
 table = stats.summary(scores)
 first = table[table["dataset"] == names[0]]
+for metric in ("specific", "gene_distance", "energy", "classifier", "nearest", "diversity"):
+    found = first[first["metric"] == metric].set_index("method")["mean"].to_dict()
+    record(f"judged_{metric}", found, tolerance={"energy": "25%", "gene_distance": 1.5}.get(metric, 0.15))
+
+# %% tags=["figure"]
 show = first.assign(score=[f"{r.mean:.2f} [{r.low:.2f}, {r.high:.2f}]" for r in first.itertuples()])
 show.pivot(index="method", columns="metric", values="score").loc[METHODS, list(yardsticks.METRICS)]
 
-# %%
+# %% tags=["figure"]
 ROLES = {m: "model" if "scGPT" in m else "control" if m == "real cells" else "baseline" for m in METHODS}
 FIGURES = {
     "specific": "what sets the type apart: correlation",
@@ -879,29 +837,19 @@ FIGURES = {
     "energy": "cells as a whole: off by (bins)",
     "classifier": "read as their type by a classifier",
 }
-panels = plots.axes(12.0, 5.6, rows=2, columns=2)
+panels, best = plots.axes(12.0, 5.6, rows=2, columns=2), {}
 for number, (ax, (metric, title)) in enumerate(zip(panels.flat, FIGURES.items())):
-    part = first[first["metric"] == metric].set_index("method").loc[METHODS].reset_index()
-    mark = float(part.set_index("method").loc["real cells", "mean"])
-    plots.intervals(part, roles=ROLES, title=title, reference=mark, ax=ax)
+    part = first[first["metric"] == metric].set_index("method").loc[METHODS]
+    plots.intervals(part.reset_index(), roles=ROLES, title=title, reference=part.loc["real cells", "mean"], ax=ax)
     if number % 2:
         ax.set_yticklabels([])
-best = {}
-for metric in FIGURES:
-    part = first[(first["metric"] == metric) & (first["method"] != "real cells")].set_index("method")["mean"]
-    best[metric] = part.idxmin() if metric in ("gene_distance", "energy") else part.idxmax()
+    generators = part["mean"].drop("real cells")
+    best[metric] = generators.idxmin() if metric in ("gene_distance", "energy") else generators.idxmax()
+said = "; ".join(f"{metric}: {method}" for metric, method in best.items())
 plots.show(
     panels,
-    alt="Four scores of generated cells with 95 % intervals, real cells as a dashed line. Best: "
-    + "; ".join(f"{m}: {w}" for m, w in best.items())
-    + ".",
+    alt=f"Four scores of generated cells with 95 % intervals, real cells as a dashed line. Best: {said}.",
 )
-for metric in ("specific", "gene_distance", "energy", "classifier", "nearest", "diversity"):
-    record(
-        f"judged_{metric}",
-        first[first["metric"] == metric].set_index("method")["mean"].to_dict(),
-        tolerance="25%" if metric == "energy" else 0.15 if metric != "gene_distance" else 1.5,
-    )
 
 # %% [markdown]
 # Compare the two rows with K = 4. Where "surest first" is worse than a random order, sureness has misled the sampler: what is surest is mostly "off", and the steps that follow perceive a cell in which nearly
@@ -921,18 +869,22 @@ def nearest_by_hand(made):
     return np.array([np.sqrt(((study.bins[train] - cell) ** 2).mean(axis=1)).min() for cell in made])
 
 
-assert np.allclose(
-    nearest_by_hand(study.bins[truth]), yardsticks.distances(study.bins[truth], study.bins[train]).min(axis=1)
-)
-wanted = study.labels[truth]
-made_by = {name: make(study, train, wanted, seed) for name, make in contestants(names[0])}
-made_by |= {name: make(study, train, wanted, seed) for name, make in yardsticks.SIMPLE.items()}
+by_library = yardsticks.distances(study.bins[truth], study.bins[train]).min(axis=1)
+assert np.allclose(nearest_by_hand(study.bins[truth]), by_library)
+makers = dict(contestants(names[0])) | yardsticks.SIMPLE
+made_by = {name: make(study, train, study.labels[truth], seed) for name, make in makers.items()}
 made_by["real cells"] = study.bins[fresh]
 spread = pd.DataFrame(
     [(name, *np.quantile(nearest_by_hand(some), [0.5, 0.05, 0.95])) for name, some in made_by.items()],
     columns=["method", "mean", "low", "high"],
 )
 new_cells = float(np.median(nearest_by_hand(study.bins[truth])))
+copies = first[first["metric"] == "copies"].set_index("method")["mean"]
+record("nearest_median", spread.set_index("method")["mean"].to_dict(), tolerance=1.5)
+print("Share of cells that are nearer to a training cell than 95 % of new real cells:", end=" ")
+print(", ".join(f"{m} {v:.0%}" for m, v in copies.items()))
+
+# %% tags=["figure"]
 ax = plots.intervals(
     spread,
     roles=ROLES,
@@ -940,17 +892,11 @@ ax = plots.intervals(
     title="Distance to the nearest training cell",
     xlabel="bins per gene: median, and 90 % of the cells (dashed: new real cells)",
 )
+said = "; ".join(f"{r.method} {r.mean:.1f}" for r in spread.itertuples())
 plots.show(
     ax,
-    alt="Median distance to the nearest training cell with the middle 90 percent: "
-    + "; ".join(f"{r.method} {r.mean:.1f}" for r in spread.itertuples())
-    + f"; new real cells {new_cells:.1f}.",
-)
-copies = first[first["metric"] == "copies"].set_index("method")["mean"]
-record("nearest_median", spread.set_index("method")["mean"].to_dict(), tolerance=1.5)
-print(
-    "Share of cells that are nearer to a training cell than 95 % of new real cells: "
-    + ", ".join(f"{m} {v:.0%}" for m, v in copies.items())
+    alt=f"Median distance to the nearest training cell with the middle 90 percent: {said}; new real cells "
+    f"{new_cells:.1f}.",
 )
 
 # %% [markdown]
@@ -967,23 +913,12 @@ print(
 # From the tables, not from our hopes:
 
 # %%
-verdicts = []
-for (which, name), part in all_scores.groupby(["model", "dataset"], sort=False):
-    for metric in ("specific", "gene_distance", "energy"):
-        values_of = part[part["metric"] == metric].groupby("method")["value"].mean()
-        ours = [m for m in values_of.index if "scGPT" in m]
-        lower = metric != "specific"
-        champion = values_of[ours].idxmin() if lower else values_of[ours].idxmax()
-        for rival in yardsticks.SIMPLE:
-            gap = stats.paired_difference(part, champion, rival, metric)
-            low, high = (-gap.high, -gap.low) if lower else (gap.low, gap.high)
-            verdict = "better" if low > 0 else "worse" if high < 0 else "undecided"
-            verdicts.append((which, name, metric, champion, rival, verdict))
-verdicts = pd.DataFrame(verdicts, columns=["model", "dataset", "metric", "best of scGPT", "against", "scGPT is"])
+LOWER = ("gene_distance", "energy")  # errors
+verdicts = generated.best_against(all_scores, "scGPT", tuple(yardsticks.SIMPLE), ("specific", *LOWER), LOWER)
+verdicts = verdicts.rename(columns={"ours": "best of scGPT", "rival": "against", "verdict": "scGPT is"})
 record("verdicts", verdicts["scGPT is"].value_counts().to_dict(), tolerance="any")
-verdicts.pivot_table(
-    index=["dataset", "metric", "best of scGPT"], columns="against", values="scGPT is", aggfunc="first", sort=False
-)
+rows = ["dataset", "metric", "best of scGPT"]
+verdicts.pivot_table(index=rows, columns="against", values="scGPT is", aggfunc="first", sort=False)
 
 # %% [markdown]
 # - **Completing** genes that a panel did not measure: the use nearest to training. It needs no whole cells of your study; if you have some, ridge regression and nearest cells come first.
@@ -1022,37 +957,42 @@ projection = stats.of_draws(100 * (with_projection / as_trained - 1))
 record("with_out_proj_percent", projection.mean, tolerance="any")
 record("out_proj_matters", bool(projection.low > 0))
 
-fed_back = {fed: mine.loc[(fed, doubt, 4)] for fed in ("expected", "likely") if (fed, doubt, 4) in mine.index}
 sampled_k = {}
 for order in ("surest first", "random order") if has_p else ():
-    sampled_k[order] = stats.paired_difference(
-        scores[scores["dataset"] == names[0]],
-        f"scGPT, sampled, K = 4, {order}",
-        "scGPT, mean prompt, sampled",
-        "energy",
-    )
+    pair = (f"scGPT, sampled, K = 4, {order}", "scGPT, mean prompt, sampled")
+    sampled_k[order] = stats.paired_difference(scores[scores["dataset"] == names[0]], *pair, "energy")
 record("energy_of_k", {order: gap.mean for order, gap in sampled_k.items()}, tolerance=1.5)
-ranked = ranking[ranking["method"].str.startswith("scGPT")].sort_values("mean", ascending=False)
-best_measure = ranked.iloc[0]
-rival = ranking[~ranking["method"].str.startswith("scGPT")].sort_values("mean").iloc[-1]
+
+# %% tags=["figure"]
+ranked = ranking.sort_values("mean", ascending=False)
+best_measure, rival = (ranked[ranked["method"].str.startswith("scGPT") == ours].iloc[0] for ours in (True, False))
+fed_back = {fed: mine.loc[(fed, doubt, 4)] for fed in ("expected", "likely") if (fed, doubt, 4) in mine.index}
+
+
+def between(r):
+    return f"{r['mean']:.2f} [{r['low']:.2f}, {r['high']:.2f}]"
+
+
 answers_to = {
-    "What is the confidence? (no definition)": f"ours; the best of them here: {best_measure.method}, rank correlation {best_measure['mean']:.2f} [{best_measure.low:.2f}, {best_measure.high:.2f}]; without scGPT, {rival.method}: {rival['mean']:.2f} [{rival.low:.2f}, {rival.high:.2f}]",
+    "What is the confidence? (no definition)": f"ours; the best of them here: {best_measure.method}, rank correlation "
+    f"{between(best_measure)}; without scGPT, {rival.method}: {between(rival)}",
     "Do K steps complete a cell better than one? (no comparison)": "; ".join(
-        f"'{fed}' bins fed back, K = 4, {doubt}: error {r['mean']:+.1f} % [{r.low:+.1f}, {r.high:+.1f}]"
+        f"'{fed}' bins fed back, K = 4, {doubt}: error {r['mean']:+.1f} % [{r['low']:+.1f}, {r['high']:+.1f}]"
         for fed, r in fed_back.items()
     )
     + "; on all sets shown above, all orders and K: "
-    + ", ".join(f"{k} {sum(t[k] for t in tally.values())}" for k in ("better", "undecided", "worse")),
+    + ", ".join(f"{k} {sum(t[k] for t in tally.values())}" for k in WORDS),
     "Do K steps make better sampled cells? (no comparison)": "; ".join(
         f"{order}: energy distance {g.mean:+.2f} [{g.low:+.2f}, {g.high:+.2f}] against one step"
         for order, g in sampled_k.items()
     )
     or "nothing to sample without P(nonzero)",
-    "Trained on true values, fed with guesses: how far apart?": f"{in_gap:.0%} of the point estimates lie where hardly any measured value does",
-    "May older genes be kept, as a language model does?": f"block-causal, K = 4: error {worse.mean:+.2f} % [{worse.low:+.2f}, {worse.high:+.2f}], {1 / saved['tokens']:.0%} of the tokens",
-    "Generated genes skip out_proj: may one put it back?": f"not without training: error {projection.mean:+.0f} % [{projection.low:+.0f}, {projection.high:+.0f}]"
-    if projection.low > 0
-    else f"error {projection.mean:+.0f} % [{projection.low:+.0f}, {projection.high:+.0f}]",
+    "Trained on true values, fed with guesses: how far apart?": f"{in_gap:.0%} of the point estimates lie where hardly any "
+    "measured value does",
+    "May older genes be kept, as a language model does?": f"block-causal, K = 4: error {worse.mean:+.2f} % "
+    f"[{worse.low:+.2f}, {worse.high:+.2f}], {1 / saved['tokens']:.0%} of the tokens",
+    "Generated genes skip out_proj: may one put it back?": ("not without training: " if projection.low > 0 else "")
+    + f"error {projection.mean:+.0f} % [{projection.low:+.0f}, {projection.high:+.0f}]",
 }
 table = pd.DataFrame(answers_to.items(), columns=["open, as far as we know", f"measured here: {names[0]}"])
 table.style.hide(axis="index").set_properties(**{"text-align": "left", "white-space": "normal"})

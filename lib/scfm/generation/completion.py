@@ -292,7 +292,7 @@ def compare(
     from tqdm.auto import tqdm
 
     settings = list(ways() if settings is None else settings)
-    has_means = _has_means(model)
+    has_means = has_corpus_means(model)
     rows: list[tuple] = []
     for draw in tqdm(range(n_draws), desc="completing", unit="draw", disable=not progress, delay=1, leave=False):
         question = hide(cells, model, n_observed, n_cells, seed + draw)
@@ -319,7 +319,8 @@ def compare(
     return table.assign(model=model.name, dataset=cells.name)[COLUMNS]
 
 
-def _has_means(model: ScGPT) -> bool:
+def has_corpus_means(model: ScGPT) -> bool:
+    """Did the model come with the gene means of its training corpus? Only our own do."""
     try:
         model.gene_means()
     except FileNotFoundError:
