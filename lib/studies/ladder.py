@@ -27,6 +27,7 @@ import numpy as np
 
 from scfm import metrics
 from scfm.store import cache
+from scfm.store.results import results_path
 from studies.tables import COLUMNS, RECIPE, Growing, weights_of
 from studies.tables import write as write_table
 
@@ -398,6 +399,13 @@ def left_out(name: str) -> dict[str, int]:
     from studies import sets
 
     return sets.counted(load_dataset(name))[1]
+
+
+def types_left_out() -> dict[str, dict[str, int]]:
+    """The types that are too small to take part in the stored table: set → type → cells."""
+    path = results_path("ladder").with_name("ladder_left_out.json")
+    found: dict[str, dict[str, int]] = json.loads(path.read_text())
+    return found
 
 
 def write(out: Path) -> None:

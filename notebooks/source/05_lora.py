@@ -37,6 +37,7 @@ from studies import comparisons, ladder
 # peft asks transformers for this property by its old name; the answer is the same
 warnings.filterwarnings("ignore", message="`is_gradient_checkpointing` is deprecated", category=FutureWarning)
 
+# %%
 SIZES = {
     "quick": {"set": "pbmc68k", "steps": 20, "tokens": 128},
     "cpu": {"set": "kang_ifnb_pbmc", "steps": 80, "tokens": 256},
@@ -193,12 +194,18 @@ for name in matrices:
         shares += [(who, name, r, s) for r, s in zip(ranks, first_directions(delta), strict=True)]
 shares = pd.DataFrame(shares, columns=["change", "matrix", "rank", "share"])
 lines = shares.groupby(["change", "rank"])["share"].agg(mean="mean", low="min", high="max").reset_index()
-ax = plots.curves(lines, "rank", "change", "first r directions", "share of the squared norm",
-                  f"Change in {size['steps']} steps: mean and range of {len(matrices)} matrices", log_x=True)  # fmt: skip
-at = lines[lines["rank"] == 8].set_index("change")["mean"]
-plots.show(ax, alt=f"Share of the weight change in its first r directions. At r = 8: {at['fine-tuning']:.0%} for fine-tuning, {at['random matrix']:.0%} for a random matrix.")  # fmt: skip
-record("share_in_8", at.round(4).to_dict(), tolerance=0.1)
-print(f"In the first 8 directions: fine-tuning {at['fine-tuning']:.0%}, a random matrix {at['random matrix']:.0%}.")
+ours, chance = lines[lines["rank"] == 8].set_index("change")["mean"][["fine-tuning", "random matrix"]]
+record("share_in_8", {"fine-tuning": round(ours, 4), "random matrix": round(chance, 4)}, tolerance=0.1)
+print(f"In the first 8 directions: fine-tuning {ours:.0%}, a random matrix {chance:.0%}.")
+
+# %% tags=["figure"]
+title = f"Change in {size['steps']} steps: mean and range of {len(matrices)} matrices"
+ax = plots.curves(lines, "rank", "change", "first r directions", "share of the squared norm", title, log_x=True)
+plots.show(
+    ax,
+    alt="Share of the weight change in its first r directions. "
+    f"At r = 8: {ours:.0%} for fine-tuning, {chance:.0%} for a random matrix.",
+)
 
 # %% [markdown]
 # The change is closer to low rank than chance, and it is not simply "of rank 8": read off how much of it a rank leaves out. The band shows
@@ -253,9 +260,12 @@ record("merged_equals_unmerged", merged_gap < 1e-5)
 print(fit.report)
 
 # %%
-head = scfm.adapt(fm, cells[train], types[train], method="head", **{k: how[k] for k in ("seed", "validation", "dtype", "progress")})  # fmt: skip
-one_draw = {who: ladder.scores(types[test], f.predict(cells[test], progress=False))["balanced_accuracy"]
-            for who, f in (("head", head), ("lora", fit), ("full", full))}  # fmt: skip
+without_steps = {k: how[k] for k in ("seed", "validation", "dtype", "progress")}
+head = scfm.adapt(fm, cells[train], types[train], method="head", **without_steps)
+one_draw = {
+    who: ladder.scores(types[test], f.predict(cells[test], progress=False))["balanced_accuracy"]
+    for who, f in (("head", head), ("lora", fit), ("full", full))
+}
 record("one_draw", {k: round(v, 4) for k, v in one_draw.items()}, tolerance=0.12)
 print("One draw, so no verdict: " + ", ".join(f"{k} {v:.3f}" for k, v in one_draw.items()))
 
@@ -286,24 +296,21 @@ print("One draw, so no verdict: " + ", ".join(f"{k} {v:.3f}" for k, v in one_dra
 # | twin lora | LoRA on the untrained twin: the same network with random weights |
 
 # %%
-stored = pd.read_parquet(scfm.store.cache.repo_data() / "results" / "peft.parquet")
+stored = scfm.results("peft")
 rows = comparisons.summary(stored[stored["metric"] == "balanced_accuracy"], by=("method",)).set_index("method")
-price = stored.pivot_table(index="method", columns="metric", values="value", aggfunc="median")
+record("sweep", rows["mean"].round(4).to_dict(), tolerance=1e-3)
 against = stored.copy()
 against.loc[against["method"].str.startswith("logistic"), "model"] = comparisons.BASELINES
-RIVALS = {"head": "minus head", "logistic PCA": "minus logistic PCA"}
-table = rows.join(price[["trained_parameters", "cpu_seconds"]])
-for rival, column in RIVALS.items():
-    gaps = comparisons.paired(against, [(m, rival) for m in rows.index if m != rival]).set_index("ours")
-    table[column] = [
-        f"{gaps.loc[m, 'mean']:+.3f} [{gaps.loc[m, 'low']:+.3f}, {gaps.loc[m, 'high']:+.3f}]" if m in gaps.index else ""
-        for m in table.index
-    ]
-table["accuracy"] = [f"{r['mean']:.3f} [{r['low']:.3f}, {r['high']:.3f}]" for _, r in rows.iterrows()]
-names = {"trained_parameters": "trained", "cpu_seconds": "seconds"}
-shown = table[[*names, "accuracy", *RIVALS.values()]].rename(columns=names).rename_axis(None)
-record("sweep", rows["mean"].round(4).to_dict(), tolerance=1e-3)
-shown.style.format({"trained": "{:,.0f}", "seconds": "{:.2f}"}, na_rep="").set_caption(
+
+# %% tags=["figure"]
+price = stored.pivot_table(index="method", columns="metric", values="value", aggfunc="median")
+shown = price.loc[rows.index, ["trained_parameters", "cpu_seconds"]].set_axis(["trained", "seconds"], axis=1)
+shown["accuracy"] = [f"{r['mean']:.3f} [{r['low']:.3f}, {r['high']:.3f}]" for _, r in rows.iterrows()]
+for rival in ("head", "logistic PCA"):
+    gaps = comparisons.paired(against, [(m, rival) for m in rows.index if m != rival])
+    text = {r.ours: f"{r.mean:+.3f} [{r.low:+.3f}, {r.high:+.3f}]" for r in gaps.itertuples()}
+    shown[f"minus {rival}"] = [text.get(m, "") for m in rows.index]
+shown.rename_axis(None).style.format({"trained": "{:,.0f}", "seconds": "{:.2f}"}, na_rep="").set_caption(
     f"balanced accuracy, {int(rows['n'].min())} draws, 95 % t intervals; seconds on one core"
 ).set_table_styles([{"selector": "th, td", "props": "white-space: nowrap"}])  # an interval stays on its line
 
@@ -314,14 +321,21 @@ shown.style.format({"trained": "{:,.0f}", "seconds": "{:.2f}"}, na_rep="").set_c
 # There is no column for memory. All fits of a draw ran one after the other in one process, and its peak says nothing about a single method: on a model of a few million weights, Python and the
 # activations outweigh the optimizer. The table at the top of the lesson is the part that grows with the model.
 
-# %%
+# %% tags=["figure"]
 roles = {m: "baseline" if m.startswith("logistic") else "twin" if m.startswith("twin") else "model" for m in rows.index}
-ax = plots.intervals(rows.reset_index(), roles=roles, xlabel="balanced accuracy, 95 % interval of 5 draws",
-                     title="LoRA's settings and relatives (kang_ifnb_pbmc, 10 labels per type)")  # fmt: skip
-best = rows["mean"].idxmax()
-plots.show(ax, alt=f"Balanced accuracy of {len(rows)} methods; the highest mean is {best} at {rows.loc[best, 'mean']:.3f}, the twin's LoRA {rows.loc['twin lora r=8', 'mean']:.3f}.")  # fmt: skip
-inside = comparisons.paired(against, [("lora r=32", "lora r=1"), ("lora r=8", "lora on qv"), ("lora alpha=64", "lora r=8"),
-                                      ("lora r=8", "full"), ("lora r=8", "twin lora r=8")])  # fmt: skip
+title = "LoRA's settings and relatives (kang_ifnb_pbmc, 10 labels per type)"
+ax = plots.intervals(rows.reset_index(), roles=roles, xlabel="balanced accuracy, 95 % interval of 5 draws", title=title)
+n, best, twin = len(rows), rows["mean"].idxmax(), rows.loc["twin lora r=8", "mean"]
+highest = rows.loc[best, "mean"]
+plots.show(
+    ax,
+    alt=f"Balanced accuracy of {n} methods; the highest mean is {best} at {highest:.3f}, the twin's LoRA {twin:.3f}.",
+)
+
+# %%
+pairs = [("lora r=32", "lora r=1"), ("lora r=8", "lora on qv"), ("lora alpha=64", "lora r=8"), ("lora r=8", "full"),
+         ("lora r=8", "twin lora r=8")]  # fmt: skip
+inside = comparisons.paired(against, pairs)
 for r in inside.itertuples():
     print(f"{r.ours} minus {r.rival}: {r.mean:+.3f} [{r.low:+.3f}, {r.high:+.3f}], {r.verdict}")
 record("pretraining_is_worth", float(inside["mean"].iloc[-1]), tolerance=1e-3)
@@ -332,12 +346,10 @@ record.headline(
     stored=True,
 )
 in_network = [m for m in rows.index if not m.startswith(("logistic", "head"))]
-beaten = {
-    rival: comparisons.paired(against, [(m, rival) for m in in_network])["verdict"].value_counts()
-    for rival in ("logistic PCA", "logistic HVG")
-}
-for rival, found in beaten.items():
-    print(f"The {len(in_network)} rows that train inside a network, against {rival}:", ", ".join(f"{v} {n}" for v, n in found.items()))  # fmt: skip
+for rival in ("logistic PCA", "logistic HVG"):
+    found = comparisons.paired(against, [(m, rival) for m in in_network])["verdict"].value_counts()
+    print(f"The {len(in_network)} rows that train inside a network, against {rival}:", end=" ")
+    print(", ".join(f"{verdict} {n}" for verdict, n in found.items()))
 
 # %% [markdown]
 # So which rank, and where? Rank 32 beats rank 1. From queries and values to all matrices, from alpha = 16 (twice the rank) to 64, from LoRA to full fine-tuning: undecided. Take all matrices and rank 8 or 16, and do
@@ -383,6 +395,8 @@ both.add_weighted_adapter(["types", "depth"], [1.0, 1.0], "sum", combination_typ
 layer = both.get_base_model().bert.encoder.layer[0].attention.self.query
 added = layer.get_delta_weight("types") + layer.get_delta_weight("depth")
 assert torch.allclose(layer.get_delta_weight("sum"), added, atol=1e-6)
+
+# %%
 answers = []
 unmoved = fm.embed(cells[test], **reads)
 for active in ("none", "types", "depth", "sum"):
@@ -399,6 +413,8 @@ for active in ("none", "types", "depth", "sum"):
 answers = pd.DataFrame(answers, columns=["adapter", "vectors moved by", "head", "score"])
 scores = answers.pivot(index="adapter", columns="head", values="score")
 record("swapped", scores.drop(index="none").round(4).to_dict(), tolerance=0.15)
+
+# %% tags=["figure"]
 beside = answers.drop_duplicates("adapter").set_index("adapter")[["vectors moved by"]].join(scores).rename_axis(None)
 beside.style.format("{:.3f}", subset=list(scores)).format("{:.1%}", subset=["vectors moved by"]).set_caption(
     "rows: the active adapter; heads: balanced accuracy, one draw"
@@ -428,7 +444,8 @@ try:
     adapters.lora_parameters(scgpt, rank, "qv")
 except ValueError as error:
     print(error)
-tried = scfm.adapt(scgpt, scgpt.tokenize(adata[train], max_len=64), types[train], method="lora", rank=rank, **(how | {"max_steps": 2}))  # fmt: skip
+two_steps = how | {"method": "lora", "rank": rank, "max_steps": 2}
+tried = scfm.adapt(scgpt, scgpt.tokenize(adata[train], max_len=64), types[train], **two_steps)
 assert tried.report.trained_parameters - tried.report.head_parameters == adapters.lora_parameters(scgpt, rank)
 
 # %% [markdown]
@@ -438,19 +455,18 @@ assert tried.report.trained_parameters - tried.report.head_parameters == adapter
 # one model on one set with one budget, draw by draw. It is decided where the 95 % interval of the difference leaves zero out:
 
 # %%
-climbed = pd.read_parquet(scfm.store.cache.repo_data() / "results" / "ladder.parquet")
+climbed = scfm.results("ladder")
 pairs = [("lora", rival) for rival in ("head", "full", "logistic PCA", "logistic HVG", "twin lora")]
 gaps = comparisons.paired(climbed, pairs)
-tally = comparisons.verdicts(gaps, by=("model", "rival"))
-record(
-    "against", {f"{a} | {b}": [int(r[c]) for c in ("better", "undecided", "worse")] for (a, b), r in tally.iterrows()}
-)
-counted = tally[["better", "undecided", "worse"]].astype(int).reset_index()
-counted.assign(rival="against " + counted["rival"]).style.hide(axis="index").set_caption(
-    "comparisons in which LoRA is ..."
-)
+tally = comparisons.verdicts(gaps, by=("model", "rival"))[["better", "undecided", "worse"]].astype(int)
+record("against", {f"{model_} | {rival}": row.tolist() for (model_, rival), row in tally.iterrows()})
 
-# %%
+# %% tags=["figure"]
+counted = tally.reset_index()
+counted["rival"] = "against " + counted["rival"]
+counted.style.hide(axis="index").set_caption("comparisons in which LoRA is ...")
+
+# %% tags=["figure"]
 mini = gaps[(gaps["model"] == "geneformer-mini") & (gaps["rival"] != "twin lora")]
 panels = plots.axes(11.5, 3.6, columns=mini["dataset"].nunique(), sharey=True, sharex=True)
 for ax, (name, part) in zip(panels.flat, mini.groupby("dataset", sort=False), strict=True):
@@ -459,7 +475,12 @@ for ax, (name, part) in zip(panels.flat, mini.groupby("dataset", sort=False), st
     if ax is not panels.flat[-1]:
         ax.get_legend().remove()
 panels.flat[0].figure.supxlabel("LoRA minus rival, balanced accuracy", fontsize=10)  # once: four would overlap
-plots.show(panels, alt="Paired differences of LoRA to the head, full fine-tuning and both logistic regressions for geneformer-mini: " + "; ".join(f"{r.dataset} {r.labels_per_class} labels vs {r.rival}: {r.verdict}" for r in mini.itertuples()) + ".")  # fmt: skip
+said = "; ".join(f"{r.dataset} {r.labels_per_class} labels vs {r.rival}: {r.verdict}" for r in mini.itertuples())
+plots.show(
+    panels,
+    alt="Paired differences of LoRA to the head, full fine-tuning and both logistic regressions for geneformer-mini: "
+    f"{said}.",
+)
 
 # %% [markdown]
 # Read the grey line at zero before the dots: right of it LoRA is better. The head shows whether it was worth training inside the network,

@@ -18,7 +18,6 @@ seed = 0
 
 # %%
 import copy
-import json
 import re
 
 import numpy as np
@@ -31,6 +30,8 @@ from coursekit import check, record
 from scfm import drawings, metrics, plots, stats
 from scfm.adaptation import adapters, features, loop
 from scfm.adaptation import replay as memory
+from scfm.adaptation.choices import Choices
+from scfm.store.results import results_path
 from studies import comparisons, forgetting, gene_families, ladder, ladder_figure, seen
 
 SIZES = {
@@ -39,8 +40,8 @@ SIZES = {
 }
 SIZES["gpu"] = SIZES["cpu"] | {"steps": 300, "tokens": 2048}
 size = SIZES[profile]
-results = scfm.store.cache.repo_data() / "results"
 fm = scfm.load_model(model, device="auto" if profile == "gpu" else "cpu")
+n_layers = fm.network.config.num_hidden_layers
 
 # %%
 adata = scfm.load_dataset(dataset or size["set"], label=label, seed=seed)
@@ -60,8 +61,7 @@ print("Left out, under 20 cells:", ", ".join(f"{t} ({n})" for t, n in left_out.i
 # A rung says which weights get a gradient. The cells, the loss and the kind of head are the same. Two settings go with the rung: its learning rate (LoRA's small new matrices want one ten times as high), and, for Geneformer, the
 # layer that is read: a frozen network is read one layer below its last (lesson 03), a network that is trained at its last. So "LoRA minus head" is a comparison of recipes, not of one switch.
 
-# %%
-n_layers = fm.network.config.num_hidden_layers
+# %% tags=["figure"]
 state_of = {
     "head": lambda i: "frozen",
     "lora": lambda i: "frozen+added",
@@ -69,17 +69,21 @@ state_of = {
     "full": lambda i: "trained",
 }
 shown = range(n_layers) if n_layers <= 6 else [0, 1, n_layers - 2, n_layers - 1]
-columns = {
-    rung: [("genes", "trained" if rung == "full" else "frozen"), *[(f"layer {i + 1}", state(i)) for i in shown], ("head", "added")]
-    for rung, state in state_of.items()
-}  # fmt: skip
+columns = {}
+for rung, state in state_of.items():
+    genes = ("genes", "trained" if rung == "full" else "frozen")
+    columns[rung] = [genes, *[(f"layer {i + 1}", state(i)) for i in shown], ("head", "added")]
 plots.show(
     drawings.stacks(columns),
-    alt="Four stacks: with head all layers are frozen and only the head is new; lora adds small parts to frozen layers; partial trains the last two layers; full trains the gene embeddings and all layers.",
+    alt="Four stacks: with head all layers are frozen and only the head is new; lora adds small parts to frozen "
+    "layers; "
+    "partial trains the last two layers; full trains the gene embeddings and all layers.",
 )
+
+# %%
 counts = {}
-for rung in state_of:
-    prepared = adapters.prepare(fm, scfm.adaptation.choices.Choices(method=rung, layer=0), n_layers)
+for rung in comparisons.RUNGS:
+    prepared = adapters.prepare(fm, Choices(method=rung, layer=0), n_layers)
     counts[rung] = adapters.count(prepared.trained().values())
 whole = adapters.count(fm.network.parameters())
 print("Weights of the network that are trained, the head not counted:", end=" ")
@@ -107,37 +111,40 @@ layers = [*ours.layers(), *ours.input_modules()]
 weights = list({id(p): p for part in layers for p in part.parameters()}.values())
 for p in [*weights, *head.parameters()]:
     p.requires_grad = True
-# the library's forward pass up to the vector of a cell (lesson 03); layers count from the top: 0 the last, -1 the one before
+# the library's forward pass up to the vector of a cell (lesson 03); layers count from the top: 0 the last, -1 before it
 reads = features.Reader(ours, first.choices.pooling, layer=0)
 targets = torch.tensor([first.classes.index(t) for t in types[some]])
 
-rate = scfm.adaptation.choices.Choices(method="full").rate(ours.network.config.hidden_size)
-optimizer = torch.optim.AdamW(
-    [{"params": weights, "lr": rate}, {"params": head.parameters(), "lr": 1e-3}], weight_decay=0
-)
+
+# %%
+rate = Choices(method="full").rate(ours.network.config.hidden_size)
+moving = [{"params": weights, "lr": rate}, {"params": head.parameters(), "lr": 1e-3}]
+optimizer = torch.optim.AdamW(moving, weight_decay=0)
 logits = head(reads(cells[some]))[0]  # forward: (cell, class)
 loss = F.cross_entropy(logits, targets)
 loss.backward()  # every weight learns in which direction the loss falls
-torch.nn.utils.clip_grad_norm_(
-    [*weights, *head.parameters()], 1.0
-)  # a wild minibatch must not throw the network (matters from the second step on)
+# a wild minibatch must not throw the network (matters from the second step on)
+torch.nn.utils.clip_grad_norm_([*weights, *head.parameters()], 1.0)
 optimizer.step()
 
 # %% [markdown]
 # The twin is one line of the library. Do all weights end at the same place?
 
 # %%
-one = scfm.adapt(
-    calm, cells[some], types[some], "full", max_steps=1, minibatch=len(some), weight_decay=0.0, validation=0, seed=seed, dtype="float32"
-)  # fmt: skip
-before, by_hand, by_library = (
-    torch.cat([p.detach().ravel() for part in [*m.layers(), *m.input_modules()] for p in part.parameters()])
-    for m in (calm, ours, one.adapted)
-)  # fmt: skip
+one_step = {"max_steps": 1, "minibatch": len(some), "weight_decay": 0.0, "validation": 0, "dtype": "float32"}
+one = scfm.adapt(calm, cells[some], types[some], "full", seed=seed, **one_step)
+
+
+def all_weights(m):
+    return torch.cat([p.detach().ravel() for part in [*m.layers(), *m.input_modules()] for p in part.parameters()])
+
+
+before, by_hand, by_library = (all_weights(m) for m in (calm, ours, one.adapted))
 moved = float((by_hand != before).float().mean())
 agree = float(torch.corrcoef(torch.stack([by_hand - before, by_library - before]))[0, 1])
 assert agree > 0.98, agree  # Adam's first step is a sign: where a gradient is rounding error only, the sign may differ
-print(f"Loss of the step: {loss.item():.3f}. {moved:.0%} of the weights moved; correlation of our step with the library's {agree:.4f}.")  # fmt: skip
+print(f"Loss of the step: {loss.item():.3f}. {moved:.0%} of the weights moved;", end=" ")
+print(f"correlation of our step with the library's {agree:.4f}.")
 record("step_agrees", agree, tolerance=0.02)
 record("share_moved", moved, tolerance=0.2)
 
@@ -154,36 +161,30 @@ record("share_moved", moved, tolerance=0.2)
 watch = how | {"validation": 0.25, "patience": None, "evaluate_every": max(1, size["steps"] // 5)}
 curves, final, fits = [], {}, {}
 for words, factor in (("a tenth", 0.1), ("default", 1.0), ("fifty times", 50.0)):
-    fit = scfm.adapt(
-        fm, cells[train], types[train], "full", learning_rate=factor * rate, seed=seed, progress=False, **watch
-    )
+    at_rate = watch | {"learning_rate": factor * rate, "seed": seed, "progress": False}
+    fit = scfm.adapt(fm, cells[train], types[train], "full", **at_rate)
     curves.append(fit.report.table().assign(rate=f"{words}: {factor * rate:.0e}"))
     final[words] = float(fit.report.curve[-1]["validation_loss"])
     fits[words] = fit
-curves = pd.concat(curves)
+print("Validation loss at the end:", "; ".join(f"{k} {v:.2f}" for k, v in final.items()))
+record("loss_by_rate", final, tolerance="any")
+
+# %% tags=["figure"]
 panels = plots.axes(11.0, 3.2, columns=2, sharex=True)
 for ax, column in zip(panels.flat, ("train_loss", "validation_loss")):
-    plots.curves(
-        curves.rename(columns={column: "mean"}),
-        "step",
-        "rate",
-        "step",
-        "cross-entropy",
-        column.replace("_", " "),
-        ax=ax,
-    )
+    drawn = pd.concat(curves).rename(columns={column: "mean"})
+    plots.curves(drawn, "step", "rate", "step", "cross-entropy", column.replace("_", " "), ax=ax)
     ax.set_yscale("log")
 uniform = float(np.log(len(np.unique(types))))
 panels.flat[1].axhline(uniform, ls=":", color="#8C8C8C", zorder=0)
 panels.flat[0].get_legend().remove()
+said = ", ".join(f"{v:.2f} for {k}" for k, v in final.items())
 plots.show(
     panels,
-    alt=f"A dotted line marks a uniform guess, {uniform:.2f}. Training and validation loss over the steps for three learning rates; at the last step the validation loss is "
-    + ", ".join(f"{v:.2f} for {k}" for k, v in final.items())
-    + ".",
+    alt=f"A dotted line marks a uniform guess, {uniform:.2f}. Training and validation loss over the steps for three "
+    "learning "
+    f"rates; at the last step the validation loss is {said}.",
 )
-print("Validation loss at the end:", "; ".join(f"{k} {v:.2f}" for k, v in final.items()))
-record("loss_by_rate", final, tolerance="any")
 
 # %% [markdown]
 # Mind the logarithmic axis. The head started as a good classifier (a logistic regression); at the high rate the network under it changes so much in the first steps that the head is
@@ -195,7 +196,7 @@ record("loss_by_rate", final, tolerance="any")
 # Three habits make the start gentle. **Warm-up** spares all layers: Adam's first steps know each gradient from one minibatch, so they are kept small. The other two spare the lower
 # ones. **Layer-wise decay**: lower layers, which hold what is general, get lower rates. **Gradual unfreezing**: the top layer begins, the others join later (Howard and Ruder 2018).
 
-# %%
+# %% tags=["figure"]
 plans = {
     "warm-up, then a line": {},
     "layer decay 0.6": {"layer_decay": 0.6},
@@ -204,15 +205,16 @@ plans = {
 }
 panels = plots.axes(12.0, 2.3, columns=len(plans), sharey=True)
 for ax, (words, options) in zip(panels.flat, plans.items()):
-    choices = scfm.adaptation.choices.Choices(**({"method": "full", "layer": 0, "learning_rate": rate} | options))
-    plan = loop.planned_rates(fm, choices, 50)
+    plan = loop.planned_rates(fm, Choices(**({"method": "full", "layer": 0, "learning_rate": rate} | options)), 50)
     image = ax.imshow(plan.to_numpy()[::-1], aspect="auto", cmap="cividis", vmin=0, vmax=rate)
     ax.set(title=words, xlabel="step")
     ax.set_yticks(range(len(plan)), plan.index[::-1], fontsize=8)
 panels.flat[0].figure.colorbar(image, ax=panels.flat[-1], label="learning rate")
 plots.show(
     panels,
-    alt="Four heat maps of the learning rate by layer and step: all layers warm up and fall together; with layer decay lower layers stay dark; with gradual unfreezing they start later; with partial they never move.",
+    alt="Four heat maps of the learning rate by layer and step: all layers warm up and fall together; with layer "
+    "decay lower "
+    "layers stay dark; with gradual unfreezing they start later; with partial they never move.",
 )
 
 # %% [markdown]
@@ -257,9 +259,8 @@ check.exercise("06.1", share)
 if profile == "quick":  # blood cells that are neither learned from nor tested stand for the pretraining's
     others = np.setdiff1d(np.arange(adata.n_obs), np.concatenate([train, test]))
     others = np.random.default_rng(seed).permutation(others)
-    held_out, replay = (
-        memory.Memory(fm, adata[np.sort(part)].copy(), size["tokens"]) for part in (others[:60], others[60:])
-    )
+    parts = (others[:60], others[60:])
+    held_out, replay = (memory.Memory(fm, adata[np.sort(part)].copy(), size["tokens"]) for part in parts)
 else:  # cells of the corpus itself: kept aside by the pretraining, and learned from
     try:
         held_out, replay = (memory.Memory(fm, part, size["tokens"]) for part in memory.of_corpus(fm))
@@ -278,6 +279,8 @@ live = {
 live = pd.DataFrame(live).T
 record("live_lost", live["lost"].fillna(0).to_dict(), tolerance="any")
 record("live_accuracy", live["balanced_accuracy"].dropna().to_dict(), tolerance=0.15)
+
+# %% tags=["figure"]
 unit = held_out.unit
 live[["balanced_accuracy", "error_before", "error", "lost", "trained_parameters"]].style.format(
     {"trained_parameters": "{:,.0f}"}, precision=3, na_rep=""
@@ -288,34 +291,37 @@ live[["balanced_accuracy", "error_before", "error", "lost", "trained_parameters"
 # corpus that the pretraining had kept aside; replayed are other cells of the corpus.
 
 # %%
-forgotten = pd.read_parquet(results / "forgetting.parquet")
+forgotten = scfm.results("forgetting")
 lost = comparisons.summary(forgotten[forgotten["metric"] == "lost"])
+record("lost", {f"{r.model}|{r.method}": round(r.mean, 4) for r in lost.itertuples()}, tolerance=1e-3)
+for r in lost.itertuples():
+    print(f"{r.model:16s} {r.method:20s} lost {r.mean:+.3f} [{r.low:+.3f}, {r.high:+.3f}]")
+
+# %% tags=["figure"]
 panels = plots.axes(11.0, 3.9, columns=lost["model"].nunique(), sharey=True, sharex=True)
 for ax, (name, part) in zip(panels.flat, lost.groupby("model", sort=False)):
     plots.intervals(part, reference=0, title=name, xlabel="share of the pretraining that is lost", ax=ax)
+said = "; ".join(f"{r.model} {r.method} {r.mean:.2f}" for r in lost.itertuples())
 plots.show(
     panels,
-    alt="Share of the pretraining that is lost on each rung, with 95 % t intervals of five draws: "
-    + "; ".join(f"{r.model} {r.method} {r.mean:.2f}" for r in lost.itertuples())
-    + ".",
+    alt=f"Share of the pretraining that is lost on each rung, with 95 % t intervals of five draws: {said}.",
 )
-for r in lost.itertuples():
-    print(f"{r.model:16s} {r.method:20s} lost {r.mean:+.3f} [{r.low:+.3f}, {r.high:+.3f}]")
-record("lost", {f"{r.model}|{r.method}": round(r.mean, 4) for r in lost.itertuples()}, tolerance=1e-3)
 
 # %%
-pairs = [("full, fast", "full"), ("full, fast + replay", "full, fast"), ("full + replay", "full"), ("full", "head"), ("lora", "head"), ("partial 1", "full"), ("partial 3", "full")]  # fmt: skip
+pairs = [("full, fast", "full"), ("full, fast + replay", "full, fast"), ("full + replay", "full"), ("full", "head"),
+         ("lora", "head"), ("partial 1", "full"), ("partial 3", "full")]  # fmt: skip
 words = {"lost": "share lost", "balanced_accuracy": "balanced accuracy"}
-gaps = pd.concat(
-    [comparisons.paired(forgotten, pairs, metric).assign(metric=metric) for metric in words], ignore_index=True
-)
-gaps["difference"] = [f"{r['mean']:+.3f} [{r.low:+.3f}, {r.high:+.3f}]" for _, r in gaps.iterrows()]
+by_metric = [comparisons.paired(forgotten, pairs, metric).assign(metric=metric) for metric in words]
+gaps = pd.concat(by_metric, ignore_index=True)
+found = {f"{r.model}|{r.metric}|{r.ours} - {r.rival}": round(r.mean, 4) for r in gaps.itertuples()}
+record("forgetting_gaps", found, tolerance=1e-3)
 spent = forgotten[forgotten["metric"] == "cpu_seconds"].groupby("method")["value"].median()
 print("Seconds of learning:", "; ".join(f"{m} {spent[m]:.0f}" for m in ("lora", "full", "full + replay")))
-record("forgetting_gaps", {f"{r.model}|{r.metric}|{r.ours} - {r.rival}": round(r.mean, 4) for r in gaps.itertuples()}, tolerance=1e-3)  # fmt: skip
-gaps.assign(metric=gaps["metric"].map(words)).pivot(
-    index=["ours", "rival"], columns=["metric", "model"], values="difference"
-).reindex(pairs)
+
+# %% tags=["figure"]
+difference = [f"{r['mean']:+.3f} [{r.low:+.3f}, {r.high:+.3f}]" for _, r in gaps.iterrows()]
+shown = gaps.assign(metric=gaps["metric"].map(words), difference=difference)
+shown.pivot(index=["ours", "rival"], columns=["metric", "model"], values="difference").reindex(pairs)
 
 # %% [markdown]
 # Read it slowly. At the default rates no rung loses more than about a hundredth, full fine-tuning included. What destroys is full fine-tuning at ten times its rate, and the accuracy is lower for
@@ -355,22 +361,12 @@ check.exercise("06.2", share_lost)
 # Each panel answers three questions. Do the *rungs* differ (colours)? Was the *pretraining* worth anything (same colour dashed: the network with random weights)? Was the *model* needed (grey: logistic regression)?
 
 # %%
-table = pd.read_parquet(results / "ladder.parquet")
-left = json.loads((results / "ladder_left_out.json").read_text())  # type -> cells
+table = scfm.results("ladder")
+too_small = ladder.types_left_out()
 for name in table["dataset"].unique():
-    print(f"{name}: left out:", ", ".join(f"{t} ({n} cells)" for t, n in left[name].items()) or "none")
+    print(f"{name}: left out:", ", ".join(f"{t} ({n} cells)" for t, n in too_small[name].items()) or "none")
 n_draws = table.groupby(["model", "dataset"])["seed"].nunique()
-scores = table[table["metric"] == "balanced_accuracy"]
-lines = comparisons.summary(scores)
 record("draws", int(n_draws.min()))
-panels = ladder_figure.figure(table)
-most = lines.sort_values("labels_per_class").groupby(["model", "dataset", "method"]).tail(1)
-plots.show(
-    panels,
-    alt=f"Balanced accuracy over labels per class for both minis on {table['dataset'].nunique()} sets. With the most labels: "
-    + "; ".join(f"{r.dataset} {r.method if r.model == 'none' else r.model + ' ' + r.method} {r.mean:.2f}" for r in most.itertuples())
-    + ".",
-)  # fmt: skip
 print(f"{n_draws.min()} draws of labels per point.")
 sizes = table[table["metric"].isin(["n_train", "n_classes"])].pivot_table(
     index="dataset", columns=["metric", "labels_per_class"], values="value", sort=False
@@ -378,6 +374,17 @@ sizes = table[table["metric"].isin(["n_train", "n_classes"])].pivot_table(
 per_type = (sizes["n_train"] / sizes["n_classes"]).dropna(axis=1, how="all")
 print("Labels that a type really had, on average:")
 print(per_type.map(lambda v: "" if np.isnan(v) else f"{v:.0f}").to_string())
+
+# %% tags=["figure"]
+lines = comparisons.summary(table[table["metric"] == "balanced_accuracy"])
+most = lines.sort_values("labels_per_class").groupby(["model", "dataset", "method"]).tail(1)
+who = most["method"].where(most["model"] == comparisons.BASELINES, most["model"] + " " + most["method"])
+said = "; ".join(f"{r.dataset} {r.who} {r.mean:.2f}" for r in most.assign(who=who).itertuples())
+n_sets = table["dataset"].nunique()
+plots.show(
+    ladder_figure.figure(table),
+    alt=f"Balanced accuracy over labels per class for both minis on {n_sets} sets. With the most labels: {said}.",
+)
 
 # %% [markdown]
 # **The whiskers.** With five draws a bootstrap would resample five numbers as if they were the world, and miss too often. These are Student's t intervals: they widen by 2.8 standard errors instead of 2, because
@@ -388,7 +395,7 @@ rng = np.random.default_rng(seed)
 worlds = rng.normal(0.7, 0.03, (400, 5))  # five scores, four hundred times, from a world whose mean is 0.7
 hits = {
     "bootstrap": np.mean([stats.interval(w, n_boot=500).overlaps(stats.Interval(0.7, 0.7, 0.7)) for w in worlds]),
-    "Student's t": np.mean([comparisons.student(w).overlaps(stats.Interval(0.7, 0.7, 0.7)) for w in worlds]),
+    "Student's t": np.mean([stats.student(w).overlaps(stats.Interval(0.7, 0.7, 0.7)) for w in worlds]),
 }
 print("Intervals that hold the truth, of those that claim 95 %:", "; ".join(f"{k} {v:.0%}" for k, v in hits.items()))
 record("coverage", {k: float(v) for k, v in hits.items()}, tolerance=0.04)
@@ -397,8 +404,13 @@ record("coverage", {k: float(v) for k, v in hits.items()}, tolerance=0.04)
 # ### Was the pretraining worth anything?
 
 # %%
-worth = comparisons.paired(table, [(rung, f"twin {rung}") for rung in ("head", "lora", "full")])
+BELOW = {"logistic PCA": comparisons.RUNGS, "head": ("lora", "partial", "full"), "lora": ("full",)}
+pairs = [(ours, rival) for rival, rungs_ in BELOW.items() for ours in rungs_]
+pairs += [(rung, "logistic HVG") for rung in ("head", "lora", "full")]
+pairs += [(rung, f"twin {rung}") for rung in ("head", "lora", "full")]
+compared = comparisons.paired(table, pairs)  # once, for this section and the next
 everywhere = []
+worth = compared[compared["rival"].str.startswith("twin")]
 for (who, name), part in worth.groupby(["model", "dataset"], sort=False):
     found = part.groupby("ours", sort=False)["verdict"]
     said = "; ".join(f"{rung} at {(v == 'better').sum()} of {len(v)} budgets" for rung, v in found)
@@ -419,26 +431,23 @@ record("above_twin_everywhere", everywhere)
 # The figure's whiskers are too wide for this question: a lucky draw is lucky for everybody. So compare draw by draw.
 
 # %%
-RIVALS = {"logistic PCA": comparisons.RUNGS, "head": ("lora", "partial", "full"), "lora": ("full",)}
-pairs = [(ours, rival) for rival, rungs_ in RIVALS.items() for ours in rungs_]
-pairs += [("head", "logistic HVG"), ("lora", "logistic HVG"), ("full", "logistic HVG")]
-pairs += [(r, f"twin {r}") for r in ("head", "lora", "full")]
-compared = comparisons.paired(table, pairs)
 tally = comparisons.verdicts(compared, by=("model", "dataset", "ours", "rival"))
 overall = comparisons.verdicts(compared, by=("model", "ours", "rival"))
 record("verdicts", {" | ".join(k): [int(v) for v in row[:3]] for k, row in zip(overall.index, overall.to_numpy())})
-overall.style.format("{:.0f}", subset=["better", "undecided", "worse"]).format("{:.1f}", subset=["by chance"]).set_caption("paired t intervals over sets and budgets; by chance: decided verdicts to expect if nothing differed")  # fmt: skip
 
-# %%
-panels = ladder_figure.differences(compared)
+# %% tags=["figure"]
+overall.style.format("{:.0f}").format("{:.1f}", subset=["by chance"]).set_caption(
+    "paired t intervals over sets and budgets; by chance: decided verdicts to expect if nothing differed"
+)
+
+# %% tags=["figure"]
 against = tally.xs("logistic PCA", level="rival")
+said = "; ".join(
+    f"{' '.join(k)}: better {r.better}, worse {r.worse}" for k, r in zip(against.index, against.itertuples())
+)
 plots.show(
-    panels,
-    alt="Each rung minus logistic regression on principal components, draw by draw, with 95 % t intervals. "
-    + "; ".join(
-        f"{' '.join(k)}: better {r.better}, worse {r.worse}" for k, r in zip(against.index, against.itertuples())
-    )
-    + ".",
+    ladder_figure.differences(compared),
+    alt=f"Each rung minus logistic regression on principal components, draw by draw, with 95 % t intervals. {said}.",
 )
 
 # %%
@@ -448,22 +457,28 @@ for (who, name), part in compared[compared["ours"] == "full"].groupby(["model", 
         found = own["verdict"].value_counts()
         print(f"    {rival:14s}", ", ".join(f"{v} at {n}" for v, n in found.items()))
 
+
+# %%
+def mean_gap(names):
+    """Full fine-tuning minus logistic regression on PCA: the mean over sets and budgets, draw by draw."""
+    wide = pd.concat([comparisons.wide(table, who, name) for name in names])
+    return stats.student((wide["full"] - wide["logistic PCA"]).groupby("seed").mean().to_numpy())
+
+
 # one number for the course's table: over all sets and budgets, so that no favourable one is picked
 who = model if model in set(compared["model"]) else compared["model"].iloc[0]
-wide = pd.concat([comparisons.wide(table, who, name) for name in table["dataset"].unique()])
-gap = comparisons.student((wide["full"] - wide["logistic PCA"]).groupby("seed").mean().to_numpy())
-seen_tissues = [n for n in table["dataset"].unique() if comparisons.COVERED[n]]
-inside = pd.concat([comparisons.wide(table, who, name) for name in seen_tissues])
-inside = comparisons.student((inside["full"] - inside["logistic PCA"]).groupby("seed").mean().to_numpy())
+names = list(table["dataset"].unique())
+gap, inside = mean_gap(names), mean_gap([name for name in names if comparisons.COVERED[name]])
 record.headline(
-    f"balanced accuracy of full fine-tuning, minus that of logistic regression on PCA ({who}, mean over sets and budgets; without the pancreas {inside.mean:.3f})",
+    f"balanced accuracy of full fine-tuning, minus that of logistic regression on PCA ({who}, mean over sets and "
+    "budgets; "
+    f"without the pancreas {inside.mean:.3f})",
     gap,
     stored=True,
 )
 print(f"{who}, all sets and budgets: full fine-tuning minus logistic regression on PCA {gap}")
-for name in table["dataset"].unique():
-    one = comparisons.wide(table, who, name)
-    print(f"    {name}: {comparisons.student((one['full'] - one['logistic PCA']).groupby('seed').mean().to_numpy())}")
+for name in names:
+    print(f"    {name}: {mean_gap([name])}")
 
 # %% [markdown]
 # ## The price list
@@ -475,6 +490,8 @@ for name in table["dataset"].unique():
 bill = comparisons.bill(table)
 points = bill["points"].dropna()
 record("points_over_head", {" | ".join(k): round(v, 3) for k, v in points.items()}, tolerance=1e-2)
+
+# %% tags=["figure"]
 bill.style.format(
     {"trained_parameters": "{:,.0f}", "peak_memory_mb": "{:,.0f}", "score": "{:.3f}"}, precision=2, na_rep=""
 )
@@ -490,26 +507,24 @@ bill.style.format(
 
 # %%
 if profile == "cpu" and model in ladder.MODELS and not dataset:
-    seen.measure(results / "seen.parquet", ladder.MODELS, list(table["dataset"].unique()))
-stations = pd.read_parquet(results / "seen.parquet")
-read = stations[stations["metric"] == "balanced_accuracy"]
-station_lines = stats.summary(read, by=("model", "dataset", "method"))
+    seen.measure(results_path("seen"), ladder.MODELS, list(table["dataset"].unique()))
+stations = scfm.results("seen")
+station_lines = stats.summary(stations[stations["metric"] == "balanced_accuracy"], by=("model", "dataset", "method"))
+
+# %% tags=["figure"]
 order = [*seen.WAY, seen.SHORT, seen.FEW]  # the way into the network, then the two controls
-names = sorted(
-    station_lines["dataset"].unique(), key=[*table["dataset"].unique()].index
-)  # as in the figure of the course
+names = [name for name in table["dataset"].unique() if name in set(station_lines["dataset"])]
 panels = plots.axes(12.0, 3.2, columns=len(names), sharey=True, sharex=True)
 for ax, name in zip(panels.flat, names):
-    part = station_lines[station_lines["dataset"] == name].copy()
-    part["order"] = part["method"].map(order.index)
-    plots.intervals(part.sort_values("order"), hue="model", title=name, xlabel="balanced accuracy", ax=ax)
+    part = station_lines[station_lines["dataset"] == name]
+    part = part.iloc[np.argsort([order.index(method) for method in part["method"]], kind="stable")]
+    plots.intervals(part, hue="model", title=name, xlabel="balanced accuracy", ax=ax)
     if ax is not panels.flat[-1]:
         ax.get_legend().remove()
+said = "; ".join(f"{r.dataset} {r.model} {r.method} {r.mean:.2f}" for r in station_lines.itertuples())
 plots.show(
     panels,
-    alt="Balanced accuracy of logistic regression from 10 labels per type at each station into the network: "
-    + "; ".join(f"{r.dataset} {r.model} {r.method} {r.mean:.2f}" for r in station_lines.itertuples())
-    + ".",
+    alt=f"Balanced accuracy of logistic regression from 10 labels per type at each station into the network: {said}.",
 )
 
 # %%
@@ -518,13 +533,11 @@ shares = stations[stations["metric"] == "share"].set_index(["model", "dataset", 
 culprits = {}
 for (who, name), part in falls.groupby(["model", "dataset"], sort=False):
     known, there = (shares[who, name, m] for m in ("known markers", "markers in the sentence"))
-    print(
-        f"{who}, {name}: of each type's 10 strongest markers {known:.0%} have a token, {there:.0%} are in its sentences."
-    )
+    print(f"{who}, {name}: of each type's 10 strongest markers {known:.0%} have a token,", end=" ")
+    print(f"{there:.0%} are in its sentences.")
     for r in part.itertuples():
-        print(
-            f"    {r.before:24s} → {r.station:27s} {100 * r.mean:+5.1f} points [{100 * r.low:+.1f}, {100 * r.high:+.1f}]"
-        )
+        points = f"{100 * r.mean:+5.1f} points [{100 * r.low:+.1f}, {100 * r.high:+.1f}]"
+        print(f"    {r.before:24s} → {r.station:27s} {points}")
     on_the_way = part[part["station"].isin(seen.WAY)]
     culprits[f"{who}|{name}"] = on_the_way.sort_values("mean").iloc[0]["station"]
 record("falls", {f"{r.model}|{r.dataset}|{r.station}": round(r.mean, 4) for r in falls.itertuples()}, tolerance=1e-3)
@@ -564,30 +577,27 @@ check.exercise("06.3", culprit)
 
 # %%
 everything = comparisons.decision_chart(table)
-plots.show(
-    ladder_figure.chart(everything, "With logistic regression in the race"),
-    alt="Chart of the cheapest method that is not significantly worse: "
-    + "; ".join(f"{r.model} {r.tissue} {r.labels_per_class} labels: {r.method}" for r in everything.itertuples())
-    + ".",
-)
 rungs_only = comparisons.decision_chart(table, methods=comparisons.RUNGS)
-plots.show(
-    ladder_figure.chart(rungs_only, "Among the rungs alone"),
-    alt="The same chart among head, lora, partial and full: "
-    + "; ".join(f"{r.model} {r.tissue} {r.labels_per_class} labels: {r.method}" for r in rungs_only.itertuples())
-    + ".",
-)
 record("decision", everything["method"].value_counts().to_dict())
 record("decision_rungs", rungs_only["method"].value_counts().to_dict())
-tissues = len(everything)
-print(
-    f"Logistic regression is the choice in {everything['method'].str.startswith('logistic').sum()} of {tissues} cells of the first chart;",
-    end=" ",
-)
+regressions = everything["method"].str.startswith("logistic").sum()
+print(f"Logistic regression is the choice in {regressions} of {len(everything)} cells of the first chart;", end=" ")
 print("among the rungs: " + ", ".join(f"{m} in {n}" for m, n in rungs_only["method"].value_counts().items()) + ".")
 ask = comparisons.cheapest(table, "geneformer-mini", 100, tissue_in_corpus=True)
 print(f"geneformer-mini, 100 labels, a tissue of the corpus: {ask['method']};", end=" ")
 print("; ".join(f"best on {name}: {method}" for name, method in ask["best"].items()) + f" ({ask['draws']} draws).")
+
+# %% tags=["figure"]
+for chart, title, alt in (
+    (
+        everything,
+        "With logistic regression in the race",
+        "Chart of the cheapest method that is not significantly worse",
+    ),
+    (rungs_only, "Among the rungs alone", "The same chart among head, lora, partial and full"),
+):
+    said = "; ".join(f"{r.model} {r.tissue} {r.labels_per_class} labels: {r.method}" for r in chart.itertuples())
+    plots.show(ladder_figure.chart(chart, title), alt=f"{alt}: {said}.")
 
 # %% [markdown]
 # LoRA is never chosen: on these small models it takes more seconds than full fine-tuning, so where both are good enough, full is "cheaper". On a network of billions of weights memory
@@ -644,15 +654,20 @@ except ValueError as error:
 if gene_table is not None:
     print("Genes:", gene_table.attrs["n_genes"], "of which 20 of each class are learned from.")
     gene_lines = stats.summary(gene_table[gene_table["metric"] == "balanced_accuracy"].assign(dataset="genes"))
-    roles = {"pretrained": "model", "random twin": "twin", "warm start": "twin", "shuffled labels": "control"}
-    roles |= dict.fromkeys(set(gene_lines["method"]) - roles.keys(), "baseline")
-    ax = plots.intervals(gene_lines, roles=roles, reference=0.5, title="Classes of genes", xlabel="balanced accuracy, other genes")  # fmt: skip
+    record("genes", gene_lines.set_index("method")["mean"].to_dict(), tolerance=0.08)
     said = "; ".join(f"{r.method} {r.mean:.3f} [{r.low:.3f}, {r.high:.3f}]" for r in gene_lines.itertuples())
-    plots.show(ax, alt=f"Balanced accuracy on genes that were kept aside: {said}.")
     print(said)
     for rival in [m for m in gene_lines["method"] if m not in ("pretrained", "shuffled labels")]:
-        print(f"    pretrained minus {rival}: {stats.paired_difference(gene_table, 'pretrained', rival, 'balanced_accuracy')}")  # fmt: skip
-    record("genes", gene_lines.set_index("method")["mean"].to_dict(), tolerance=0.08)
+        gap = stats.paired_difference(gene_table, "pretrained", rival, "balanced_accuracy")
+        print(f"    pretrained minus {rival}: {gap}")
+
+# %% tags=["figure"]
+if gene_table is not None:
+    roles = {"pretrained": "model", "random twin": "twin", "warm start": "twin", "shuffled labels": "control"}
+    roles |= dict.fromkeys(set(gene_lines["method"]) - roles.keys(), "baseline")
+    title, xlabel = "Classes of genes", "balanced accuracy, other genes"
+    ax = plots.intervals(gene_lines, roles=roles, reference=0.5, title=title, xlabel=xlabel)
+    plots.show(ax, alt=f"Balanced accuracy on genes that were kept aside: {said}.")
 
 # %% [markdown]
 # Ahead of everything that the counts say, and far ahead of random weights. But look at the warm start before you praise the training: the statistic of which genes occur together, with which the gene vectors began, knows nearly all of this already.

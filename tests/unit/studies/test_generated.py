@@ -89,13 +89,11 @@ def test_our_best_method_is_chosen_for_each_metric() -> None:
     assert found["verdict"].tolist() == ["better", "better"]
 
 
-def test_true_genes_help_ridge_regression_and_all_see_the_same_cells() -> None:
+def test_true_genes_help_ridge_regression() -> None:
     model = scfm.load_model("scgpt-mini")
     adata = scfm.load_dataset("pbmc68k")[:300].copy()
     cells = RealCells.of(adata, model, n_genes=120, name="pbmc68k")
-    found = generated.of_true_genes(model, cells, [5, 60], n_draws=2, n_cells=2, n_train=2)
-    again = generated.of_true_genes(model, cells, [5, 60], n_draws=2, n_cells=2, n_train=2)
-    pd.testing.assert_frame_equal(found, again)
+    found = generated.of_true_genes(model, cells, [5, 60], n_draws=1, n_cells=2, n_train=2)
     assert set(found["method"]) == {generated.ZERO_SHOT, generated.WITH_MEANS, generated.CORPUS, generated.RIDGE}
     error = found.groupby(["method", "observed"])["value"].mean()
     assert error[generated.RIDGE, 60] < error[generated.RIDGE, 5]

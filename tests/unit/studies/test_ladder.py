@@ -10,6 +10,7 @@ import numpy as np
 import pandas as pd
 import pytest
 
+import scfm
 from studies import ladder
 from studies.ladder import BASELINES, BUDGETS, COLUMNS, Shard
 from studies.tables import write
@@ -252,3 +253,9 @@ def test_the_command_writes_table_figure_and_plan(tmp_path: Path, monkeypatch, c
 def test_an_empty_folder_says_what_to_do(tmp_path: Path) -> None:
     with pytest.raises(FileNotFoundError, match="make ladder"):
         ladder.collect(tmp_path)
+
+
+def test_the_stored_table_says_which_types_took_no_part() -> None:
+    found = ladder.types_left_out()
+    assert set(scfm.results("ladder")["dataset"]) <= set(found)
+    assert all(n < 20 for types in found.values() for n in types.values())
