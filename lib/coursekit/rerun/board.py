@@ -6,7 +6,8 @@ model stays in the table like any other.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+import itertools
+from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -30,18 +31,15 @@ COSTS = (
 )  # what a clock says: never twice the same
 TIDY = (*scores.COLUMNS, "lesson", "setting", "run_seed", "role", "better", "key", *COSTS[:3], "device", "run")
 GROUP = ["lesson", "setting", "model", "dataset", "labels_per_class", "metric"]
+OF_DATASET = ("label", "batch")
 AXES = (
     "dataset",
     "model",
     "seed",
     "labels_per_class",
-    "label",
-    "batch",
+    *OF_DATASET,
 )  # parameters that have columns, or go with the dataset
-OF_DATASET = ("label", "batch")
-RECORDED = (
-    "recorded"  # the role of results that a lesson records as numbers, without draws: in the table, not on the board
-)
+RECORDED = "recorded"  # the role of results recorded as numbers, without draws: in the table, not on the board
 N_FLIPS = 10_000
 LEVEL = 0.05
 
@@ -163,52 +161,54 @@ def compare(tidy: pd.DataFrame) -> pd.DataFrame:
     """
     import pandas as pd
 
-    from scfm.stats import interval
-
     deciding = tidy[tidy["key"] & (tidy["role"] != RECORDED)]
-    rows = []
-    for group, part in deciding.groupby(GROUP, sort=True, observed=True):
-        sign = -1.0 if part["better"].iloc[0] == "lower" else 1.0
-        roles = part.drop_duplicates("method").set_index("method")["role"]
-        ms = part.groupby("method")["ms_per_cell"].median()
-        wide = part.pivot_table(index=["run_seed", "seed"], columns="method", values="value", aggfunc="mean")
-        means = wide.mean()
-        rivals = [m for m in roles.index if roles[m] in ("baseline", "twin")]
-        baselines = [m for m in rivals if roles[m] == "baseline"]
-        best = max(baselines, key=lambda m: (sign * means[m], m)) if baselines else None
-        for method in (m for m in roles.index if roles[m] == "model"):
-            for rival in rivals:
-                gains = (sign * (wide[method] - wide[rival])).dropna()
-                if gains.empty:
-                    continue
-                square = rectangle(gains)
-                found = interval(square)
-                rows.append(
-                    dict(zip(GROUP, group, strict=True))
-                    | {
-                        "method": method,
-                        "rival": rival,
-                        "rival_role": roles[rival],
-                        "strongest": rival == best,
-                        "model_mean": means[method],
-                        "rival_mean": means[rival],
-                        "gain": found.mean,
-                        "low": found.low,
-                        "high": found.high,
-                        "p": sign_flips(square.ravel()),
-                        "n_seeds": gains.index.get_level_values(0).nunique(),
-                        "n_draws": len(gains),
-                        "model_ms": ms[method],
-                        "rival_ms": ms[rival],
-                        "run_seconds": part.groupby("run")["run_seconds"].first().median(),
-                        "run_memory_bytes": part["run_memory_bytes"].max(),
-                    }
-                )
+    rows = [
+        dict(zip(GROUP, group, strict=True)) | row
+        for group, part in deciding.groupby(GROUP, sort=True, observed=True)
+        for row in _comparisons(part)
+    ]
     table = pd.DataFrame(rows)
     if len(table):
         table["p_holm"] = holm(table["p"].to_numpy())
         table["verdict"] = [verdict(row.low, row.high, row.p_holm) for row in list[Any](table.itertuples())]
     return table
+
+
+def _comparisons(part: pd.DataFrame) -> Iterator[dict[str, Any]]:
+    """Each model against each rival, in the rows of one lesson, setting, model, dataset, number of labels and metric."""
+    from scfm.stats import interval
+
+    sign = -1.0 if part["better"].iloc[0] == "lower" else 1.0
+    roles = part.drop_duplicates("method").set_index("method")["role"]
+    ms = part.groupby("method")["ms_per_cell"].median()
+    wide = part.pivot_table(index=["run_seed", "seed"], columns="method", values="value", aggfunc="mean")
+    means = wide.mean()
+    rivals = [m for m in roles.index if roles[m] in ("baseline", "twin")]
+    best = max((m for m in rivals if roles[m] == "baseline"), key=lambda m: (sign * means[m], m), default=None)
+    for method, rival in itertools.product((m for m in roles.index if roles[m] == "model"), rivals):
+        gains = (sign * (wide[method] - wide[rival])).dropna()
+        if gains.empty:
+            continue
+        square = rectangle(gains)
+        found = interval(square)
+        yield {
+            "method": method,
+            "rival": rival,
+            "rival_role": roles[rival],
+            "strongest": rival == best,
+            "model_mean": means[method],
+            "rival_mean": means[rival],
+            "gain": found.mean,
+            "low": found.low,
+            "high": found.high,
+            "p": sign_flips(square.ravel()),
+            "n_seeds": gains.index.get_level_values(0).nunique(),
+            "n_draws": len(gains),
+            "model_ms": ms[method],
+            "rival_ms": ms[rival],
+            "run_seconds": part.groupby("run")["run_seconds"].first().median(),
+            "run_memory_bytes": part["run_memory_bytes"].max(),
+        }
 
 
 def rectangle(gains: pd.Series) -> np.ndarray:
@@ -230,9 +230,7 @@ def sign_flips(differences: np.ndarray, n: int = N_FLIPS, seed: int = 0) -> floa
     else:
         signs = np.random.default_rng(seed).choice([-1.0, 1.0], (n, size))
     means = np.abs(signs @ differences) / size
-    rounding = (
-        1e-12 * np.abs(differences).max()
-    )  # of the size of the numbers: a fixed one would swallow tiny differences
+    rounding = 1e-12 * np.abs(differences).max()  # a fixed one would swallow tiny differences
     as_far = means >= abs(differences.mean()) - rounding
     return float(as_far.mean()) if size <= 13 else float((1 + as_far.sum()) / (1 + n))
 

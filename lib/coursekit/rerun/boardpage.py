@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -49,11 +50,11 @@ def page(table: pd.DataFrame, tidy: pd.DataFrame, alt: str) -> str:
         "",
         "Twins are the same network untrained, or before its training: what lies above them was learned.",
         "",
-        *_rivals(table),
+        *_table(table, _RIVALS),
         "",
         "## What it cost",
         "",
-        *_cost(table, tidy),
+        *_table(_costs(table, tidy), _COST),
         "",
         "Made by `make board` from run cards; every row can be repeated with `make grid`. Seconds and memory are this machine's; "
         "all else is the same on every machine, up to the last digits.",
@@ -74,7 +75,7 @@ def _strongest(table: pd.DataFrame, alt: str) -> list[str]:
         "",
         "## Against the strongest baseline",
         "",
-        *_main(strongest),
+        *_table(strongest, _STRONGEST),
         "",
         "*gain*: mean paired difference with its 95 % bootstrap interval (runs first, draws within them second); its sign is such "
         "that more is better. *p*: paired randomization test, corrected for all comparisons on this page (Holm). It asks whether "
@@ -83,7 +84,7 @@ def _strongest(table: pd.DataFrame, alt: str) -> list[str]:
         "",
         "## Over the datasets",
         "",
-        *_datasets(board.over_datasets(table)),
+        *_table(board.over_datasets(table), _DATASETS),
         "",
         "A claim about models in general needs datasets, not draws: below six of them no signed-rank test can reach 5 %, so none "
         "is given.",
@@ -100,84 +101,44 @@ def _answer(strongest: pd.DataFrame) -> list[str]:
     return said
 
 
-def _main(strongest: pd.DataFrame) -> list[str]:
-    head = ["lesson", "dataset", "labels", "metric", "model", "strongest baseline", "gain", "p", "model better?"]
-    head += ["ms per cell", "seeds × draws"]
-    rows = []
-    for row in _rows(strongest):
-        draws = f"{row.n_seeds} × {row.n_draws // row.n_seeds}"
-        rows.append(
-            [
-                _lesson(row),
-                _words(row.dataset),
-                _labels(row.labels_per_class),
-                _words(row.metric),
-                f"{_words(_name(row))} {row.model_mean:.3f}",
-                f"{_words(row.rival)} {row.rival_mean:.3f}",
-                _gain(row),
-                _p(row.p_holm),
-                SIGN[row.verdict],
-                f"{_ms(row.model_ms)} : {_ms(row.rival_ms)}",
-                draws,
-            ]
-        )
-    return _table(head, rows)
-
-
-def _datasets(table: pd.DataFrame) -> list[str]:
-    head = ["lesson", "model", "labels", "metric", "sets", "better", "undecided", "worse", "mean gain", "p"]
-    rows = [
-        [
-            _lesson(row),
-            _words(_name(row)),
-            _labels(row.labels_per_class),
-            _words(row.metric),
-            str(row.n_datasets),
-            *(str(n) for n in (row.better, row.undecided, row.worse)),
-            _gain(row) if not math.isnan(row.low) else f"{row.gain:+.3f}",
-            _p(row.p),
-        ]
-        for row in _rows(table)
-    ]
-    return _table(head, rows)
-
-
-def _rivals(table: pd.DataFrame) -> list[str]:
-    head = ["dataset", "labels", "metric", "model", "rival", "gain", "p", "model better?"]
-    rows = [
-        [
-            _words(row.dataset),
-            _labels(row.labels_per_class),
-            _words(row.metric),
-            _words(_name(row)),
-            f"{_words(row.rival)} ({row.rival_role})",
-            _gain(row),
-            _p(row.p_holm),
-            SIGN[row.verdict],
-        ]
-        for row in _rows(table)
-    ]
-    return _table(head, rows)
-
-
-def _cost(table: pd.DataFrame, tidy: pd.DataFrame) -> list[str]:
-    head = ["lesson", "dataset", "model", "whole run", "peak memory", "model", "strongest baseline", "machine"]
-    devices = tidy.groupby("lesson")["device"].agg(lambda names: ", ".join(sorted(set(names))))
-    rows = []
-    for row in _rows(table[table["strongest"]].drop_duplicates(["lesson", "setting", "dataset", "model"])):
-        rows.append(
-            [
-                _lesson(row),
-                _words(row.dataset),
-                _words(_name(row)),
-                f"{row.run_seconds / 60:.1f} min",
-                f"{row.run_memory_bytes / 2**30:.1f} GiB",
-                f"{_ms(row.model_ms)} ms per cell",
-                f"{_ms(row.rival_ms)} ms per cell",
-                _words(devices[row.lesson]),
-            ]
-        )
-    return _table(head, rows)
+# what a table shows of a comparison: head → its words
+_SHOWN: dict[str, Callable[[Any], str]] = {
+    "lesson": lambda row: _lesson(row),
+    "dataset": lambda row: _words(row.dataset),
+    "labels": lambda row: str(row.labels_per_class or "none"),
+    "metric": lambda row: _words(row.metric),
+    "model": lambda row: _words(_name(row)),
+    "model, its score": lambda row: f"{_words(_name(row))} {row.model_mean:.3f}",
+    "strongest baseline": lambda row: f"{_words(row.rival)} {row.rival_mean:.3f}",
+    "rival": lambda row: f"{_words(row.rival)} ({row.rival_role})",
+    "gain": lambda row: f"{row.gain:+.3f}" + ("" if math.isnan(row.low) else f" [{row.low:+.3f}, {row.high:+.3f}]"),
+    "p": lambda row: _p(row.p_holm if hasattr(row, "p_holm") else row.p),
+    "model better?": lambda row: SIGN[row.verdict],
+    "ms per cell": lambda row: f"{_ms(row.model_ms)} : {_ms(row.rival_ms)}",
+    "seeds × draws": lambda row: f"{row.n_seeds} × {row.n_draws // row.n_seeds}",
+    "better": lambda row: str(row.better),
+    "undecided": lambda row: str(row.undecided),
+    "worse": lambda row: str(row.worse),
+    "sets": lambda row: str(row.n_datasets),
+    "whole run": lambda row: f"{row.run_seconds / 60:.1f} min",
+    "peak memory": lambda row: f"{row.run_memory_bytes / 2**30:.1f} GiB",
+    "machine": lambda row: _words(row.device),
+}
+_STRONGEST = [
+    "lesson",
+    "dataset",
+    "labels",
+    "metric",
+    "model, its score",
+    "strongest baseline",
+    "gain",
+    "p",
+    "model better?",
+]
+_STRONGEST += ["ms per cell", "seeds × draws"]
+_DATASETS = ["lesson", "model", "labels", "metric", "sets", "better", "undecided", "worse", "gain", "p"]
+_RIVALS = ["dataset", "labels", "metric", "model", "rival", "gain", "p", "model better?"]
+_COST = ["lesson", "dataset", "model", "whole run", "peak memory", "ms per cell", "machine"]
 
 
 def draw(table: pd.DataFrame, path: Path) -> str:
@@ -221,8 +182,16 @@ def _rows(table: pd.DataFrame) -> list[Any]:
     return list(table.itertuples())
 
 
-def _table(head: list[str], rows: list[list[str]]) -> list[str]:
-    return [f"| {' | '.join(line)} |" for line in (head, ["---"] * len(head), *rows)]
+def _table(table: pd.DataFrame, shown: list[str]) -> list[str]:
+    rows = [[_SHOWN[head](row) for head in shown] for row in _rows(table)]
+    return [f"| {' | '.join(line)} |" for line in (shown, ["---"] * len(shown), *rows)]
+
+
+def _costs(table: pd.DataFrame, tidy: pd.DataFrame) -> pd.DataFrame:
+    """What each model cost beside its strongest baseline, with the machine."""
+    devices = tidy.groupby("lesson")["device"].agg(lambda names: ", ".join(sorted(set(names))))
+    found = table[table["strongest"]].drop_duplicates(["lesson", "setting", "dataset", "model"])
+    return found.assign(device=found["lesson"].map(devices))
 
 
 def _words(text: Any) -> str:
@@ -239,14 +208,6 @@ def _lesson(row: Any) -> str:
 
 def _name(row: Any) -> str:
     return row.model if row.method in ("pretrained", row.model) else f"{row.model}, {row.method}"
-
-
-def _labels(n: int) -> str:
-    return str(n) if n else "none"
-
-
-def _gain(row: Any) -> str:
-    return f"{row.gain:+.3f} [{row.low:+.3f}, {row.high:+.3f}]"
 
 
 def _p(p: float) -> str:

@@ -69,7 +69,7 @@ def sheet(chosen: Sequence[Topic], time: str, css: str = "") -> str:
     return (
         f'<!doctype html>\n<html lang="en"><head><meta charset="utf-8"><meta name="viewport" content="width=device-width"><title>{title}</title>'
         f"<style>{css}</style></head><body><h1>{title}</h1><form><p><label>Your name or number, the same before and after: "
-        f'<input name="participant" required></label></p>{"".join(blocks)}<button>Save my answers</button></form><script>{SAVE.read_text(encoding="utf-8")}</script></body></html>\n'
+        f'<input name="participant" required></label></p>{"".join(blocks)}<button>Save my answers</button></form><script>{script}</script></body></html>\n'
     )
 
 
