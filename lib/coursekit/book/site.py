@@ -24,11 +24,7 @@ from coursekit.lesson import bootstrap
 from coursekit.run import card as cards
 from coursekit.run.last import last_run
 
-NEEDED = {
-    "sphinx": "Sphinx",
-    "myst_nb": "MyST-NB",
-    "sphinx_book_theme": "sphinx-book-theme",
-}
+NEEDED = {"sphinx": "Sphinx", "myst_nb": "MyST-NB", "sphinx_book_theme": "sphinx-book-theme"}
 BUILT = Path("site") / "_build"  # ignored by git
 BOOK_MARK = "searchindex.js"  # Sphinx writes it into every book
 BOARD = Path("runs") / "board"  # pages that another command has made for the book, for example the leaderboard
