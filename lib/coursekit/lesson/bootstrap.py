@@ -15,7 +15,7 @@ import tomllib
 from pathlib import Path
 from typing import Any
 
-from coursekit.machine.facts import normalized
+from coursekit.machine.facts import installed, normalized
 
 # What runs and shows notebooks. No lesson imports it, and Colab has its own, in versions that its kernel is bound to.
 RUNNING = {"ipykernel", "ipywidgets", "jupyterlab", "nbclient", "nbconvert", "papermill"}
@@ -116,10 +116,10 @@ def install() -> list[str]:
     wanted = missing([text for text in project["dependencies"] if not (_on_colab() and _name(text) in RUNNING)])
     if wanted:
         print(f"Installing {len(wanted)} packages that are missing; this takes a few minutes once.", flush=True)
-        before = _versions()
+        before = installed()
         subprocess.run([sys.executable, "-m", "pip", "install", "-q", *wanted], check=True)
         importlib.invalidate_caches()
-        after = _versions()
+        after = installed()
         in_use = _loaded() & {name for name, version in before.items() if after.get(name) != version}
         if in_use:
             print(
@@ -133,11 +133,6 @@ def _on_colab() -> bool:
         return importlib.util.find_spec("google.colab") is not None
     except ModuleNotFoundError:  # not even a package google
         return False
-
-
-def _versions() -> dict[str, str]:
-    """The version of every installed distribution, by normalized name."""
-    return {normalized(found.metadata["Name"] or ""): found.version for found in importlib.metadata.distributions()}
 
 
 def _loaded() -> set[str]:

@@ -5,17 +5,16 @@ Only the standard library is imported, so that it works when half of the package
 
 from __future__ import annotations
 
-import importlib.metadata
+import contextlib
 import importlib.util
 import os
 import platform
 import re
 import shutil
-import subprocess
 import sys
 import urllib.error
 import urllib.request
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -25,6 +24,7 @@ OK, WARN, FAIL = "OK", "WARN", "FAIL"
 PYTHONS = ((3, 11), (3, 14))  # from, and below
 NEED_DISK, NEED_MEMORY = 6, 4  # GiB: the environment with its caches; a quick lesson with room to spare
 HUB = "https://huggingface.co"
+SETUP = "make setup FORCE=1"
 
 
 @dataclass(frozen=True)
@@ -43,16 +43,12 @@ class Finding:
 
 def examine(root: Path, network: bool = True) -> Iterator[Finding]:
     """All findings in order; a question that breaks is itself a warning, and the others are still asked."""
-    questions: list[Callable[[Path], Iterator[Finding]]] = [
-        _python, _packages, _disk, _memory, _cpu, _gpu, _caches, _course,
-    ]  # fmt: skip
-    for question in [*questions, *([_hub] if network else [])]:
+    for question in (_python, _packages, _disk, _memory, _cpu, _gpu, _caches, _course, *([_hub] if network else [])):
         try:
             yield from question(root)
         except Exception as error:
-            yield Finding(
-                WARN, f"{question.__name__.strip('_')} could not be examined: {type(error).__name__}: {error}"
-            )
+            about = question.__name__.strip("_")
+            yield Finding(WARN, f"{about} could not be examined: {type(error).__name__}: {error}")
 
 
 def _python(root: Path) -> Iterator[Finding]:
@@ -62,15 +58,11 @@ def _python(root: Path) -> Iterator[Finding]:
         yield Finding(OK, f"Python {version}")
     else:
         wanted = f"{low[0]}.{low[1]} to {high[0]}.{high[1] - 1}"
-        yield Finding(
-            FAIL, f"Python {version}; the course needs {wanted}", "make clean-env; make setup PYTHON=python3.12"
-        )
+        fix = "make clean-env; make setup PYTHON=python3.12"
+        yield Finding(FAIL, f"Python {version}; the course needs {wanted}", fix)
     if (platform.system(), platform.machine()) == ("Darwin", "x86_64"):
-        yield Finding(
-            FAIL,
-            "an Intel Mac (or an Intel Python): there is no PyTorch of the course's version for it",
-            "on Apple silicon a Python for arm64; else use Colab, Binder or a Linux machine",
-        )
+        words = "an Intel Mac (or an Intel Python): there is no PyTorch of the course's version for it"
+        yield Finding(FAIL, words, "on Apple silicon a Python for arm64; else use Colab, Binder or a Linux machine")
     if sys.prefix == sys.base_prefix and not os.environ.get("CONDA_PREFIX"):
         yield Finding(WARN, "this Python is not in an environment of its own", "make setup, then: . .venv/bin/activate")
 
@@ -78,30 +70,22 @@ def _python(root: Path) -> Iterator[Finding]:
 def _packages(root: Path) -> Iterator[Finding]:
     wanted = facts.locked(root)
     if not wanted:
-        yield Finding(
-            FAIL, f"{facts.LOCK} is missing, so the tested versions are not known", f"git checkout {facts.LOCK}"
-        )
+        words = f"{facts.LOCK} is missing, so the tested versions are not known"
+        yield Finding(FAIL, words, f"git checkout {facts.LOCK}")
         return
-    missing, other = [], []
-    for name, version in wanted.items():
-        try:
-            here = importlib.metadata.version(name)
-        except importlib.metadata.PackageNotFoundError:
-            missing.append(name)
-            continue
-        if here.split("+")[0] != version.split("+")[0]:
-            other.append(f"{name} {here} (tested {version})")
+    here = facts.installed()
+    missing = [name for name in wanted if name not in here]
+    both = [(name, here[name], version) for name, version in wanted.items() if name in here]
+    other = [f"{name} {own} (tested {version})" for name, own, version in both if own.split("+")[0] != version]
     if missing:
-        yield Finding(FAIL, f"{len(missing)} packages are missing: {_some(missing)}", "make setup FORCE=1")
+        yield Finding(FAIL, f"{len(missing)} packages are missing: {_some(missing)}", SETUP)
     if other:
-        yield Finding(
-            WARN, f"{len(other)} packages are not in the tested version: {_some(other)}", "make setup FORCE=1"
-        )
+        yield Finding(WARN, f"{len(other)} packages are not in the tested version: {_some(other)}", SETUP)
     if not missing and not other:
         yield Finding(OK, f"{len(wanted)} packages as in {facts.LOCK}")
     for name in ("scfm", "coursekit"):
         if importlib.util.find_spec(name) is None:
-            yield Finding(FAIL, f"the course's own package {name} is not installed", "make setup FORCE=1")
+            yield Finding(FAIL, f"the course's own package {name} is not installed", SETUP)
 
 
 def _disk(root: Path) -> Iterator[Finding]:
@@ -116,49 +100,35 @@ def _memory(root: Path) -> Iterator[Finding]:
     if total is None:
         yield Finding(WARN, "the size of the memory could not be read")
         return
-    limit = _container_limit()
-    if limit is not None and limit < total:
-        total, free = limit, min(free or limit, limit)
+    for path in ("/sys/fs/cgroup/memory.max", "/sys/fs/cgroup/memory/memory.limit_in_bytes"):
+        with contextlib.suppress(OSError, ValueError):  # a container's limit, which the machine's own size hides
+            limit = int(Path(path).read_text()) / 2**30
+            total, free = (limit, min(free or limit, limit)) if limit < total else (total, free)
     words = f"{total:.0f} GiB of memory" + (f", {free:.0f} free" if free is not None else "")
     enough = (free if free is not None else total) >= NEED_MEMORY
     yield Finding(OK, words) if enough else Finding(WARN, words, "close other programs; make course JOBS=1")
 
 
 def _memory_gib() -> tuple[float | None, float | None]:
+    """All memory, and what is free of it."""
     info = Path("/proc/meminfo")
     if info.is_file():
         found = dict(re.findall(r"^(\w+):\s+(\d+) kB", info.read_text(), re.M))
         return int(found["MemTotal"]) / 2**20, int(found["MemAvailable"]) / 2**20
-    try:
+    with contextlib.suppress(ValueError, OSError, AttributeError):
         return os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES") / 2**30, None
-    except (ValueError, OSError, AttributeError):
-        return None, None
-
-
-def _container_limit() -> float | None:
-    """The memory limit of a container in GiB, which the machine's own size hides."""
-    for path in ("/sys/fs/cgroup/memory.max", "/sys/fs/cgroup/memory/memory.limit_in_bytes"):
-        try:
-            return int(Path(path).read_text()) / 2**30
-        except (OSError, ValueError):
-            continue
-    return None
+    return None, None
 
 
 def _cpu(root: Path) -> Iterator[Finding]:
     flags = _cpu_flags()
-    named = [
-        ("AVX2", "avx2"), ("AVX512", "avx512f"), ("AVX512-BF16", "avx512_bf16"), ("AMX-BF16", "amx_bf16"), ("NEON", "neon"),
-        ("BF16", "bf16"),
-    ]  # fmt: skip
-    have = [name for name, flag in named if flag in flags]
+    named = {"AVX2": "avx2", "AVX512": "avx512f", "AVX512-BF16": "avx512_bf16", "AMX-BF16": "amx_bf16"}
+    named |= {"NEON": "neon", "BF16": "bf16"}
+    have = [name for name, flag in named.items() if flag in flags]
     words = f"{facts.cpu_name()}, {facts.cores()} cores; {', '.join(have) or 'no vector extensions found'}"
     slow = platform.machine().lower() in ("x86_64", "amd64") and flags and "avx2" not in flags
-    yield (
-        Finding(WARN, f"{words}: without AVX2 everything is several times slower", "another machine")
-        if slow
-        else Finding(OK, words)
-    )
+    slowly = Finding(WARN, f"{words}: without AVX2 everything is several times slower", "another machine")
+    yield slowly if slow else Finding(OK, words)
     fast = {"amx_bf16", "avx512_bf16"} & flags  # what scfm.embed.choose_dtype asks for
     other = "embeddings use float32 (bfloat16 only with AMX or AVX512-BF16, and on GPUs that have it)"
     yield Finding(OK, "bfloat16 in hardware: embeddings use it" if fast else other)
@@ -171,16 +141,15 @@ def _cpu_flags() -> set[str]:
         flags = set(match[1].split()) if match else set()
         return flags | ({"neon"} if "asimd" in flags else set())
     if platform.system() == "Darwin":
-        said = _output(["sysctl", "-a"], 10)
+        said = facts.said(["sysctl", "-a"]) or ""
         arm = {"neon"} if platform.machine() == "arm64" else set()
         return arm | ({"bf16"} if "FEAT_BF16: 1" in said else set()) | ({"avx2"} if "AVX2" in said else set())
     return set()
 
 
 def _gpu(root: Path) -> Iterator[Finding]:
-    rows = _output(
-        ["nvidia-smi", "--query-gpu=name,memory.total,memory.free", "--format=csv,noheader"], 20
-    ).splitlines()
+    asked = ["nvidia-smi", "--query-gpu=name,memory.total,memory.free", "--format=csv,noheader"]
+    rows = (facts.said(asked) or "").splitlines()
     if not rows:
         yield Finding(OK, "no NVIDIA GPU: profiles quick and cpu run here; gpu needs another machine")
         return
@@ -188,14 +157,13 @@ def _gpu(root: Path) -> Iterator[Finding]:
         yield Finding(OK, f"GPU {row.strip()} (name, memory, free)")
     if importlib.util.find_spec("torch") is None:
         return  # the missing package has been named above
-    said = _output([sys.executable, "-c", "import torch; print(torch.cuda.is_available(), torch.version.cuda)"], 120)
+    asked = [sys.executable, "-c", "import torch; print(torch.cuda.is_available(), torch.version.cuda)"]
+    said = facts.said(asked, 120) or ""
     if said.startswith("True"):
         yield Finding(OK, f"PyTorch sees the GPU (CUDA {said.split()[-1]})")
     else:
         yield Finding(
-            WARN,
-            f"PyTorch does not see the GPU ({said or 'it could not be asked'})",
-            "make setup FORCE=1 TORCH=default",
+            WARN, f"PyTorch does not see the GPU ({said or 'it could not be asked'})", f"{SETUP} TORCH=default"
         )
 
 
@@ -226,11 +194,8 @@ def _writable(name: str, folder: Path, level: str, fix: str = "") -> Finding:
 
 def _course(root: Path) -> Iterator[Finding]:
     count = len(list((root / "notebooks" / "source").glob("[0-9][0-9]_*.py")))
-    yield (
-        Finding(OK, f"{count} lessons in {root}")
-        if count
-        else Finding(FAIL, f"no lessons in {root}", "git checkout notebooks")
-    )
+    none = Finding(FAIL, f"no lessons in {root}", "git checkout notebooks")
+    yield Finding(OK, f"{count} lessons in {root}") if count else none
 
 
 def _hub(root: Path) -> Iterator[Finding]:
@@ -249,21 +214,9 @@ def _hub(root: Path) -> Iterator[Finding]:
         else:
             yield Finding(WARN, f"{address} answers with error {error.code}; quick needs no network", "try again later")
     except (OSError, ValueError) as error:
-        reason = getattr(error, "reason", error)
-        yield Finding(
-            WARN,
-            f"{address} cannot be reached ({reason}); quick needs no network",
-            "export HF_HUB_OFFLINE=1 or HF_ENDPOINT=<a mirror>",
-        )
+        words = f"{address} cannot be reached ({getattr(error, 'reason', error)}); quick needs no network"
+        yield Finding(WARN, words, "export HF_HUB_OFFLINE=1 or HF_ENDPOINT=<a mirror>")
 
 
 def _some(names: list[str]) -> str:
     return ", ".join(names[:6]) + (f" and {len(names) - 6} more" if len(names) > 6 else "")
-
-
-def _output(command: list[str], seconds: float) -> str:
-    try:
-        done = subprocess.run(command, capture_output=True, text=True, timeout=seconds, stdin=subprocess.DEVNULL)
-    except (OSError, subprocess.TimeoutExpired):
-        return ""
-    return done.stdout.strip() if done.returncode == 0 else ""

@@ -63,15 +63,15 @@ def normalized(name: str) -> str:
     return re.sub(r"[-_.]+", "-", name).lower()
 
 
+def installed() -> dict[str, str]:
+    """The version of every installed distribution, by normalized name."""
+    return {normalized(found.metadata["Name"] or ""): found.version for found in importlib.metadata.distributions()}
+
+
 def packages(root: Path) -> dict[str, str]:
     """The installed versions of all that the lock names (of everything installed where there is no lock)."""
     wanted = locked(root)
-    found = {}
-    for distribution in importlib.metadata.distributions():
-        name = normalized(distribution.metadata["Name"] or "")
-        if name and (not wanted or name in wanted):
-            found[name] = distribution.version
-    return dict(sorted(found.items()))
+    return {name: version for name, version in sorted(installed().items()) if name and (not wanted or name in wanted)}
 
 
 def device() -> dict[str, Any]:

@@ -92,7 +92,7 @@ def test_a_package_that_was_in_use_asks_for_a_new_session_by_its_own_name(
     versions = iter(
         [{"pyyaml": "1", "pytest": "1", "old": "1"}, {"pyyaml": "2", "pytest": "1", "old": "2", "new": "1"}]
     )
-    monkeypatch.setattr(bootstrap, "_versions", lambda: next(versions))
+    monkeypatch.setattr(bootstrap, "installed", lambda: next(versions))
     monkeypatch.setattr(bootstrap, "missing", lambda _: ["pyyaml>=2"])
     monkeypatch.setattr(bootstrap.subprocess, "run", lambda *_, **__: None)
     bootstrap.install()

@@ -116,7 +116,7 @@ def test_bfloat16_is_promised_where_embeddings_use_it(
 
 def test_a_gpu_that_torch_does_not_see(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     answers = {"nvidia-smi": "NVIDIA H200, 143771 MiB, 143000 MiB", sys.executable: "False None"}
-    monkeypatch.setattr(doctor, "_output", lambda command, seconds: answers[command[0]])
+    monkeypatch.setattr(facts, "said", lambda command, seconds=20: answers[command[0]])
     found = list(doctor._gpu(tmp_path))
     assert "GPU NVIDIA H200" in found[0].words
     assert found[1].level == doctor.WARN
