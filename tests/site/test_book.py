@@ -11,11 +11,11 @@ from urllib.parse import unquote, urlsplit
 
 import pytest
 from bookshelf import ROOT, Book, Tab, need, new_tab
+from offline import outside_references
 
 from coursekit.course import lessons
 from coursekit.lesson.facts import facts_of
 from coursekit.lesson.notebook import read_source, tags
-from coursekit.run.page import outside_references
 
 PHONE = {"viewport": {"width": 390, "height": 844}, "has_touch": True, "is_mobile": True}
 # What reaches beyond the screen and is not cut or scrolled by a box around it

@@ -6,16 +6,21 @@ import ast
 import io
 import re
 import tokenize
+from collections.abc import Sequence
 from typing import Any
 
 from coursekit.course import CourseError, Lesson
 from coursekit.lesson.facts import of_title
 from coursekit.lesson.notebook import TAGS, parse, tags, unparse
-from coursekit.lesson.notes import note_problems
 from coursekit.lesson.params import parameters_of
 from coursekit.lesson.quiz import fold_quiz, quiz_options, unfold_quiz
 
 _CALL = re.compile(r"""\bcheck\.exercise\(\s*["']([^"']+)["']""")
+_NOTES = {  # what the notes for instructors must have → the bold words that begin it, an example
+    "Ask": (r"ask|discuss(?:ion)?|questions?|vote", "**Ask before running:**"),
+    "Misconception": (r"misconceptions?|watch for", "**Misconception:**"),
+    "Time check or Skip": (r"skip|time check|timing|spend the time", "**Skip** or **Time check:**"),
+}
 _DOI = re.compile(r"https://doi\.org/10\.\d{4,}/\S+")
 
 
@@ -46,9 +51,8 @@ def _canonical(text: str, written: str) -> list[str]:
     at = next((i for i, pair in enumerate(zip(old, new, strict=False)) if pair[0] != pair[1]), min(len(old), len(new)))
     here = old[at] if at < len(old) else "(end)"
     there = new[at] if at < len(new) else "(end)"
-    return [
-        f"source -> notebook -> source changes line {at + 1}: {here!r} becomes {there!r}. Write it in the second form."
-    ]
+    words = f"source -> notebook -> source changes line {at + 1}: {here!r} becomes {there!r}."
+    return [f"{words} Write it in the second form."]
 
 
 def _parts(lesson: Lesson, full: Any) -> list[str]:
@@ -143,23 +147,26 @@ def _exercises(lesson: Lesson, full: Any) -> list[str]:
     return problems
 
 
+def note_problems(notes: Sequence[str]) -> list[str]:
+    """What the notes for instructors of one lesson lack, one sentence each."""
+    if not notes:
+        return ["no notes for instructors: markdown cells with the tag instructor."]
+    return [
+        f"the notes for instructors have no {kind}; write one that begins with {example}"
+        for kind, (words, example) in _NOTES.items()
+        if not re.search(rf"\*\*[^*]*\b(?:{words})\b[^*]*\*\*", "\n".join(notes), re.I)
+    ]
+
+
 def checkers_in(lesson: Lesson) -> list[str]:
     """The exercise numbers in the lesson's checks file, read without running it."""
     if not lesson.checks.is_file():
         return []
-    found = []
-    for node in ast.walk(ast.parse(lesson.checks.read_text(encoding="utf-8"))):
-        if isinstance(node, ast.FunctionDef):
-            for mark in node.decorator_list:
-                name = getattr(getattr(mark, "func", None), "id", getattr(getattr(mark, "func", None), "attr", ""))
-                if (
-                    isinstance(mark, ast.Call)
-                    and name == "checker"
-                    and mark.args
-                    and isinstance(mark.args[0], ast.Constant)
-                ):
-                    found.append(str(mark.args[0].value))
-    return found
+    tree = ast.parse(lesson.checks.read_text(encoding="utf-8"))
+    functions = [node for node in ast.walk(tree) if isinstance(node, ast.FunctionDef)]
+    marks = [mark for node in functions for mark in node.decorator_list if isinstance(mark, ast.Call) and mark.args]
+    of_checker = [mark for mark in marks if ast.unparse(mark.func) in ("checker", "check.checker")]
+    return [str(mark.args[0].value) for mark in of_checker if isinstance(mark.args[0], ast.Constant)]
 
 
 def leaks(full: Any, seen: Any) -> list[tuple[str, str]]:

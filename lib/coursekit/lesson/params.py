@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import ast
+import contextlib
+import difflib
 import io
 import json
 import os
@@ -17,20 +19,8 @@ from coursekit.course import CourseError
 from coursekit.lesson.notebook import tags
 
 _CHOICES = re.compile(r"^([\w.+-]+(?:\s*\|\s*[\w.+-]+)+)\s*(?::|$)")
-FILES = (
-    ".h5ad",
-    ".h5",
-    ".h5mu",
-    ".zarr",
-    ".loom",
-    ".mtx",
-    ".csv",
-    ".tsv",
-    ".rds",
-    ".gz",
-    ".zip",
-    ".tar",
-)  # what a dataset of one's own may end in
+# what a dataset of one's own may end in
+FILES = (".h5ad", ".h5", ".h5mu", ".zarr", ".loom", ".mtx", ".csv", ".tsv", ".rds", ".gz", ".zip", ".tar")
 _NAMES: dict[str, type] = {"int": int, "float": float, "str": str, "bool": bool, "list": list, "dict": dict}
 _WORDS = {"true": True, "yes": True, "1": True, "false": False, "no": False, "0": False}
 
@@ -71,20 +61,16 @@ def assignments(source: str) -> dict[str, Parameter]:
     except SyntaxError as error:
         raise CourseError(f"the parameters cell is no valid Python: {error}") from error
     for node in body:
-        target = (
-            node.targets[0]
-            if isinstance(node, ast.Assign) and len(node.targets) == 1
-            else getattr(node, "target", None)
-        )
+        targets = node.targets if isinstance(node, ast.Assign) else [getattr(node, "target", None)]
+        target = targets[0] if len(targets) == 1 else None
         value = getattr(node, "value", None)
         if not isinstance(node, (ast.Assign, ast.AnnAssign)) or not isinstance(target, ast.Name) or value is None:
             raise CourseError(f"the parameters cell may only hold `name = value` lines, not: {ast.unparse(node)}")
         try:
             default = ast.literal_eval(value)
         except ValueError as error:
-            raise CourseError(
-                f"the parameter {target.id} must have a plain value, not: {ast.unparse(value)}"
-            ) from error
+            words = f"the parameter {target.id} must have a plain value, not: {ast.unparse(value)}"
+            raise CourseError(words) from error
         if isinstance(node, ast.AnnAssign):
             types = tuple(part.strip().split("[")[0] for part in ast.unparse(node.annotation).split("|"))
         else:
@@ -98,12 +84,10 @@ def assignments(source: str) -> dict[str, Parameter]:
 
 def _comments(source: str) -> dict[int, str]:
     found = {}
-    try:
+    with contextlib.suppress(tokenize.TokenError, SyntaxError):
         for token in tokenize.generate_tokens(io.StringIO(source).readline):
             if token.type == tokenize.COMMENT:
                 found[token.start[0]] = token.string.lstrip("# ").strip()
-    except (tokenize.TokenError, SyntaxError):
-        pass
     return found
 
 
@@ -113,24 +97,18 @@ def accept(known: dict[str, Parameter], given: dict[str, Any]) -> dict[str, Any]
     Raises CourseError for an unknown name, a wrong type or a value that is not among the choices; it names all that exist
     (papermill itself only warns about an unknown name, and the lesson then runs with its default).
     """
-    listing = "\n".join(f"  {parameter.describe()}" for parameter in known.values())
+    listing = " The parameters are:\n" + "\n".join(f"  {parameter.describe()}" for parameter in known.values())
     accepted = {}
     for name, value in given.items():
         if name not in known:
-            raise CourseError(
-                f"This lesson has no parameter {name!r}.{_closest(name, known)} Its parameters are:\n{listing}"
-            )
+            raise CourseError(f"This lesson has no parameter {name!r}.{_closest(name, known)}{listing}")
         parameter = known[name]
         fits, value = _fit(parameter, value)
         if not fits:
-            wanted = " or ".join(parameter.types)
-            raise CourseError(
-                f"The parameter {name} is {wanted}, and {value!r} is {type(value).__name__}. The parameters are:\n{listing}"
-            )
+            wanted, kind = " or ".join(parameter.types), type(value).__name__
+            raise CourseError(f"The parameter {name} is {wanted}, and {value!r} is {kind}.{listing}")
         if parameter.choices and value not in parameter.choices:
-            raise CourseError(
-                f"The parameter {name} is one of {', '.join(parameter.choices)}, not {value!r}. The parameters are:\n{listing}"
-            )
+            raise CourseError(f"The parameter {name} is one of {', '.join(parameter.choices)}, not {value!r}.{listing}")
         accepted[name] = value
     return accepted
 
@@ -182,9 +160,8 @@ def files_from(given: dict[str, Any], start: Path) -> dict[str, Any]:
         for part in datasets.split_names(found[name], start):
             path = Path(part).expanduser()
             looks_like_file = path.name != part or path.suffix.lower() in FILES
-            listed = (
-                part in datasets.entries() if name == "dataset" else hub.plain_name(part) in hub.catalogue()["models"]
-            )
+            of_models = name == "model" and hub.plain_name(part) in hub.catalogue()["models"]
+            listed = of_models or (name == "dataset" and part in datasets.entries())
             if part and not listed and os.path.exists(start / path):  # False also for a name too long for one
                 part = str((start / path).resolve())
             elif looks_like_file and name == "dataset" and part:
@@ -199,23 +176,14 @@ def _read(types: tuple[str, ...], text: str) -> Any:
         return None
     if "bool" in types and text.lower() in _WORDS:
         return _WORDS[text.lower()]
-    for word in ("int", "float"):
-        if word in types:
-            try:
-                return _NAMES[word](text)
-            except ValueError:
-                pass
-    if {"list", "dict"} & set(types) or not types:
-        for reader in (json.loads, ast.literal_eval):
-            try:
-                return reader(text)
-            except (ValueError, SyntaxError):
-                pass
+    readers: list[Any] = [_NAMES[word] for word in ("int", "float") if word in types]
+    readers += [json.loads, ast.literal_eval] if {"list", "dict"} & set(types) or not types else []
+    for reader in readers:
+        with contextlib.suppress(ValueError, SyntaxError):
+            return reader(text)
     return text
 
 
 def _closest(name: str, known: dict[str, Parameter]) -> str:
-    import difflib
-
     near = difflib.get_close_matches(name, known, n=1)
     return f" Did you mean {near[0]!r}?" if near else ""

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import re
 from pathlib import Path
 from typing import Any
 
@@ -17,17 +16,6 @@ _TEMPLATE = """
 {%- block jupyter_widgets -%}{%- endblock jupyter_widgets -%}
 """
 _WIDGET = "application/vnd.jupyter.widget-view+json"
-_OUTSIDE = re.compile(
-    r"<(?:script|link|img|iframe)\b[^>]*?(?:src|href)\s*=\s*[\"'](?:https?:)?//[^\"']+[\"'][^>]*>", re.I
-)
-_IMPORT = re.compile(r"(?:@import\s+(?:url\()?|url\(|import\()\s*[\"']?https?://[^\"')]+", re.I)
-
-_LOADED = re.compile(r"[\"'](?:https?:)?//[^\"'\s<>]+\.(?:m?js|css|woff2?)[\"']")
-
-
-def outside_references(text: str) -> list[str]:
-    """What an HTML page would fetch from the network when it is opened (links to click on are not among them)."""
-    return [found for pattern in (_OUTSIDE, _IMPORT, _LOADED) for found in pattern.findall(text)]
 
 
 def write_page(path: Path, notebook: Any, title: str) -> None:

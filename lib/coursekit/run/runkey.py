@@ -23,10 +23,8 @@ MACHINERY = (  # of coursekit: what touches a result
     *("check.py", "lesson/notebook.py", "lesson/params.py", "lesson/recording.py", "lesson/scores.py"),
     *("run/engine.py", "run/execute.py"),
 )
-LISTS = {
-    "dataset": ("datasets.toml", None),
-    "model": ("models.toml", "models"),
-}  # parameter → its list, the table within
+# parameter → its list, the table within
+LISTS = {"dataset": ("datasets.toml", None), "model": ("models.toml", "models")}
 
 
 def key_of(lesson: Lesson, values: dict[str, Any]) -> tuple[str, dict[str, str]]:
@@ -54,11 +52,9 @@ def key_of(lesson: Lesson, values: dict[str, Any]) -> tuple[str, dict[str, str]]
         "lock": file_hash(lesson.root / LOCK) or "",
         "parameters": digest(plain),
         "results": digest(stored_results(lesson, str(plain.get("model") or ""))),
-        **{
-            name: digest([contents[name], listed(lesson.root, name, text, tuple(n for n, _ in contents[name]))])
-            for name in LISTS
-        },
     }
+    for name, found in contents.items():
+        parts[name] = digest([found, listed(lesson.root, name, text, tuple(one for one, _ in found))])
     return digest(parts)[:20], parts
 
 

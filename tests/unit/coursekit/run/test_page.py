@@ -7,9 +7,10 @@ from pathlib import Path
 
 import nbformat
 import pytest
+from offline import outside_references
 
 from coursekit.run.maths import with_formulas
-from coursekit.run.page import outside_references, write_page
+from coursekit.run.page import write_page
 
 
 def test_formulas_of_a_page_are_mathml_and_code_is_as_written(tmp_path: Path) -> None:

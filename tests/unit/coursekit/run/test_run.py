@@ -14,6 +14,7 @@ from typing import Any
 import nbformat
 import psutil
 import pytest
+from offline import outside_references
 from tiny_course import make_course
 
 from coursekit.__main__ import main
@@ -25,7 +26,7 @@ from coursekit.run import card as cards
 from coursekit.run import courserun
 from coursekit.run.courserun import run_all
 from coursekit.run.execute import THREADS, Run, _environment, run
-from coursekit.run.page import outside_references, write_page
+from coursekit.run.page import write_page
 from coursekit.run.verify import changes, verify
 
 

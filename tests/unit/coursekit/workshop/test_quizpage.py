@@ -5,9 +5,9 @@ from __future__ import annotations
 from pathlib import Path
 
 import pytest
+from offline import outside_references
 
 from coursekit.course import CourseError, find_root
-from coursekit.run.page import outside_references
 from coursekit.workshop import quizpage
 
 TOPICS = quizpage.topics(find_root(Path(__file__)) / quizpage.QUESTIONS)

@@ -7,12 +7,12 @@ from pathlib import Path
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from offline import outside_references
 
 from coursekit.course import CourseError, Lesson, find_root, lessons
+from coursekit.lesson.lint import note_problems
 from coursekit.lesson.notebook import to_json
-from coursekit.lesson.notes import note_problems
 from coursekit.lesson.outline import Exercise, Outline, Section, meant, outline
-from coursekit.run.page import outside_references
 from coursekit.workshop import paper, plan
 
 ROOT = find_root(Path(__file__))
