@@ -11,6 +11,7 @@ import gzip
 import io
 import json
 import pickle
+import re
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -332,7 +333,7 @@ class RankVocabulary(Vocabulary):
         """Token id of a gene given as Ensembl id or symbol, or of a special token such as ``<mask>``."""
         if gene in self.special:
             return self.special[gene]
-        current = self.mapping.get(gene.upper(), gene)
+        current = self.mapping.get(gene.upper()) or self.mapping.get(_bare(gene), gene)
         token = self.tokens.get(current, self._token_of_symbol.get(gene))
         if token is None:
             raise VocabularyError(f"{gene!r} is not in the vocabulary {self.name}.")
@@ -346,11 +347,16 @@ class RankVocabulary(Vocabulary):
         tokens: list[int] = []
         medians: list[float] = []
         for gene in ensembl_ids:
-            current = self.mapping.get(str(gene).upper())
+            current = self.mapping.get(str(gene).upper()) or self.mapping.get(_bare(str(gene)))
             known = current is not None and current in self.tokens and current in self.medians
             tokens.append(self.tokens[current] if known else -1)  # type: ignore[index]
             medians.append(self.medians[current] if known else 1.0)  # type: ignore[index]
         return np.asarray(tokens, dtype=np.int32), np.asarray(medians, dtype=np.float64)
+
+
+def _bare(gene: str) -> str:
+    """An Ensembl id in upper case and without its version: ENSG00000141510 for ENSG00000141510.17."""
+    return re.sub(r"^(ENSG\d{11})(\.\d+)?(_PAR_Y)?$", r"\1", gene.upper())
 
 
 def _write_tsv(table: pd.DataFrame, path: Path) -> None:

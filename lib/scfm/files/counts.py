@@ -21,7 +21,10 @@ if TYPE_CHECKING:
 
 log = logging.getLogger("scfm")
 
-COUNT_LAYERS = ("counts", "raw_counts", "raw", "count", "umi", "UMI")
+COUNT_LAYERS = ("counts", "raw_counts", "raw", "count", "umi", "umis", "umi_counts", "matrix")  # as lower case
+_SPLICED = ("spliced", "mature")  # most of a cell's molecules: taken where the whole is not there
+_REST = ("unspliced", "nascent", "ambiguous")  # counts of a part of the molecules: never the expression
+_GENE_KINDS = ("gene expression", "gex", "rna")  # as lower case; others: antibodies, guides, hashtags, peaks
 _CLOSE = 1e-3  # how far from a whole number a stored count may be (float16 and text files round)
 _BLOCK = 1 << 22
 
@@ -69,15 +72,15 @@ def judge(matrix: Any) -> str:
 def find_counts(adata: anndata.AnnData) -> tuple[Any, pd.DataFrame, str]:
     """Find the raw counts in ``X``, the layers or ``raw`` → (matrix, its var table, where it was).
 
-    Of several matrices of counts the one with most genes wins, then the order X, layers, raw.
+    Of several matrices of counts one that is more than zeros and ones wins, then the one with most genes, then the order X,
+    layers, raw. Of layers the name decides: counts and the like, then others, then spliced; unspliced and ambiguous are none.
 
     Raises
     ------
     NotCountsError
-        If none holds counts; the message says what each holds instead.
+        If none holds counts, and the message says what each holds instead; if several layers do, and no name tells which.
     """
-    named = [key for key in COUNT_LAYERS if key in adata.layers]
-    layers = [*named, *sorted(set(map(str, adata.layers)) - set(named))]
+    layers = sorted((key for key in map(str, adata.layers) if key.lower() not in _REST), key=_rank)
     places: list[tuple[str, Any, pd.DataFrame]] = []
     if adata.X is not None:
         places.append(("X", adata.X, adata.var))
@@ -93,10 +96,60 @@ def find_counts(adata: anndata.AnnData) -> tuple[Any, pd.DataFrame, str]:
             'transformed, not scaled). Save them in X, in layers["counts"] or in raw; they are usually in the file as '
             "it came from the sequencing pipeline."
         )
-    where, matrix, var = max(good, key=lambda place: place[1].shape[1])  # the first of equals
+    best = max(good, key=_worth)  # the first of equals
+    where, matrix, var = best
+    _refuse_two([place for place in good if _worth(place) == _worth(best)])
     if where != "X":
         log.warning("Raw counts were taken from %s; X holds %s.", where, verdicts.get("X", "nothing"))
+    if _binary(matrix):
+        log.warning(
+            "%s holds 0 and 1 only: where a gene was seen, not how often. Ranks and bins need the counts.", where
+        )
+    if where.lower() in [f'layers["{name}"]' for name in _SPLICED]:
+        log.warning("%s holds a part of the molecules only; the whole (layers matrix or counts) is not there.", where)
     return matrix, var, where
+
+
+def _rank(layer: str) -> tuple[int, str]:
+    """Which layer is looked at first: by its name, then by the alphabet."""
+    order = [*COUNT_LAYERS, "", *_SPLICED]
+    return order.index(layer.lower() if layer.lower() in order else ""), layer
+
+
+def _binary(matrix: Any) -> bool:
+    return bool((matrix.data if hasattr(matrix, "indptr") else np.asarray(matrix)).max() == 1)
+
+
+def _worth(place: tuple[str, Any, Any]) -> tuple[bool, int]:
+    return not _binary(place[1]), place[1].shape[1]
+
+
+def _refuse_two(places: list[tuple[str, Any, Any]]) -> None:
+    """NotCountsError where the first is a layer of a name that says nothing, and another such layer holds other counts."""
+    same = [f'layers["{name}"]' for name in (*COUNT_LAYERS, *_SPLICED)]
+    unnamed = [place for place in places if place[0].startswith("layers[") and place[0].lower() not in same]
+    if not unnamed or unnamed[0] is not places[0]:
+        return
+    totals = [np.asarray(matrix.sum(axis=1)).ravel() for _, matrix, _ in unnamed]
+    if any(not np.array_equal(totals[0], other) for other in totals[1:]):
+        raise NotCountsError(
+            f"Several layers hold counts ({', '.join(where for where, _, _ in unnamed)}), other ones each, and no name tells "
+            'which are the raw ones. Save those in X or in layers["counts"].'
+        )
+
+
+def gene_columns(var: pd.DataFrame) -> np.ndarray | None:
+    """Mask of the columns that are genes, by var["feature_types"]; None where that column is missing or tells nothing."""
+    column = next((name for name in ("feature_types", "feature_type", "modality") if name in var), None)
+    if column is None:
+        return None
+    kinds = var[column].astype(str).str.lower()
+    gene = kinds.isin(_GENE_KINDS).to_numpy()
+    if gene.all() or not gene.any():
+        return None
+    others = var[column].astype(str)[~gene].value_counts()
+    log.warning("Left out, being no genes: %s.", ", ".join(f"{n:,} of type {kind}" for kind, n in others.items()))
+    return gene
 
 
 def as_counts(matrix: Any) -> Any:
@@ -126,7 +179,7 @@ def nearly_counts(matrix: Any) -> bool:
 _HUMAN = re.compile(r"(ENSG\d{11})(\.\d+)?(_PAR_Y)?$", re.IGNORECASE)
 _OTHER_SPECIES = re.compile(r"(?!ENSG\d)ENS[A-Z]{2,6}\d{6,}", re.IGNORECASE)
 _TITLE_CASE = re.compile(r"[A-Z][a-z]{2,}[a-z0-9-]*$|[A-Z][a-z]+\d+[a-z0-9]*$")
-_GENOME = re.compile(r"(GRCh38|GRCh37|hg19|hg38|mm10|GRCm38|GRCm39)_+")
+_GENOME = re.compile(r"(GRCh38|GRCh37|hg19|hg38|mm10|GRCm38|GRCm39)(_+|-{2,})")  # Seurat turns _ into -
 _SPECIES = {"ENSMUSG": "mouse", "ENSRNOG": "rat", "ENSDARG": "zebrafish", "ENSMMUG": "macaque", "ENSSSCG": "pig"}
 _ID_COLUMNS = (
     "ensembl_id",
@@ -177,7 +230,11 @@ def map_genes(var_names: Sequence[str], var: pd.DataFrame) -> tuple[pd.DataFrame
     from scfm import genes
 
     index = _text(var_names)
-    prefixed = {match.group(1) for name in index if (match := _GENOME.match(name))}
+    columns = {str(name): _text(var[name]) for name in var.columns}
+    named = {name: columns[name] for name in (*_ID_COLUMNS, *_SYMBOL_COLUMNS) if name in columns}
+    prefixed = {
+        match.group(1) for names in (index, *named.values()) for name in names if (match := _GENOME.match(name))
+    }
     if prefixed & {"mm10", "GRCm38", "GRCm39"}:
         raise GeneNameError(
             "Genes carry a mouse genome's prefix (mm10_ or GRCm38_): mouse, or a human-mouse mixture. Keep the human cells "
@@ -185,7 +242,7 @@ def map_genes(var_names: Sequence[str], var: pd.DataFrame) -> tuple[pd.DataFrame
         )
     if prefixed:
         index = [_GENOME.sub("", name, count=1) for name in index]
-    columns = {str(name): _text(var[name]) for name in var.columns}
+        columns |= {key: [_GENOME.sub("", name, count=1) for name in names] for key, names in named.items()}
     candidates = {"the index": index, **{name: columns[name] for name in _ID_COLUMNS if name in columns}}
     for where, names in candidates.items():
         if _share(names, _OTHER_SPECIES) > 0.5:

@@ -58,6 +58,9 @@ def in_form(
         raw, matrix, var, where = _counts_by_batch(raw, columns["batch"])
     else:
         matrix, var, where = counts.find_counts(raw)
+    gene = counts.gene_columns(var)
+    if gene is not None:
+        matrix, var = matrix[:, gene], var[gene]
     matrix = counts.as_counts(matrix)
     genes, report = counts.map_genes(var.index.tolist(), var)
     for sentence in counts.sentences(report):
@@ -72,6 +75,8 @@ def in_form(
         words = ["" if pd.isna(value) else str(value) for value in values]
         words = [UNKNOWN if word.strip().lower() in _MISSING else word for word in words]
         if column or role != "donor":
+            if not listed or column in (label, batch):
+                _keep_own(obs, "cell_type" if role == "label" else role, column, name)
             obs["cell_type" if role == "label" else role] = pd.Categorical(words)
     obs["n_counts"] = totals
     empty = int((np.diff(matrix.indptr) == 0).sum())
@@ -121,6 +126,17 @@ def _columns(
             named = next((guess for guess in _GUESSES[role] if guess in obs), None)
         chosen[role] = asked or (named if named in obs else None)
     return chosen
+
+
+def _keep_own(obs: pd.DataFrame, role: str, column: str | None, name: str) -> None:
+    """A column of the file that has the role's name and is not the one asked for stays, under another name."""
+    if column in (None, role) or role not in obs:
+        return
+    other = next(new for new in (f"{role}_in_file", f"{role}_in_file_2", f"{role}_in_file_3") if new not in obs)
+    obs[other] = obs[role]
+    log.warning(
+        "%s: %s is taken from obs[%r]; the file's own column %s is kept as %s.", name, role, column, role, other
+    )
 
 
 def _passed(raw: anndata.AnnData, name: str) -> anndata.AnnData:

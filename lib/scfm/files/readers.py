@@ -5,6 +5,7 @@ What a file is, is seen by its content where that is possible (HDF5 of three kin
 
 from __future__ import annotations
 
+import csv
 import gzip
 import logging
 import tarfile
@@ -14,6 +15,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from scfm.errors import FileFormatError
+from scfm.files.refusals import refuse_holes, refuse_mudata, refuse_newer
 
 if TYPE_CHECKING:
     import anndata
@@ -115,6 +117,7 @@ def _read_hdf5(path: Path) -> anndata.AnnData:
             ]
             if tenx:
                 return _read_10x_h5(path.name, file, tenx)
+            refuse_mudata(path.name, file)
         if not {"obs", "var"} <= keys:
             raise FileFormatError(
                 f"{path.name} is HDF5, but neither AnnData (.h5ad) nor 10x (.h5) nor loom; it holds: "
@@ -127,7 +130,10 @@ def _read_hdf5(path: Path) -> anndata.AnnData:
             return anndata.read_h5ad(path)
     except FileFormatError:
         raise
-    except (OSError, RuntimeError, KeyError, ValueError, EOFError) as error:
+    except Exception as error:
+        refuse_newer(path.name, error)
+        if not isinstance(error, OSError | RuntimeError | KeyError | ValueError | EOFError):
+            raise
         cut = "truncated" in str(error) or "eof" in str(error).lower()
         size = path.stat().st_size
         raise FileFormatError(
@@ -158,14 +164,10 @@ def _read_10x_h5(name: str, file: Any, groups: list[str]) -> anndata.AnnData:
 
 def _genes_only(adata: anndata.AnnData) -> anndata.AnnData:
     """Leave out what is no gene: antibodies, guides, hashtags, peaks."""
-    if "feature_types" not in adata.var:
-        return adata
-    gene = (adata.var["feature_types"] == "Gene Expression").to_numpy()
-    if gene.all() or not gene.any():
-        return adata
-    others = adata.var["feature_types"][~gene].value_counts()
-    log.warning("Left out, being no genes: %s.", ", ".join(f"{n:,} of type {kind}" for kind, n in others.items()))
-    return adata[:, gene].copy()
+    from scfm.files.counts import gene_columns
+
+    gene = gene_columns(adata.var)
+    return adata if gene is None else adata[:, gene].copy()
 
 
 def _read_loom(file: Any) -> anndata.AnnData:
@@ -198,8 +200,15 @@ def _read_folder(path: Path) -> anndata.AnnData:
     import anndata
 
     if (path / ".zgroup").exists() or (path / "zarr.json").exists():
+        import zarr
+
         try:
+            root = zarr.open_group(str(path), mode="r")
+            refuse_mudata(path.name, root)
+            refuse_holes(path.name, root)
             return anndata.read_zarr(path)
+        except FileFormatError:
+            raise
         except Exception as error:  # zarr stores fail in many ways when chunks or metadata are missing
             raise FileFormatError(
                 f"{path.name} is a damaged or incomplete .zarr store ({error}). Copy it again."
@@ -293,14 +302,17 @@ def _read_table(path: Path, separator: str) -> anndata.AnnData:
 
     opener = gzip.open if path.suffix == ".gz" else open
     try:
-        with opener(path, "rt") as file:
+        with opener(path, "rt", encoding="utf-8-sig") as file:
             first = file.readline()
         if separator not in first:
-            separator = next((other for other in ("\t", ",", ";") if other in first), separator)
+            separator = next((other for other in ("\t", ",", ";", " ") if other in first), separator)
         table = pd.read_csv(path, sep=separator, index_col=0)
     except (ValueError, OSError, EOFError, UnicodeDecodeError) as error:
         raise FileFormatError(f"{path.name} is no readable table ({str(error).splitlines()[0]}).") from error
-    words = [str(name) for name in table.columns if table[name].dtype.kind not in "fiub"]
+    header = next(csv.reader([first], delimiter=separator))[-table.shape[1] :]
+    if len(header) == table.shape[1]:
+        table.columns = pd.Index(header)  # as they are: pandas calls the second TP53 "TP53.1"
+    words = [str(name) for name, kind in zip(table.columns, table.dtypes, strict=True) if kind.kind not in "fiub"]
     if words:
         raise FileFormatError(
             f"{path.name} has columns that are no numbers ({', '.join(words[:3])}). Expected: one row per cell, one column "

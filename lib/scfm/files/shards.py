@@ -257,13 +257,15 @@ def _skeleton(path: Path, d: int, summary: dict[str, Any]) -> None:
 def _copy_obs(source: Path, file: Any, total: int) -> None:
     """The obs of the cells' own file, copied as it is stored (a .zarr's stays there: ids only)."""
     import h5py
+    from anndata.io import read_elem
 
     if source.is_dir():
         return
     with h5py.File(source, "r") as theirs:
         obs = theirs["obs"]
         index = obs.attrs.get("_index", "_index")
-        if len(obs[index]) != total:
-            raise FileFormatError(f"{source.name} has {len(obs[index]):,} cells, the shards have {total:,}.")
+        n_cells = len(read_elem(obs[index]))  # a nullable string is two arrays in a group
+        if n_cells != total:
+            raise FileFormatError(f"{source.name} has {n_cells:,} cells, the shards have {total:,}.")
         del file["obs"]
         theirs.copy(obs, file, "obs")

@@ -16,6 +16,7 @@ import numpy as np
 
 from scfm import genes
 from scfm.errors import FileFormatError, NotCountsError
+from scfm.files.refusals import refuse_holes, refuse_newer
 from scfm.inside.rows import canonical, cores, passed
 from scfm.store import cache
 from scfm.tokenize import NO_N_COUNTS, RankEncoder
@@ -243,6 +244,9 @@ def open_cells(path: Path, counts_in: str, window: tuple[int, int] | None = None
 
         try:
             root = zarr.open_group(str(path), mode="r")
+            refuse_holes(path.name, root)
+        except FileFormatError:
+            raise
         except Exception as error:
             raise FileFormatError(f"{path} is a folder, but not a .zarr that can be read ({error})") from error
         yield CellsOnDisk(root, path.name, counts_in, window)
@@ -256,7 +260,12 @@ def open_cells(path: Path, counts_in: str, window: tuple[int, int] | None = None
             f"{path} is not a readable .h5ad; it may be cut off or of another kind ({error})"
         ) from error
     with file:
-        yield CellsOnDisk(file, path.name, counts_in, window)
+        try:
+            cells = CellsOnDisk(file, path.name, counts_in, window)
+        except Exception as error:
+            refuse_newer(path.name, error)
+            raise
+        yield cells
 
 
 class CellsOnDisk:
@@ -265,11 +274,18 @@ class CellsOnDisk:
     def __init__(self, root: Any, name: str, counts_in: str, window: tuple[int, int] | None = None) -> None:
         from anndata.io import read_elem, sparse_dataset
 
+        from scfm.files.counts import gene_columns
+
         self.name = name
         places = ["X", *(f"layers/{layer}" for layer in root.get("layers", ())), *(["raw/X"] if "raw" in root else [])]
         if counts_in not in root or not {"obs", "var"} <= set(root):
             found = ", ".join(place for place in places if place in root) or "no matrix"
             raise FileFormatError(f"{name} has no {counts_in}, or is no AnnData file. It has {found}; see counts_in.")
+        if any(getattr(root[table], "dtype", None) is not None and root[table].dtype.names for table in ("obs", "var")):
+            raise FileFormatError(
+                f"{name} holds its tables as anndata wrote them before 0.7, which are not read in parts. Convert it once: "
+                "anndata.read_h5ad(...).write_h5ad(...)."
+            )
         stored = root[counts_in]
         self.matrix = sparse_dataset(stored) if hasattr(stored, "keys") else stored
         if getattr(self.matrix, "format", "csr") == "csc":
@@ -279,6 +295,9 @@ class CellsOnDisk:
             )
         self.n_cells, self.n_genes = (int(n) for n in self.matrix.shape)
         self.var: pd.DataFrame = read_elem(root["raw/var"] if counts_in.startswith("raw/") else root["var"])
+        self.gene = gene_columns(self.var)  # None: all columns are genes
+        if self.gene is not None:
+            self.var, self.n_genes = self.var[self.gene], int(self.gene.sum())
         self.start, stop = window or (0, self.n_cells)  # what is kept in memory of the table of cells
         obs, own = root["obs"], slice(self.start, stop)
         if hasattr(obs, "dtype") or "__categories" in obs:  # as anndata wrote tables before 0.7: read as a whole
@@ -312,7 +331,8 @@ class CellsOnDisk:
 
         own = slice(first - self.start, last - self.start)
         n_counts = None if self.n_counts is None else self.n_counts[own]
-        return sp.csr_matrix(self.matrix[first:last]), n_counts, self.cell_ids[own]
+        matrix = sp.csr_matrix(self.matrix[first:last])
+        return matrix if self.gene is None else matrix[:, self.gene], n_counts, self.cell_ids[own]
 
     def passed(self, first: int, last: int) -> np.ndarray | None:
         """Mask of the cells with filter_pass == 1; None where all stay."""

@@ -46,7 +46,7 @@ def passed(obs: Mapping[str, Any]) -> np.ndarray | None:
         return None
     try:
         return np.asarray(obs["filter_pass"]).astype(float) == 1
-    except ValueError as error:
+    except (TypeError, ValueError) as error:  # TypeError: a missing value of pandas
         raise ValueError(
             f"obs['filter_pass'] holds other things than numbers ({error}). It is Geneformer's column: 1 for a cell to keep, 0 for "
             "one to leave out. Give yours another name."
