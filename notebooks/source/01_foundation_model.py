@@ -1,9 +1,10 @@
 # %% [markdown]
 # # 01 · What is a foundation model?
 #
-# You have a few thousand cells, and labels for some of them. Somebody else has a hundred million cells and no labels at all. A
-# foundation model is a way to carry what can be learned from *their* cells over to *yours*. Whether anything useful arrives is a
-# question that can be measured, and by the end of this lesson you will have measured it once, on a network small enough for a laptop.
+# You have a few thousand cells, and labels for some of them. Somebody else has a hundred million cells and no labels
+# at all. A foundation model is a way to carry what can be learned from *their* cells over to *yours*. Whether
+# anything useful arrives is a question that can be measured, and by the end of this lesson you will have measured it
+# once, on a network small enough for a laptop.
 #
 # | You will be able to | Time | Needs |
 # |---|---|---|
@@ -73,18 +74,19 @@ plots.show(
 # %% [markdown]
 # Three words hide in this picture.
 #
-# - **Self-made task.** Labels are scarce, but every cell can pose its own question: hide a gene, ask for it back. The answer was in
-#   the data all along, so a hundred million cells give billions of questions with no human in the loop. This is *self-supervised* learning.
-# - **Pretraining** is the long training on that task. Nobody wants the guesses. What we want is the network that has become good at
-#   guessing, in the hope that it had to understand something about cells on the way.
+# - **Self-made task.** Labels are scarce, but every cell can pose its own question: hide a gene, ask for it back. The
+#   answer was in the data all along, so a hundred million cells give billions of questions with no human in the loop.
+#   This is *self-supervised* learning.
+# - **Pretraining** is the long training on that task. Nobody wants the guesses. What we want is the network that has
+#   become good at guessing, in the hope that it had to understand something about cells on the way.
 # - **Foundation**: one network, meant for many uses. (Not every row of the table below has found its second one.)
 #
 # The hope is the weak point. A network can become good at guessing for dull reasons. We shall catch three of them.
 #
 # ## The same idea in other fields
 #
-# Only the token and the question change. The table has a row per model, with the paper's DOI and, just as important, what people used before
-# and still should try first.
+# Only the token and the question change. The table has a row per model, with the paper's DOI and, just as important,
+# what people used before and still should try first.
 
 # %%
 fields = scfm.models.overview.of_all_fields()
@@ -126,8 +128,8 @@ by_problem.pivot_table(
 
 # %% [markdown]
 # ### Exercise 01.1
-# Explore `fields`. Which models of **biology** (`domain`) learn by guessing what was hidden (`task` is `"masked"`)? Return their names as a
-# list, oldest first. (Two of the same year: by name.)
+# Explore `fields`. Which models of **biology** (`domain`) learn by guessing what was hidden (`task` is `"masked"`)?
+# Return their names as a list, oldest first. (Two of the same year: by name.)
 
 
 # %% tags=["exercise"]
@@ -168,9 +170,10 @@ check.exercise("01.1", hidden_guessers, fields=fields)
 #
 # ## Four models of cells
 #
-# This course follows Geneformer, scGPT, GREmLN and OmniPert, and a small Geneformer of our own. What they read, what they guess and whether you
-# can have them is said in the table. How *large* they are we do not copy from anywhere: an architecture is a handful of numbers,
-# and from these the parameters can be counted without downloading a single weight.
+# This course follows Geneformer, scGPT, GREmLN and OmniPert, and a small Geneformer of our own. What they read, what
+# they guess and whether you can have them is said in the table. How *large* they are we do not copy from anywhere: an
+# architecture is a handful of numbers, and from these the parameters can be counted without downloading a single
+# weight.
 
 # %%
 from transformers import BertConfig, BertForMaskedLM
@@ -232,9 +235,10 @@ print(f"{words:.0%} of the mini's parameters are its gene embeddings, one vector
 print("Its layers, the places and the output head share the rest.")
 
 # %% [markdown] tags=["instructor"]
-# **Ask before running:** which share of the mini's parameters sits in its layers? Most guess "nearly all". **Common misconception:** "OmniPert and
-# GREmLN are missing because the course is old." They are missing because weights cannot be fetched, which is itself a finding about the field.
-# **Skip** "The same idea in other fields" if you are late, and the counting functions; keep the table.
+# **Ask before running:** which share of the mini's parameters sits in its layers? Most guess "nearly all". **Common
+# misconception:** "OmniPert and GREmLN are missing because the course is old." They are missing because weights
+# cannot be fetched, which is itself a finding about the field. **Skip** "The same idea in other fields" if you are
+# late, and the counting functions; keep the table.
 
 # %% [markdown]
 # ## Pretraining, transfer, fine-tuning: who learns, who is frozen?
@@ -270,8 +274,9 @@ plots.show(
 )
 
 # %% [markdown]
-# **Transfer learning** is the whole idea: knowledge from one task used in another. **Fine-tuning** means that what the network computes changes on the
-# way: its weights are trained, or, in LoRA, small matrices are added beside frozen ones. With *zero-shot* and *head only* the network stays as it is.
+# **Transfer learning** is the whole idea: knowledge from one task used in another. **Fine-tuning** means that what
+# the network computes changes on the way: its weights are trained, or, in LoRA, small matrices are added beside
+# frozen ones. With *zero-shot* and *head only* the network stays as it is.
 #
 # | | what is trained | use it when |
 # |---|---|---|
@@ -281,8 +286,9 @@ plots.show(
 # | **last layer** | the top layer(s) and a head | the new task is close to the old one |
 # | **full** | everything | many labels, or data unlike the corpus; watch the validation loss, it can forget what it knew |
 #
-# LoRA deserves a second look. A linear layer has a matrix W of size d_out × d_in. Instead of changing W, add to its output the output of B·A,
-# where A maps to only r numbers and B maps back. B starts at zero, so at the first step nothing has changed. (We leave out the constant alpha / r by which the paper multiplies the added output.)
+# LoRA deserves a second look. A linear layer has a matrix W of size d_out × d_in. Instead of changing W, add to its
+# output the output of B·A, where A maps to only r numbers and B maps back. B starts at zero, so at the first step
+# nothing has changed. (We leave out the constant alpha / r by which the paper multiplies the added output.)
 
 
 # %%
@@ -300,8 +306,9 @@ class LoRA(torch.nn.Module):
 
 # %% [markdown]
 # ### Exercise 01.2
-# How many parameters does LoRA train for a linear layer from `d_in` to `d_out` numbers at rank `rank` (without biases)? And at which rank would it
-# be no saving at all? Write the function for the first; play with it for the second.
+# How many parameters does LoRA train for a linear layer from `d_in` to `d_out` numbers at rank `rank` (without
+# biases)? And at which rank would it be no saving at all? Write the function for the first; play with it for the
+# second.
 
 
 # %% tags=["exercise"]
@@ -320,8 +327,10 @@ def lora_parameters(d_in, d_out, rank):
 check.exercise("01.2", lora_parameters)
 
 # %% [markdown]
-# Now count, for networks of every size, what each way trains for a task with ten cell types. (LoRA is added to the query and value matrices only, as the paper does.) Memory is more than the weights: whatever is trained also needs
-# its gradient and the two running means of the Adam optimizer, four bytes each. (The activations come on top; they grow with the minibatch.)
+# Now count, for networks of every size, what each way trains for a task with ten cell types. (LoRA is added to the
+# query and value matrices only, as the paper does.) Memory is more than the weights: whatever is trained also needs
+# its gradient and the two running means of the Adam optimizer, four bytes each. (The activations come on top; they
+# grow with the minibatch.)
 
 # %%
 WAYS = ["head only", "LoRA", "last layer", "full"]
@@ -365,8 +374,8 @@ costs.pivot(index="model", columns="way", values="text").loc[GENEFORMERS, WAYS].
 )
 
 # %% [markdown]
-# Fewer trained parameters: less memory, smaller files, less to overfit. Also less *time*? Here is one training step of the mini on 16 cells, each way. Before you run
-# it, guess the order.
+# Fewer trained parameters: less memory, smaller files, less to overfit. Also less *time*? Here is one training step
+# of the mini on 16 cells, each way. Before you run it, guess the order.
 
 # %%
 ids = torch.randint(4, empty.config.vocab_size, (16, 256))  # (cell, token): for the clock any genes will do
@@ -412,8 +421,10 @@ print(
 # %% [markdown]
 # ## A first look: one cell in
 #
-# So much for theory; now let us use one. A Geneformer reads a cell as a sentence of gene names, in order of how much each gene exceeds its own usual level. How that order comes
-# about is lesson 02; today we just read. The coloured genes are well-known markers; some, such as CD74 and the HLA-DQ genes, are shared by several kinds of cell. We picked the cells with the most markers.
+# So much for theory; now let us use one. A Geneformer reads a cell as a sentence of gene names, in order of how much
+# each gene exceeds its own usual level. How that order comes about is lesson 02; today we just read. The coloured
+# genes are well-known markers; some, such as CD74 and the HLA-DQ genes, are shared by several kinds of cell. We
+# picked the cells with the most markers.
 
 # %%
 adata = scfm.load_dataset(dataset or SIZES["dataset"], label=label, seed=seed)
@@ -464,8 +475,9 @@ plots.show(
 # %% [markdown]
 # ## Masked genes out
 #
-# Now cover some of the coloured words with `<mask>` and ask the network. By hand it is three steps: write `<mask>` into the sentence; run the network; turn its
-# scores over the whole vocabulary into probabilities, at the masked places only.
+# Now cover some of the coloured words with `<mask>` and ask the network. By hand it is three steps: write `<mask>`
+# into the sentence; run the network; turn its scores over the whole vocabulary into probabilities, at the masked
+# places only.
 
 # %%
 at = [p for p, word in enumerate(words_of(sentence)) if kind_of.get(word) == "B cell"][:4]  # places of four markers
@@ -520,17 +532,19 @@ else:
     print("It never offers a gene that already stands in the sentence.")
 
 # %% [markdown] tags=["instructor"]
-# **Ask before running the table:** hide *CD79A* of a B cell: which gene would *you* guess? Let somebody who knows blood compete with the model. **Watch for** "it got the
-# marker right, so it knows biology". Three hand-picked cells are an illustration; the next section is the measurement.
+# **Ask before running the table:** hide *CD79A* of a B cell: which gene would *you* guess? Let somebody who knows
+# blood compete with the model. **Watch for** "it got the marker right, so it knows biology". Three hand-picked cells
+# are an illustration; the next section is the measurement.
 
 # %% [markdown]
 # ## From a nice example to a measurement
 #
-# Three picked cells prove nothing. So hide genes at random in many cells and score all guesses. Three scores, all at the hidden places only:
+# Three picked cells prove nothing. So hide genes at random in many cells and score all guesses. Three scores, all at
+# the hidden places only:
 #
 # - **top 1**: how often the first guess is right; **top 10**: how often the right gene is among the first ten;
-# - **loss**: minus the logarithm of the probability that the right gene was given, on average. It is what pretraining minimizes, and the only one that
-#   notices *how sure* the model was.
+# - **loss**: minus the logarithm of the probability that the right gene was given, on average. It is what pretraining
+#   minimizes, and the only one that notices *how sure* the model was.
 
 
 # %%
@@ -568,8 +582,9 @@ print(f"12 cells, {library.n_masked} hidden genes. Loss by hand {mine['loss']:.3
 
 # %% [markdown]
 # ### Exercise 01.3
-# A loss in nats is hard to feel. Somebody who hesitates between n equally likely genes has a loss of log n. Turn it around: write `choices(loss)`, the
-# number of equally likely genes that a loss corresponds to. (It is called *perplexity*.)
+# A loss in nats is hard to feel. Somebody who hesitates between n equally likely genes has a loss of log n. Turn it
+# around: write `choices(loss)`, the number of equally likely genes that a loss corresponds to. (It is called
+# *perplexity*.)
 
 
 # %% tags=["exercise"]
@@ -591,22 +606,33 @@ check.exercise("01.3", choices)
 #
 # A score alone says nothing. The model has to beat simpler guessers:
 #
-# - **gene frequency**: always the same answer, the genes that were most common in the corpus. It never looks at the cell.
+# - **gene frequency**: always the same answer, the genes that were most common in the corpus. It never looks at the
+#   cell.
 # - **random twin**: the same network, never trained. What it can do needs no pretraining.
-# - **warm start** (our mini only): its state before the first training step, when it had gene frequencies and a simple statistic of which genes occur together. Its layers are still random and blur what the embeddings know, so it may even lose to the bare frequencies.
+# - **warm start** (our mini only): its state before the first training step, when it had gene frequencies and a
+#   simple statistic of which genes occur together. Its layers are still random and blur what the embeddings know, so
+#   it may even lose to the bare frequencies.
 #
-# Now the dull reasons for good guesses that we promised. **No gene stands twice** in such a sentence: whoever just crosses out the genes that can be seen, improves. And the file
-# may hold only a **panel** of genes: the rest can never be right. Neither is biology. So we *tell* these rules to everybody, by setting the impossible genes to zero, and see what is left.
+# Now the dull reasons for good guesses that we promised. **No gene stands twice** in such a sentence: whoever just
+# crosses out the genes that can be seen, improves. And the file may hold only a **panel** of genes: the rest can
+# never be right. Neither is biology. So we *tell* these rules to everybody, by setting the impossible genes to zero,
+# and see what is left.
 #
-# The third dull reason is more cunning. One contestant is built to catch it; a second asks what your own cells know without any corpus, and a third joins the two:
+# The third dull reason is more cunning. One contestant is built to catch it; a second asks what your own cells know
+# without any corpus, and a third joins the two:
 #
-# - **place in line**: most genes of a cell were counted just once or twice. A gene counted *once* has the value one divided by its own median, so its place in the sentence follows from
-#   that median, which is the same in every cell. Read it backwards: *the place of the hidden gene tells its median*, and the medians stand in the vocabulary. Besides the medians, this guesser knows how frequent each gene is and, from your other cells, how far above the smallest possible value genes usually lie.
-# - **similar cells**: no network, no corpus. Find the 25 most similar cells in the rest of *your* data, by the visible genes, and guess the genes they have. It did not have to travel from one study to
-#   another, which is a real advantage, and one that you have in practice too. Then both together: **similar cells + place**.
+# - **place in line**: most genes of a cell were counted just once or twice. A gene counted *once* has the value one
+#   divided by its own median, so its place in the sentence follows from that median, which is the same in every cell.
+#   Read it backwards: *the place of the hidden gene tells its median*, and the medians stand in the vocabulary.
+#   Besides the medians, this guesser knows how frequent each gene is and, from your other cells, how far above the
+#   smallest possible value genes usually lie.
+# - **similar cells**: no network, no corpus. Find the 25 most similar cells in the rest of *your* data, by the
+#   visible genes, and guess the genes they have. It did not have to travel from one study to another, which is a real
+#   advantage, and one that you have in practice too. Then both together: **similar cells + place**.
 #
-# And a control for the model itself: the same cells with their **words shuffled**. Which genes there are is unchanged; only the order is gone. (It was never trained on such sentences, so it may stumble over their
-# strangeness as well as over what is missing.)
+# And a control for the model itself: the same cells with their **words shuffled**. Which genes there are is
+# unchanged; only the order is gone. (It was never trained on such sentences, so it may stumble over their strangeness
+# as well as over what is missing.)
 
 
 # %%
@@ -640,8 +666,9 @@ of_library = place.floors(genes_only, np.ones(len(genes_only), bool))
 assert np.array_equal(floors(place.keys[genes_only])[:-1], of_library[:-1])  # the last gene has nothing to its right
 
 # %% [markdown]
-# Each key is minus the logarithm of a median: the value of a gene that was counted once. A hidden gene lies above the floor of its place, and how far genes usually lie above theirs is counted in your other
-# cells. `studies.gene_guessers` joins these pieces, and plays all guessers on the same hidden genes.
+# Each key is minus the logarithm of a median: the value of a gene that was counted once. A hidden gene lies above the
+# floor of its place, and how far genes usually lie above theirs is counted in your other cells.
+# `studies.gene_guessers` joins these pieces, and plays all guessers on the same hidden genes.
 
 # %%
 networks = {"pretrained": fm.network, "random twin": scfm.load_model(model, on, "random", seed).network}
@@ -660,7 +687,9 @@ print(f"{n_draws} draws of {size} cells, {results.attrs['hidden']:,} hidden gene
 print(f"{on_panel.sum():,} of {N_TOKENS - len(special):,} genes are on the panel of {adata.uns['scfm']['name']}.")
 
 # %% [markdown]
-# Colours mean the same in all figures of the course: dark blue is the foundation model, light blue its random twin or warm start, orange a simple baseline, grey a control. Whiskers are 95 % intervals; here they are narrower than the dots, and the table has them.
+# Colours mean the same in all figures of the course: dark blue is the foundation model, light blue its random twin or
+# warm start, orange a simple baseline, grey a control. Whiskers are 95 % intervals; here they are narrower than the
+# dots, and the table has them.
 
 # %%
 summary = stats.summary(results, by=("guesser", "told", "metric"))
@@ -698,8 +727,10 @@ wide.loc[[(rule, g) for rule in RULES for g in GUESSERS if (rule, g) in wide.ind
 
 # %% [markdown]
 # ### Exercise 01.4
-# The same draws, hence the same hidden genes, for all guessers: so we may compare draw by draw. Write `lead(results, one, other, rule)`: by how many nats is the loss of `one` *lower*
-# than that of `other` when both are told `rule`? Return the array of differences, one per draw in the order of the draws (the column `seed` numbers them). (`results` is a long table; look at `results.head()`.)
+# The same draws, hence the same hidden genes, for all guessers: so we may compare draw by draw. Write
+# `lead(results, one, other, rule)`: by how many nats is the loss of `one` *lower* than that of `other` when both are
+# told `rule`? Return the array of differences, one per draw in the order of the draws (the column `seed` numbers
+# them). (`results` is a long table; look at `results.head()`.)
 
 
 # %% tags=["exercise"]
@@ -756,8 +787,8 @@ gap = stats.Interval(*numbers)
 behind = f"The best simple guesser, {simple}, is still {-gap.mean:.2f} nats behind."
 no_need = "for guessing genes here, you do not need it."
 sentences = {
-    "better": f"{behind} That remainder is a finer reading of the places, knowledge of which genes go together, or only that "
-    "nobody tuned the rival (25 neighbours, mixed 0.8 to 0.2); this table cannot tell them apart.",
+    "better": f"{behind} That remainder is a finer reading of the places, knowledge of which genes go together, or "
+    "only that nobody tuned the rival (25 neighbours, mixed 0.8 to 0.2); this table cannot tell them apart.",
     "worse": f"The best simple guesser, {simple}, is {gap.mean:.2f} nats ahead of the network: {no_need}",
     "undecided": f"The best simple guesser, {simple}, and the network are level: {no_need}",
 }
@@ -787,20 +818,26 @@ record("share_of_lead_by_place", by_place / fair, tolerance=0.1)
 record("markers_in_top10", close / len(table), tolerance=0.5)
 
 # %% [markdown] tags=["instructor"]
-# **Spend the time here.** Let the room predict how much of the lead survives once the rules are told. **Misconception:** "a lower loss means a better embedding." Not implied; lesson 03 measures that.
-# **Discuss** whether *similar cells* is a fair opponent: it has seen this donor and this machine, the model has not. Which of the two situations is yours?
+# **Spend the time here.** Let the room predict how much of the lead survives once the rules are told.
+# **Misconception:** "a lower loss means a better embedding." Not implied; lesson 03 measures that. **Discuss**
+# whether *similar cells* is a fair opponent: it has seen this donor and this machine, the model has not. Which of the
+# two situations is yours?
 
 # %% [markdown]
 # ## What a mini can tell, and what it cannot
 #
-# Our mini is made like Geneformer: ranks, hidden genes, a BERT. It therefore shows honestly **how** such a model is trained, asked, scored and compared, and the
-# same notebook takes a published one (`model="geneformer-v1-10m"`, profile cpu).
+# Our mini is made like Geneformer: ranks, hidden genes, a BERT. It therefore shows honestly **how** such a model is
+# trained, asked, scored and compared, and the same notebook takes a published one (`model="geneformer-v1-10m"`,
+# profile cpu).
 #
-# It shows nothing about **how good** those are. They have read far more cells and have far more parameters, as the table above counts. If
-# the mini loses, a larger one might win; if the mini wins on blood, which its corpus is full of, it may fail on tissue it never met. Whatever the outcome, two conclusions carry over: an untrained twin and a
-# frequency table belong beside every such model, whatever its size; and a rule that everybody could be told is not understanding.
+# It shows nothing about **how good** those are. They have read far more cells and have far more parameters, as the
+# table above counts. If the mini loses, a larger one might win; if the mini wins on blood, which its corpus is full
+# of, it may fail on tissue it never met. Whatever the outcome, two conclusions carry over: an untrained twin and a
+# frequency table belong beside every such model, whatever its size; and a rule that everybody could be told is not
+# understanding.
 #
-# Nor does guessing well mean *being useful*. Nobody needs guessed genes. Whether the vectors inside the network are of use is the question of lesson 03.
+# Nor does guessing well mean *being useful*. Nobody needs guessed genes. Whether the vectors inside the network are
+# of use is the question of lesson 03.
 
 # %% [markdown] tags=["quiz"]
 # **Quiz.** A paper reports: "masked-gene accuracy far above chance, on cells the model never saw." What do you ask first?
@@ -816,16 +853,22 @@ record("markers_in_top10", close / len(table), tolerance=0.5)
 
 # %% [markdown]
 # ## Key points
-# - Pretrain once on many cells without labels, with a task the data makes itself; reuse for many things. Zero-shot, head, LoRA, last layer, full: more freedom, more cost, more labels needed.
+# - Pretrain once on many cells without labels, with a task the data makes itself; reuse for many things. Zero-shot,
+#   head, LoRA, last layer, full: more freedom, more cost, more labels needed.
 # - Few trained parameters save memory and files. They save time only where the gradient need not travel.
 # - Parameters can be counted from a configuration. Claims about models without weights can only be read.
-# - A guess is worth what it has over simpler guessers: frequencies, an untrained twin, the start of training, and a method that merely looks at your own cells.
-# - Tell everybody the same rules before you call a lead "learned". In a sentence of ranks, even the place of a gap gives away part of the answer.
+# - A guess is worth what it has over simpler guessers: frequencies, an untrained twin, the start of training, and a
+#   method that merely looks at your own cells.
+# - Tell everybody the same rules before you call a lead "learned". In a sentence of ranks, even the place of a gap
+#   gives away part of the answer.
 #
 # ## Further reading
-# - Theodoris et al. 2023, *Transfer learning enables predictions in network biology* (Geneformer), https://doi.org/10.1038/s41586-023-06139-9
-# - Chen et al. 2024, *Quantized multi-task learning for context-specific representations of gene network dynamics* (Geneformer V2), https://doi.org/10.1101/2024.08.16.608180
-# - Cui et al. 2024, *scGPT: toward building a foundation model for single-cell multi-omics using generative AI*, https://doi.org/10.1038/s41592-024-02201-0
+# - Theodoris et al. 2023, *Transfer learning enables predictions in network biology* (Geneformer),
+#   https://doi.org/10.1038/s41586-023-06139-9
+# - Chen et al. 2024, *Quantized multi-task learning for context-specific representations of gene network dynamics*
+#   (Geneformer V2), https://doi.org/10.1101/2024.08.16.608180
+# - Cui et al. 2024, *scGPT: toward building a foundation model for single-cell multi-omics using generative AI*,
+#   https://doi.org/10.1038/s41592-024-02201-0
 # - GREmLN, https://doi.org/10.1101/2025.07.03.663009, and OmniPert, https://doi.org/10.1101/2025.07.02.662744
 # - Kedzierska et al. 2025, zero-shot evaluation of such models, https://doi.org/10.1186/s13059-025-03574-x
 # - Hu et al. 2021, *LoRA: Low-Rank Adaptation of Large Language Models*, https://doi.org/10.48550/arXiv.2106.09685

@@ -1,9 +1,10 @@
 # %% [markdown]
 # # 02 · How does a cell become tokens?
 #
-# A transformer reads a sequence of tokens. A cell is twenty thousand counts, most of them zero, and their size depends on how
-# deeply the cell was sequenced. Something has to give. Geneformer keeps the *order* of the genes and throws the values away;
-# scGPT keeps coarse values and throws the order away. By the end you can do both by hand, and say what each one loses.
+# A transformer reads a sequence of tokens. A cell is twenty thousand counts, most of them zero, and their size
+# depends on how deeply the cell was sequenced. Something has to give. Geneformer keeps the *order* of the genes and
+# throws the values away; scGPT keeps coarse values and throws the order away. By the end you can do both by hand, and
+# say what each one loses.
 #
 # | You will be able to | Time | Needs |
 # |---|---|---|
@@ -52,9 +53,10 @@ if left_out:
 # %% [markdown]
 # ## The vocabulary
 #
-# A language model knows words; ours knows genes. The vocabulary is a table that was fixed before pretraining: one row per gene,
-# with its **token id** (which row of the network's embedding matrix is this gene?) and its **median**, to which we come soon.
-# It has no network in it, and this lesson never loads one. A gene that is not in the table cannot be said.
+# A language model knows words; ours knows genes. The vocabulary is a table that was fixed before pretraining: one row
+# per gene, with its **token id** (which row of the network's embedding matrix is this gene?) and its **median**, to
+# which we come soon. It has no network in it, and this lesson never loads one. A gene that is not in the table cannot
+# be said.
 
 # %%
 vocabulary = scfm.models.overview.vocabulary(model)  # V1 and V2 differ in their dictionaries, not only in their size
@@ -91,11 +93,12 @@ pd.DataFrame(
 # %% [markdown]
 # ## One cell, by hand
 #
-# Take one monocyte, one of average depth for its kind. Which genes would you put first? The obvious answer is: the ones with the
-# highest counts. But what is abundant in this cell is mostly abundant in any cell, and all sentences would begin alike.
+# Take one monocyte, one of average depth for its kind. Which genes would you put first? The obvious answer is: the
+# ones with the highest counts. But what is abundant in this cell is mostly abundant in any cell, and all sentences
+# would begin alike.
 #
-# So Geneformer asks, for each gene: is this a lot *for this gene*? It divides by the gene's **nonzero median**: its typical
-# amount, over the pretraining cells in which it was seen at all. Call the result *surprise*; 1 is as usual.
+# So Geneformer asks, for each gene: is this a lot *for this gene*? It divides by the gene's **nonzero median**: its
+# typical amount, over the pretraining cells in which it was seen at all. Call the result *surprise*; 1 is as usual.
 
 # %%
 chosen_type = next((name for name in sorted(set(types)) if "mono" in name.lower()), pd.Series(types).mode()[0])
@@ -121,8 +124,9 @@ table = pd.DataFrame(
 table.iloc[by_surprise[:8]].style.hide(axis="index").format(precision=1)
 
 # %% [markdown]
-# To see what that did, mark the genes whose mere presence says little about who the cell is. Let the data name them: an *everyday gene* here is
-# one that is seen in at least 80 % of the cells of every type. (Its amount can still tell: a gene can be everyday, and far more abundant in one type.)
+# To see what that did, mark the genes whose mere presence says little about who the cell is. Let the data name them:
+# an *everyday gene* here is one that is seen in at least 80 % of the cells of every type. (Its amount can still tell:
+# a gene can be everyday, and far more abundant in one type.)
 
 # %%
 seen = adata.X > 0  # (cell, gene)
@@ -156,15 +160,16 @@ plots.show(
 )
 
 # %% [markdown] tags=["instructor"]
-# **Ask before running:** which genes will lead when we order by count? With the whole transcriptome most say "ribosomes", rightly;
-# with `pbmc68k` ask what a panel of variable genes did to the question. **Common misconception:** "the median makes genes
-# comparable with each other." It makes each gene comparable *with itself*. **Skip** the slope picture of the cpu profile if you
-# are late: the next figure says the same over all cells.
+# **Ask before running:** which genes will lead when we order by count? With the whole transcriptome most say
+# "ribosomes", rightly; with `pbmc68k` ask what a panel of variable genes did to the question. **Common
+# misconception:** "the median makes genes comparable with each other." It makes each gene comparable *with itself*.
+# **Skip** the slope picture of the cpu profile if you are late: the next figure says the same over all cells.
 
 # %% [markdown]
-# One cell is an anecdote. Over all cells: where in the sentence does the average everyday gene stand? 0 % is the first word,
-# 100 % the last. (Equal counts share the average of their places, so ties favour nobody.) Genes that are seen everywhere have high counts, so any division would move some of them back. The control divides each
-# gene by the median of *another* one: only what goes beyond it is due to the gene's own.
+# One cell is an anecdote. Over all cells: where in the sentence does the average everyday gene stand? 0 % is the
+# first word, 100 % the last. (Equal counts share the average of their places, so ties favour nobody.) Genes that are
+# seen everywhere have high counts, so any division would move some of them back. The control divides each gene by the
+# median of *another* one: only what goes beyond it is due to the gene's own.
 
 # %%
 matrix = adata.X.tocsr()
@@ -237,8 +242,9 @@ else:
 
 # %% [markdown]
 # ### Exercise 02.1
-# Where do the medians come from? Write the function that computes one from a corpus: the median of a gene's counts per 10,000, over
-# the cells in which the gene was seen. `counts` are the counts of one gene, `n_counts` the depths of the cells, both (cell,).
+# Where do the medians come from? Write the function that computes one from a corpus: the median of a gene's counts
+# per 10,000, over the cells in which the gene was seen. `counts` are the counts of one gene, `n_counts` the depths of
+# the cells, both (cell,).
 
 
 # %% tags=["exercise"]
@@ -256,15 +262,16 @@ def nonzero_median(counts, n_counts):
 check.exercise("02.1", nonzero_median)
 
 # %% [markdown] tags=["solution"]
-# Why not the zeros too? Most genes are zero in most cells, so most medians would be 0, and we could not divide by them. The price:
-# the median of a gene that is usually seen once says more about how deeply the corpus was sequenced than about the gene.
+# Why not the zeros too? Most genes are zero in most cells, so most medians would be 0, and we could not divide by
+# them. The price: the median of a gene that is usually seen once says more about how deeply the corpus was sequenced
+# than about the gene.
 
 # %% [markdown]
 # ## Depth, and what it cannot do
 #
-# Sequence the same cell three times as deeply, and every count triples. The order does not change. It does not even change if you
-# forget to divide by `n_counts`: within one cell that is one number for all genes. Depth enters the recipe only through the
-# medians, where cells of different depth meet.
+# Sequence the same cell three times as deeply, and every count triples. The order does not change. It does not even
+# change if you forget to divide by `n_counts`: within one cell that is one number for all genes. Depth enters the
+# recipe only through the medians, where cells of different depth meet.
 
 # %%
 tripled = 3 * counts
@@ -272,12 +279,13 @@ assert np.array_equal(by_surprise, expressed[np.argsort(-(tripled / median)[expr
 print("Counts times three, without dividing by depth: the same sentence, word for word.")
 
 # %% [markdown]
-# In life a shallower cell is not a cell with smaller numbers. It is a cell with *fewer molecules*: most genes are seen once or not
-# at all. We can do that experiment on paper: keep each molecule of a cell with some probability, as a shallower run does. That is
-# *binomial thinning*. Then ask three questions that the recipe does not advertise:
+# In life a shallower cell is not a cell with smaller numbers. It is a cell with *fewer molecules*: most genes are
+# seen once or not at all. We can do that experiment on paper: keep each molecule of a cell with some probability, as
+# a shallower run does. That is *binomial thinning*. Then ask three questions that the recipe does not advertise:
 #
 # 1. How many of a cell's genes have a count of one?
-# 2. What decides the order, the cell's counts or the vocabulary's medians? (Spearman's correlation of the sentence with the counts, and with 1 / median.)
+# 2. What decides the order, the cell's counts or the vocabulary's medians? (Spearman's correlation of the sentence
+#    with the counts, and with 1 / median.)
 # 3. How many of the first 20 words rest on a single molecule?
 
 
@@ -323,14 +331,16 @@ pd.DataFrame(
 ).style.set_properties(**{"text-align": "right"})
 
 # %% [markdown]
-# Where nearly all counts are one, the sentence is nearly the list of the genes that were seen, sorted by their medians, the smallest first: by how weak they usually are where they are seen.
-# Then it is *which* genes are there that carries the cell, more than their order. Remember it for the experiment at the end.
+# Where nearly all counts are one, the sentence is nearly the list of the genes that were seen, sorted by their
+# medians, the smallest first: by how weak they usually are where they are seen. Then it is *which* genes are there
+# that carries the cell, more than their order. Remember it for the experiment at the end.
 #
 # ## Ties, and the rule that settles them
 #
-# Counts are whole numbers, so most genes of a cell share theirs with another gene. Dividing by medians breaks most of these ties,
-# not all: medians coincide too. Sorting routines are free to put equal values in any order, and the default one of numpy does:
-# the original Geneformer code can give another sentence for the same cell when the file's columns are in another order, or on another machine. Here equal values are ordered by **token id**.
+# Counts are whole numbers, so most genes of a cell share theirs with another gene. Dividing by medians breaks most of
+# these ties, not all: medians coincide too. Sorting routines are free to put equal values in any order, and the
+# default one of numpy does: the original Geneformer code can give another sentence for the same cell when the file's
+# columns are in another order, or on another machine. Here equal values are ordered by **token id**.
 
 
 # %%
@@ -356,7 +366,8 @@ for column in tied:
 
 # %% [markdown]
 # ### Exercise 02.2
-# Return the indices of the genes in the order of the sentence: the largest value first, of equal values the smaller token id first.
+# Return the indices of the genes in the order of the sentence: the largest value first, of equal values the smaller
+# token id first.
 
 
 # %% tags=["exercise"]
@@ -376,10 +387,10 @@ check.exercise("02.2", order)
 # %% [markdown]
 # ## By hand = by the library
 #
-# Two things are left to do: special tokens frame the sentence, and the sentence is cut where the network has no more positions.
-# `scfm.tokenize.rank_encode` does it all, for thousands of cells at a time. That it does *the same* is not a promise but an
-# assertion; that both do what the original code does is a test (`tests/parity/test_tokens.py`: token for token equal to the
-# reference implementation on three datasets, outside exact ties, for V1 and V2).
+# Two things are left to do: special tokens frame the sentence, and the sentence is cut where the network has no more
+# positions. `scfm.tokenize.rank_encode` does it all, for thousands of cells at a time. That it does *the same* is not
+# a promise but an assertion; that both do what the original code does is a test (`tests/parity/test_tokens.py`: token
+# for token equal to the reference implementation on three datasets, outside exact ties, for V1 and V2).
 
 # %%
 value = counts / n_counts[cell] * 10_000 / median  # in the order of the reference: the last bit decides near-ties
@@ -405,10 +416,10 @@ print(
 # %% [markdown]
 # ## Special tokens
 #
-# Some tokens are no genes. `<pad>` fills short sentences up to the length of their minibatch, and attention ignores it. `<mask>`
-# hides a word for the guessing game of pretraining. `<cls>` stands first and belongs to no gene, so the network can collect there
-# what it has to say about the cell as a whole. `<eos>` ends the sentence. Geneformer V1 had only the first two; a V1 network
-# that is given V2's tokens reads nonsense, without complaint.
+# Some tokens are no genes. `<pad>` fills short sentences up to the length of their minibatch, and attention ignores
+# it. `<mask>` hides a word for the guessing game of pretraining. `<cls>` stands first and belongs to no gene, so the
+# network can collect there what it has to say about the cell as a whole. `<eos>` ends the sentence. Geneformer V1 had
+# only the first two; a V1 network that is given V2's tokens reads nonsense, without complaint.
 
 # %%
 published = {  # facts of the released checkpoints
@@ -437,8 +448,8 @@ facts.style.format(thousands=",", escape="html").set_properties(**{"text-align":
 # %% [markdown]
 # ## What falls off the end
 #
-# A network has a fixed number of positions. The last words are cut: the genes that are lowest compared with their own usual amount. That is a choice about
-# biology. What would be lost at each length?
+# A network has a fixed number of positions. The last words are cut: the genes that are lowest compared with their own
+# usual amount. That is a choice about biology. What would be lost at each length?
 
 # %%
 long = tokenize.rank_encode(adata, vocabulary, max_len=adata.n_vars + 2)  # nothing cut
@@ -482,9 +493,9 @@ plots.show(
 # %% [markdown]
 # ## Bins: the other way
 #
-# scGPT keeps the values, coarsely. Within one cell, take the quantiles of its nonzero counts as edges; the bin of a count is the
-# number of edges at or below it. Zero stays 0. A gene is then a pair: *which gene* (an id by symbol) and *how much* (its bin).
-# The order of the pairs means nothing: the network sees a set.
+# scGPT keeps the values, coarsely. Within one cell, take the quantiles of its nonzero counts as edges; the bin of a
+# count is the number of edges at or below it. Zero stays 0. A gene is then a pair: *which gene* (an id by symbol) and
+# *how much* (its bin). The order of the pairs means nothing: the network sees a set.
 
 # %%
 nonzero = counts[expressed]
@@ -503,13 +514,13 @@ print(f"By hand = by the library: {len(expressed)} genes,", end=" ")
 print(f"{len(np.unique(bins_by_hand))} different bins in use of {n_bins - 1}.")
 
 # %% [markdown]
-# So few? Quantiles promise bins of equal size, but there are not enough different counts to keep the promise. Many edges
-# coincide, and a count that lies on several edges *could* be in any of the bins between them. This library gives the highest unless
-# told otherwise; scGPT's own code draws one of them at random for each gene.
+# So few? Quantiles promise bins of equal size, but there are not enough different counts to keep the promise. Many
+# edges coincide, and a count that lies on several edges *could* be in any of the bins between them. This library
+# gives the highest unless told otherwise; scGPT's own code draws one of them at random for each gene.
 #
 # ### Exercise 02.3
-# Return the lowest and the highest bin that a count can be given. Highest: the number of edges at or below the count. Lowest: one
-# more than the number of edges strictly below it, but never more than the highest.
+# Return the lowest and the highest bin that a count can be given. Highest: the number of edges at or below the count.
+# Lowest: one more than the number of edges strictly below it, but never more than the highest.
 
 
 # %% tags=["exercise"]
@@ -566,8 +577,8 @@ plots.show(
 # %% [markdown]
 # ### The company a gene keeps
 #
-# A bin is relative to the *other genes in the file*. Take half of the genes away (another panel, another filter), and the
-# quantiles are those of the other half. The order of the words that stay is the same, though each moves up.
+# A bin is relative to the *other genes in the file*. Take half of the genes away (another panel, another filter), and
+# the quantiles are those of the other half. The order of the words that stay is the same, though each moves up.
 
 # %%
 half = np.sort(rng.permutation(adata.n_vars)[: adata.n_vars // 2])
@@ -598,12 +609,12 @@ print(f"but they move up by {np.mean(places_moved):.0f} places on average, and i
 # %% [markdown]
 # ## What each encoding loses: the experiment
 #
-# Now the question that matters in the lab. The same cell, sequenced less: what does each encoding still say? Thin the cells to 50, 25
-# and 10 % of their molecules, and compare each thinned cell with itself before.
+# Now the question that matters in the lab. The same cell, sequenced less: what does each encoding still say? Thin the
+# cells to 50, 25 and 10 % of their molecules, and compare each thinned cell with itself before.
 #
 # ### Exercise 02.4
-# First a prediction. A cell with these counts is thinned to `share`. Which fraction of its genes is still seen, on average? No
-# random numbers needed.
+# First a prediction. A cell with these counts is thinned to `share`. Which fraction of its genes is still seen, on
+# average? No random numbers needed.
 
 
 # %% tags=["exercise"]
@@ -647,13 +658,13 @@ thinned = {share: itself if share == 1 else encodings(thin(adata[some], share, r
 #
 # - **genes lost**: the share of its genes that are not seen any more. No encoding can help here: zeros are never said.
 # - **order kept**: Spearman's correlation over the genes seen in both. 1 = the same order.
-# - **moved**: how far the average shared gene moved on the encoding's own scale (the sentence's length, the number of bins, the
-#   cell's largest log-normalized value).
+# - **moved**: how far the average shared gene moved on the encoding's own scale (the sentence's length, the number of
+#   bins, the cell's largest log-normalized value).
 #
-# A number needs something to compare it with. Ours is *a stranger*: another cell of the same type at full depth, in the place of
-# the cell itself (dashed). Bins and log-normalized values both follow the order of the counts, so in the second panel their lines
-# all but coincide. If the solid line meets the dashed one, the thinned cell is no more like itself than like the stranger, and what is
-# left describes the type at best.
+# A number needs something to compare it with. Ours is *a stranger*: another cell of the same type at full depth, in
+# the place of the cell itself (dashed). Bins and log-normalized values both follow the order of the counts, so in the
+# second panel their lines all but coincide. If the solid line meets the dashed one, the thinned cell is no more like
+# itself than like the stranger, and what is left describes the type at best.
 
 # %%
 effect = pd.concat(
@@ -751,16 +762,19 @@ print(f"[{100 * found.low:+.0f}, {100 * found.high:+.0f}] (median gene):", end="
 print("the few molecules that are left are divided by a smaller total.")
 
 # %% [markdown] tags=["instructor"]
-# **Ask before running:** which of the three encodings will keep the order best? Most say ranks ("robust to depth"). Then ask about
-# the dashed lines. **Common misconception:** "a high Spearman means robust." Not if a stranger scores as high.
-# **If there is time:** let a group set `model = "geneformer-v2-104m"` (needs the dictionaries): other medians, other answers.
+# **Ask before running:** which of the three encodings will keep the order best? Most say ranks ("robust to depth").
+# Then ask about the dashed lines. **Common misconception:** "a high Spearman means robust." Not if a stranger scores
+# as high. **If there is time:** let a group set `model = "geneformer-v2-104m"` (needs the dictionaries): other
+# medians, other answers.
 
 # %% [markdown]
 # ## Can you still read the cell type?
 #
-# An encoding that loses what nobody needs has lost nothing. So the last measure is a task: a simple classifier, ten labelled cells per
-# type, reads the type from each encoding. No network is involved; each gene is one feature. Beside the encodings stand two baselines:
-# **log-normalized** counts, what everyone uses without a foundation model, and **presence**, which genes were seen at all. The score is *balanced accuracy*: the share of right answers in each type, averaged over the types.
+# An encoding that loses what nobody needs has lost nothing. So the last measure is a task: a simple classifier, ten
+# labelled cells per type, reads the type from each encoding. No network is involved; each gene is one feature. Beside
+# the encodings stand two baselines: **log-normalized** counts, what everyone uses without a foundation model, and
+# **presence**, which genes were seen at all. The score is *balanced accuracy*: the share of right answers in each
+# type, averaged over the types.
 #
 # The probe by hand first: standardize, fit a logistic regression on the labelled cells, score the others.
 
@@ -805,8 +819,9 @@ assert np.allclose(by_hand, deep[deep["method"] == "presence"]["value"], atol=1e
 print(f"By hand = by scfm.metrics.probe: {stats.interval(by_hand)} balanced accuracy from presence alone.")
 
 # %% [markdown]
-# Three settings. *Deep*: the cells as they are. *Shallow*: learn and read at a tenth of the molecules. *Deep to shallow*: learn from deep cells, read
-# shallow ones, as one does with a reference atlas and a cheap new run. Here a robust encoding should show its worth.
+# Three settings. *Deep*: the cells as they are. *Shallow*: learn and read at a tenth of the molecules. *Deep to
+# shallow*: learn from deep cells, read shallow ones, as one does with a reference atlas and a cheap new run. Here a
+# robust encoding should show its worth.
 
 # %%
 flat = metrics.probe(shallow_features, types, labels_per_class, n_draws, seed, scale="each")
@@ -853,8 +868,9 @@ if batches.nunique() > 1 and pd.crosstab(batches, types).gt(0).sum(axis=0).max()
     print("Caution: every type of this set is a batch of its own, so a part of each accuracy may be the batch.")
 
 # %% [markdown]
-# What does an encoding give over the simple baseline? The same cells and labels in each draw, so compare draw by draw. A difference of
-# under one point of accuracy is not worth a sentence: "better" and "worse" mean that the whole interval lies beyond one point.
+# What does an encoding give over the simple baseline? The same cells and labels in each draw, so compare draw by
+# draw. A difference of under one point of accuracy is not worth a sentence: "better" and "worse" mean that the whole
+# interval lies beyond one point.
 
 
 # %%
@@ -881,10 +897,11 @@ presence = probed.set_index(["setting", "method"])["mean"]["deep", "presence"]
 record("presence_deep", presence, tolerance=0.02, key=True)
 
 # %% [markdown]
-# If the token encodings stumble from deep to shallow, why? Suspect the *length* of the sentence. A shallow cell has far fewer words, so
-# every sum over its words is smaller, and a reader that grew up with long sentences is misled before it looks at any gene. Log-normalized values
-# grow as genes vanish, which makes up for it. The suspicion can be tested: divide each feature by the cell's total, as a network does that takes the
-# *mean* over its tokens. The same for the baseline, to be fair.
+# If the token encodings stumble from deep to shallow, why? Suspect the *length* of the sentence. A shallow cell has
+# far fewer words, so every sum over its words is smaller, and a reader that grew up with long sentences is misled
+# before it looks at any gene. Log-normalized values grow as genes vanish, which makes up for it. The suspicion can be
+# tested: divide each feature by the cell's total, as a network does that takes the *mean* over its tokens. The same
+# for the baseline, to be fair.
 
 # %%
 fair = [
@@ -937,9 +954,9 @@ print("What pretraining adds to it is lesson 03's question.")
 # %% [markdown]
 # ## The names of genes, and wrong input
 #
-# Geneformer's vocabulary goes by Ensembl id, scGPT's by symbol. Symbols are readable, and they change: a gene that was renamed
-# after a dataset was published is unknown to a vocabulary that has its new name. Ensembl ids are stable, nearly. Either way, look
-# at the overlap before you believe an embedding.
+# Geneformer's vocabulary goes by Ensembl id, scGPT's by symbol. Symbols are readable, and they change: a gene that
+# was renamed after a dataset was published is unknown to a vocabulary that has its new name. Ensembl ids are stable,
+# nearly. Either way, look at the overlap before you believe an embedding.
 
 # %%
 covered = {f"{vocabulary.name}, Ensembl ids": genes.overlap(whole, vocabulary)}
@@ -960,8 +977,8 @@ columns = ["vocabulary", "genes found", "genes", "share", "share of counts"]
 pd.DataFrame(rows, columns=columns).style.hide(axis="index").format(thousands=",")
 
 # %% [markdown]
-# Three mistakes that everyone makes once. A tokenizer that swallows them gives tokens that look fine and mean nothing. Ours refuses,
-# in words:
+# Three mistakes that everyone makes once. A tokenizer that swallows them gives tokens that look fine and mean
+# nothing. Ours refuses, in words:
 
 # %%
 mouse = adata[:50].copy()
@@ -992,9 +1009,9 @@ with warnings.catch_warnings(record=True) as caught:
 print(f"NO n_counts\n  Warning: {caught[-1].message}")
 
 # %% [markdown] tags=["instructor"]
-# **Discuss:** the missing `n_counts` changes no order (see the quiz), so why the warning? Because the same column feeds medians and
-# log-normalization, where a panel's own sum is wrong by the factor that the first cell of this lesson printed.
-# **Skip** this section if you are late; learners meet it by themselves on their first own dataset.
+# **Discuss:** the missing `n_counts` changes no order (see the quiz), so why the warning? Because the same column
+# feeds medians and log-normalization, where a panel's own sum is wrong by the factor that the first cell of this
+# lesson printed. **Skip** this section if you are late; learners meet it by themselves on their first own dataset.
 
 # %% [markdown] tags=["quiz"]
 # **Quiz 4.** A file holds log-normalized values only. Their order within a cell is that of the counts. May you rank-encode them?
@@ -1005,13 +1022,17 @@ print(f"NO n_counts\n  Warning: {caught[-1].message}")
 # %% [markdown]
 # ## Key points
 #
-# - A rank encoding orders the genes of a cell by count over the gene's own nonzero median; a bin encoding pairs each gene with the quantile of its count within its cell.
+# - A rank encoding orders the genes of a cell by count over the gene's own nonzero median; a bin encoding pairs each
+#   gene with the quantile of its count within its cell.
 # - The median is what sends everyday genes back. The more counts are one, the more it alone decides the order.
-# - Depth as such changes no rank. Fewer molecules do: genes vanish, from every encoding alike, and sentences get shorter.
-# - Ties need a rule (here: the smaller token id), or two machines disagree. Counts tie so much that a bin can be a matter of chance.
+# - Depth as such changes no rank. Fewer molecules do: genes vanish, from every encoding alike, and sentences get
+#   shorter.
+# - Ties need a rule (here: the smaller token id), or two machines disagree. Counts tie so much that a bin can be a
+#   matter of chance.
 # - Truncation cuts what is low *for its gene*, not what is low. Check how much of your cells a network can read at all.
 # - Compare any agreement with that of a stranger of the same type, and any encoding with log-normalized counts.
-# - Raw counts, human Ensembl ids or symbols, `n_counts` of the whole cell: check the overlap before you believe a token.
+# - Raw counts, human Ensembl ids or symbols, `n_counts` of the whole cell: check the overlap before you believe a
+#   token.
 #
 # ## Further reading
 #

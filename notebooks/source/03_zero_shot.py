@@ -1,9 +1,9 @@
 # %% [markdown]
 # # 03 · Do zero-shot embeddings beat PCA?
 #
-# A practitioner's first question. Somebody spent months of GPU time on pretraining; you download the weights, push your cells
-# through, and get one vector per cell. No label was used, nothing was trained: *zero-shot*. Is that vector better than the
-# one scanpy gives you in a second?
+# A practitioner's first question. Somebody spent months of GPU time on pretraining; you download the weights, push
+# your cells through, and get one vector per cell. No label was used, nothing was trained: *zero-shot*. Is that vector
+# better than the one scanpy gives you in a second?
 #
 # | You will be able to | Time | Needs |
 # |---|---|---|
@@ -42,8 +42,8 @@ side_draws = 6 if profile == "quick" else n_draws  # for the two side questions,
 # %% [markdown]
 # ## The contestants
 #
-# Five ways from counts to a vector. The first two know only your cells. The next two are the network before its training;
-# the last is the model.
+# Five ways from counts to a vector. The first two know only your cells. The next two are the network before its
+# training; the last is the model.
 #
 # | | what it knows | how |
 # |---|---|---|
@@ -53,8 +53,9 @@ side_draws = 6 if profile == "quick" else n_draws  # for the two side questions,
 # | **warm start** | gene co-occurrence in the corpus | the mini's state before its first training step: gene embeddings from a singular value decomposition (SVD: it writes a table as a sum of patterns, the strongest first), layers random |
 # | **pretrained** | the corpus, by guessing masked genes | the network as released |
 #
-# The random twin is the contestant that papers forget. A random network acts like a random projection of its input: similar cells get similar
-# vectors, whatever the weights. Only what lies *above* the twin was learned, and only what lies above the **warm start** was learned by guessing genes.
+# The random twin is the contestant that papers forget. A random network acts like a random projection of its input:
+# similar cells get similar vectors, whatever the weights. Only what lies *above* the twin was learned, and only what
+# lies above the **warm start** was learned by guessing genes.
 
 # %%
 cells_of = {}
@@ -71,14 +72,16 @@ first = names[0]
 adata = cells_of[first]
 
 # %% [markdown]
-# **Who said so?** A score can be no better than its labels. Those of `pbmc68k` are no ground truth: each cell got the type of the sorted population that its expression is most like, a rule on genes that may favour
-# rivals on genes, and more than a third of its cells are called dendritic, of which blood holds about one in a hundred. Read "accuracy" on it as "agreement with that rule". The sets further down were labelled by sorting, by
-# genotype of a cell line, or by their authors' clusters.
+# **Who said so?** A score can be no better than its labels. Those of `pbmc68k` are no ground truth: each cell got the
+# type of the sorted population that its expression is most like, a rule on genes that may favour rivals on genes, and
+# more than a third of its cells are called dendritic, of which blood holds about one in a hundred. Read "accuracy" on
+# it as "agreement with that rule". The sets further down were labelled by sorting, by genotype of a cell line, or by
+# their authors' clusters.
 #
 # ## PCA by hand
 #
-# PCA is the baseline of the field, so build it once. Center and scale each gene, then ask: along which direction do the cells
-# differ most? The singular value decomposition answers for all directions at once.
+# PCA is the baseline of the field, so build it once. Center and scale each gene, then ask: along which direction do
+# the cells differ most? The singular value decomposition answers for all directions at once.
 
 # %%
 matrix = baselines.hvg_matrix(adata)  # (cell, gene): log-normalized, variable genes, scaled
@@ -93,10 +96,12 @@ carried = np.cumsum(s**2) / (s**2).sum()
 print(f"The first direction carries {carried[0]:.0%} of the variance, the first 50 {carried[49]:.0%}.")
 
 # %% [markdown]
-# **And MDS?** It asks another question: where must the points lie so that their *distances* are those between the cells? If the
-# distances are Euclidean, the exact answer is PCA again, to the last digit. (Proof in one line: the matrix of squared distances,
-# centered twice and times -1/2, *is* the matrix of scalar products whose eigenvectors PCA takes.) What libraries call metric MDS minimizes the
-# misfit of the distances themselves ("stress"), step by step. That is another goal, and we ask for ten coordinates only: its result can differ clearly, and it costs far more.
+# **And MDS?** It asks another question: where must the points lie so that their *distances* are those between the
+# cells? If the distances are Euclidean, the exact answer is PCA again, to the last digit. (Proof in one line: the
+# matrix of squared distances, centered twice and times -1/2, *is* the matrix of scalar products whose eigenvectors
+# PCA takes.) What libraries call metric MDS minimizes the misfit of the distances themselves ("stress"), step by
+# step. That is another goal, and we ask for ten coordinates only: its result can differ clearly, and it costs far
+# more.
 
 # %%
 small = matrix[:200] - matrix[:200].mean(axis=0)
@@ -115,9 +120,9 @@ print(f"Correlation of the first coordinate of classical MDS and of PCA: {same:.
 # %% [markdown]
 # ## A zero-shot embedding by hand
 #
-# A cell goes in as a sentence of genes. Each layer gives every gene a new vector that depends on the whole sentence. The
-# embedding of the cell is the mean over its genes, taken from the second to last layer: the last one, so the usual argument goes, is busy with the
-# guessing game. Further down we look whether that is so.
+# A cell goes in as a sentence of genes. Each layer gives every gene a new vector that depends on the whole sentence.
+# The embedding of the cell is the mean over its genes, taken from the second to last layer: the last one, so the
+# usual argument goes, is busy with the guessing game. Further down we look whether that is so.
 
 # %%
 import torch
@@ -174,8 +179,9 @@ per_cell.style.format("{:.2f}").set_caption("milliseconds per cell on this machi
 # %% [markdown]
 # ## Look, but do not judge
 #
-# Two-dimensional pictures are for looking. They distort distances so much that a score computed *on the picture* says more
-# about the picture's settings than about the embedding. We draw three, and compute everything that follows on the embeddings.
+# Two-dimensional pictures are for looking. They distort distances so much that a score computed *on the picture* says
+# more about the picture's settings than about the embedding. We draw three, and compute everything that follows on
+# the embeddings.
 
 # %% tags=["figure"]
 from sklearn.manifold import TSNE
@@ -192,16 +198,19 @@ plots.show(
 )
 
 # %% [markdown] tags=["instructor"]
-# **Ask before scoring:** which panel is best? Take a vote, write it down, come back to it after the table. Usually the room picks
-# PCA or the model by how round the blobs look. **Misconception:** "the random twin should be pure noise." It is a random *function of the cell*.
-# **Skip** "Which layer, which pooling?" if you are late, and the MDS proof.
+# **Ask before scoring:** which panel is best? Take a vote, write it down, come back to it after the table. Usually
+# the room picks PCA or the model by how round the blobs look. **Misconception:** "the random twin should be pure
+# noise." It is a random *function of the cell*. **Skip** "Which layer, which pooling?" if you are late, and the MDS
+# proof.
 
 # %% [markdown]
 # ## Score 1: do clusters match cell types?
 #
-# Cluster the embedding (Leiden), compare the clusters with the known types (**NMI**, **ARI**), and ask whether each cell lies closer to
-# its own type than to the next (**ASW**, the silhouette, rescaled to 0..1). Their mean is called AvgBIO. One knob is turned with the labels in sight: of several resolutions of the clustering the one with the best NMI is taken,
-# as scib does. It flatters every contestant, and each in the same way. The silhouette is short enough to write down:
+# Cluster the embedding (Leiden), compare the clusters with the known types (**NMI**, **ARI**), and ask whether each
+# cell lies closer to its own type than to the next (**ASW**, the silhouette, rescaled to 0..1). Their mean is called
+# AvgBIO. One knob is turned with the labels in sight: of several resolutions of the clustering the one with the best
+# NMI is taken, as scib does. It flatters every contestant, and each in the same way. The silhouette is short enough
+# to write down:
 
 
 # %%
@@ -225,10 +234,12 @@ assert abs(asw_by_hand - asw_by_library) < 1e-3, (asw_by_hand, asw_by_library)
 print(f"Silhouette by hand {asw_by_hand:.4f}, by scib-metrics {asw_by_library:.4f}")
 
 # %% [markdown]
-# One number is no result. We draw 80 % of the cells again and again, score every contestant on *the same* draws, and report the
-# mean with its 95 % bootstrap interval. Read it for what it is: how precisely we know the *mean over draws of these cells*.
-# More draws make it narrower, however few cells there are, and the draws overlap; so "better", "worse" and "decided" mean "no accident of the draws" here, and not "true of the next donor", nor "big enough to matter". There is one random twin, too: another
-# seed of it would move its score. Another donor or laboratory can differ by far more, which is why the real answer needs several datasets.
+# One number is no result. We draw 80 % of the cells again and again, score every contestant on *the same* draws, and
+# report the mean with its 95 % bootstrap interval. Read it for what it is: how precisely we know the *mean over draws
+# of these cells*. More draws make it narrower, however few cells there are, and the draws overlap; so "better",
+# "worse" and "decided" mean "no accident of the draws" here, and not "true of the next donor", nor "big enough to
+# matter". There is one random twin, too: another seed of it would move its score. Another donor or laboratory can
+# differ by far more, which is why the real answer needs several datasets.
 
 # %%
 tables = []
@@ -255,9 +266,10 @@ plots.show(panels, alt=f"AvgBIO of the five embeddings with 95 % intervals. Best
 
 # %% [markdown]
 # ### Exercise 03.1
-# A colleague reports "AvgBIO .52 vs .50: our model wins". You have both methods' scores on the same twenty draws. Write
-# `verdict(ours, theirs)`: given two arrays of scores, draw by draw, return `"ours"`, `"theirs"` or `"undecided"`, by the 95 % bootstrap
-# interval of the *difference*. (`stats.interval(values)` has `.low` and `.high`.)
+# A colleague reports "AvgBIO .52 vs .50: our model wins". You have both methods' scores on the same twenty draws.
+# Write `verdict(ours, theirs)`: given two arrays of scores, draw by draw, return `"ours"`, `"theirs"` or
+# `"undecided"`, by the 95 % bootstrap interval of the *difference*. (`stats.interval(values)` has `.low` and
+# `.high`.)
 
 
 # %% tags=["exercise"]
@@ -281,9 +293,10 @@ check.exercise("03.1", verdict)
 # %% [markdown]
 # ## Score 2: can a few labels read the types out of it?
 #
-# Clusters ask what the embedding shows by itself. In practice you have a handful of labelled cells and want the rest. So: train
-# a logistic regression on a few cells per type, test it on all others, many times over. That is a **probe**. Two controls stand in the
-# same table: the random twin, and the pretrained embedding with *shuffled labels*, which must fall to chance.
+# Clusters ask what the embedding shows by itself. In practice you have a handful of labelled cells and want the rest.
+# So: train a logistic regression on a few cells per type, test it on all others, many times over. That is a
+# **probe**. Two controls stand in the same table: the random twin, and the pretrained embedding with *shuffled
+# labels*, which must fall to chance.
 
 # %%
 tables = []
@@ -336,14 +349,17 @@ record("avg_bio", avg_bio[avg_bio["dataset"] == first].set_index("method")["mean
 record("twin_intervals_apart", bool(probed[first, "pretrained"].low > probed[first, "random twin"].high))
 
 # %% [markdown]
-# Look back at lesson 02: there the same kind of probe read the types from the bare encodings, without any network. Even *presence*, which genes are in the sentence and nothing else, told more than the pretrained row here, from
-# about the same cells and as many labels. (There each feature had its own scale. The next section shows what that does.)
+# Look back at lesson 02: there the same kind of probe read the types from the bare encodings, without any network.
+# Even *presence*, which genes are in the sentence and nothing else, told more than the pretrained row here, from
+# about the same cells and as many labels. (There each feature had its own scale. The next section shows what that
+# does.)
 #
 # ### Is the fight fair?
 #
-# One line of preprocessing can decide a comparison. A probe needs features of a sensible size, and the usual way is to divide each
-# feature by its own standard deviation. For PCA that is a handicap: the last components, mostly noise, are blown up to the size of the
-# first. The probes here divide by *one* number for all features. Mind who decided this, and when: we did, after seeing both ways on three of the course's sets. So both are shown, on the same draws:
+# One line of preprocessing can decide a comparison. A probe needs features of a sensible size, and the usual way is
+# to divide each feature by its own standard deviation. For PCA that is a handicap: the last components, mostly noise,
+# are blown up to the size of the first. The probes here divide by *one* number for all features. Mind who decided
+# this, and when: we did, after seeing both ways on three of the course's sets. So both are shown, on the same draws:
 
 # %%
 own = cells_of[first].obs["cell_type"].astype(str).to_numpy()
@@ -364,11 +380,12 @@ record("scaling_costs", lost.to_dict(), tolerance=0.04)
 fair_or_not.style.format("{:.3f}")
 
 # %% [markdown]
-# So the choice of scale can turn the verdict round. A good rule: give each contestant the scale that suits it best, on other cells than those you report; whoever shows one scale only has shown half.
+# So the choice of scale can turn the verdict round. A good rule: give each contestant the scale that suits it best,
+# on other cells than those you report; whoever shows one scale only has shown half.
 #
 # ### Exercise 03.2
-# Why *balanced* accuracy (the mean over types of the share of each type's cells that were right), and not plain accuracy? Write
-# `balanced(truth, answer)` in one line or three.
+# Why *balanced* accuracy (the mean over types of the share of each type's cells that were right), and not plain
+# accuracy? Write `balanced(truth, answer)` in one line or three.
 
 
 # %% tags=["exercise"]
@@ -390,8 +407,10 @@ check.exercise("03.2", balanced)
 # %% [markdown]
 # ## Which layer, which pooling?
 #
-# "The embedding" is a choice. Early layers are close to the bag of genes; late ones are close to the guessing game. And a cell can
-# be the mean of its genes or the vector of the `<cls>` token, which pretraining hardly used. Let the probe choose. (Other draws of the same cells are not independent, so we only look: the scores above keep the default.)
+# "The embedding" is a choice. Early layers are close to the bag of genes; late ones are close to the guessing game.
+# And a cell can be the mean of its genes or the vector of the `<cls>` token, which pretraining hardly used. Let the
+# probe choose. (Other draws of the same cells are not independent, so we only look: the scores above keep the
+# default.)
 
 # %%
 n_layers = fm.network.config.num_hidden_layers
@@ -428,8 +447,11 @@ plots.show(
 )
 
 # %% [markdown]
-# Layer 0 is each gene's embedding plus that of its place, before any attention (the step in which a layer lets the genes of a sentence look at each other): a bag of ranked words. Where it is level with the default, this probe sees nothing of what the layers add by
-# reading genes *together*. And the usual argument against the last layer has to show in these numbers, or it is only an argument: here the last one is no worse. (Lesson 04 asks again with more cells. `<cls>` at layer 0 is the same vector in every cell, hence chance.)
+# Layer 0 is each gene's embedding plus that of its place, before any attention (the step in which a layer lets the
+# genes of a sentence look at each other): a bag of ranked words. Where it is level with the default, this probe sees
+# nothing of what the layers add by reading genes *together*. And the usual argument against the last layer has to
+# show in these numbers, or it is only an argument: here the last one is no worse. (Lesson 04 asks again with more
+# cells. `<cls>` at layer 0 is the same vector in every cell, hence chance.)
 
 # %% [markdown] tags=["quiz"]
 # **Quiz.** You try all layers and poolings and report the best one's score on the cells that chose it. What is wrong?
@@ -440,9 +462,11 @@ plots.show(
 # %% [markdown]
 # ## Batches: is the biology still there when the technology changes?
 #
-# Two experiments on the same tissue never agree: depth, capture and dropout differ. A good embedding mixes them *and* keeps the
-# types apart; either alone is easy (a constant mixes perfectly). So we look at two numbers at once. **iLISI** asks how many batches there are among a cell's neighbours, rescaled: 0 = only its own, 1 = as mixed as can
-# be. AvgBIO is the score from above. **Harmony** is a classical correction: it shifts the cells of each batch, cluster by cluster, until the clusters mix.
+# Two experiments on the same tissue never agree: depth, capture and dropout differ. A good embedding mixes them *and*
+# keeps the types apart; either alone is easy (a constant mixes perfectly). So we look at two numbers at once.
+# **iLISI** asks how many batches there are among a cell's neighbours, rescaled: 0 = only its own, 1 = as mixed as can
+# be. AvgBIO is the score from above. **Harmony** is a classical correction: it shifts the cells of each batch,
+# cluster by cluster, until the clusters mix.
 
 # %%
 if profile == "quick" and not dataset:
@@ -464,8 +488,9 @@ if two is not None:
     print(two.obs["batch"].value_counts().to_string())
 
 # %% [markdown]
-# In the quick profile the second batch is **simulated** from `pbmc68k`, because no small bundled set has real ones: half of the cells get
-# fewer counts, gene-wise efficiencies and dropout. It is a stand-in to learn the scores on; the cpu profile uses real technologies.
+# In the quick profile the second batch is **simulated** from `pbmc68k`, because no small bundled set has real ones:
+# half of the cells get fewer counts, gene-wise efficiencies and dropout. It is a stand-in to learn the scores on; the
+# cpu profile uses real technologies.
 
 # %%
 if two is not None:
@@ -508,9 +533,10 @@ if two is not None:
 
 # %% [markdown]
 # ### Exercise 03.3
-# Somebody proposes an embedding that gives *every* cell the same random vector plus tiny noise: iLISI near its best. Write `fair(ilisi, avg_bio)` for a
-# batch-correction leaderboard so that it cannot win: a single number that is high only if **both** are; they lie between 0 and 1. (scib, the benchmark that defined these scores, weighs biology 0.6 and mixing 0.4,
-# as a sum; is that enough?)
+# Somebody proposes an embedding that gives *every* cell the same random vector plus tiny noise: iLISI near its best.
+# Write `fair(ilisi, avg_bio)` for a batch-correction leaderboard so that it cannot win: a single number that is high
+# only if **both** are; they lie between 0 and 1. (scib, the benchmark that defined these scores, weighs biology 0.6
+# and mixing 0.4, as a sum; is that enough?)
 
 
 # %% tags=["exercise"]
@@ -532,8 +558,9 @@ check.exercise("03.3", fair)
 # %% [markdown]
 # ## On real sets, and beside what others published
 #
-# In the quick profile the run above is one dataset. The course keeps the table of a run on held-out real sets (the cpu profile): sorted blood cells, stimulated
-# blood cells, five lung-cancer cell lines in five batches of two technologies, and pancreatic islets, a tissue that the mini never saw.
+# In the quick profile the run above is one dataset. The course keeps the table of a run on held-out real sets (the
+# cpu profile): sorted blood cells, stimulated blood cells, five lung-cancer cell lines in five batches of two
+# technologies, and pancreatic islets, a tissue that the mini never saw.
 
 # %%
 results = pd.concat([clusters, probes], ignore_index=True).assign(model=model)
@@ -573,8 +600,9 @@ plots.show(
 )
 
 # %% [markdown]
-# Published zero-shot scores stand beside ours below, each with its source. They are of published checkpoints on *other* data, so they are not
-# in the same race; where the same source scored PCA too, its row stands below: there PCA wins once and loses once. Rows of checkpoints that this run could not load say so.
+# Published zero-shot scores stand beside ours below, each with its source. They are of published checkpoints on
+# *other* data, so they are not in the same race; where the same source scored PCA too, its row stands below: there
+# PCA wins once and loses once. Rows of checkpoints that this run could not load say so.
 
 # %% tags=["figure"]
 KEDZIERSKA = "10.1186/s13059-025-03574-x"
@@ -649,22 +677,28 @@ record.headline("type probe (balanced accuracy) on the frozen model, minus on PC
 record("against_pca", {k: int(wins.get(k, 0)) for k in ("better", "undecided", "worse")}, tolerance="any")
 
 # %% [markdown]
-# Read the whole of it. With few labels the mini loses to PCA and to its own start. With many labels on sorted blood, the tissue it knows best, it gets ahead of both. On the cells of the quick profile the two measures disagree: as clusters the
-# model beats PCA, is level with MDS and loses to its own start; for the probe it loses to PCA as well. One training run of one small model carries all this: it is no verdict on foundation models.
+# Read the whole of it. With few labels the mini loses to PCA and to its own start. With many labels on sorted blood,
+# the tissue it knows best, it gets ahead of both. On the cells of the quick profile the two measures disagree: as
+# clusters the model beats PCA, is level with MDS and loses to its own start; for the probe it loses to PCA as well.
+# One training run of one small model carries all this: it is no verdict on foundation models.
 #
-# Three habits to take along. **Never show a model without its random twin and, if it did not start from random weights, without its own starting point**: a low loss in the
-# guessing game is no promise about the embedding. **Say which tissue the model has seen**, and test on one that it has not.
-# **Give the baseline the same care**: you saw what one line of scaling does to it.
+# Three habits to take along. **Never show a model without its random twin and, if it did not start from random
+# weights, without its own starting point**: a low loss in the guessing game is no promise about the embedding. **Say
+# which tissue the model has seen**, and test on one that it has not. **Give the baseline the same care**: you saw
+# what one line of scaling does to it.
 
 # %% [markdown] tags=["instructor"]
-# **Come back to the vote.** Compare it with the AvgBIO figure. **Discussion:** the mini has 2.6 million parameters and saw some 18,000 cells; Geneformer saw
-# 30-104 million. Does the published table suggest that size alone fixes it? (Kedzierska et al.: no.) **Time check:** if 15 minutes are left, go
-# straight to "So: do they beat PCA?" and assign the batches as reading.
+# **Come back to the vote.** Compare it with the AvgBIO figure. **Discussion:** the mini has 2.6 million parameters
+# and saw some 18,000 cells; Geneformer saw 30-104 million. Does the published table suggest that size alone fixes it?
+# (Kedzierska et al.: no.) **Time check:** if 15 minutes are left, go straight to "So: do they beat PCA?" and assign
+# the batches as reading.
 
 # %% [markdown]
 # ### Exercise 03.4
-# "Better than PCA by every measure" is a sentence for an abstract, if it is true. `against` holds every paired comparison. Write `wins_on_both(against)`: return the sets (as a sorted list) on which the pretrained model is
-# better than HVG + PCA by **both** metrics. (Columns: `dataset`, `metric`, `than`, `pretrained is`.) An empty list is an answer.
+# "Better than PCA by every measure" is a sentence for an abstract, if it is true. `against` holds every paired
+# comparison. Write `wins_on_both(against)`: return the sets (as a sorted list) on which the pretrained model is
+# better than HVG + PCA by **both** metrics. (Columns: `dataset`, `metric`, `than`, `pretrained is`.) An empty list is
+# an answer.
 
 
 # %% tags=["exercise"]

@@ -1,9 +1,9 @@
 # %% [markdown]
 # # 04 · How far does a head get you?
 #
-# The cheapest way to *use* a foundation model with labels: leave it frozen, run it once over your cells, and train one linear layer on
-# top. Milliseconds, a file of a few kilobytes, nothing to break. Before you train anything bigger (lessons 05 and 06), find out how far
-# this gets you, and whether you need the foundation model for it at all.
+# The cheapest way to *use* a foundation model with labels: leave it frozen, run it once over your cells, and train
+# one linear layer on top. Milliseconds, a file of a few kilobytes, nothing to break. Before you train anything bigger
+# (lessons 05 and 06), find out how far this gets you, and whether you need the foundation model for it at all.
 #
 # | You will be able to | Time | Needs |
 # |---|---|---|
@@ -42,8 +42,8 @@ print(f"{name}: {adata.n_obs:,} cells of {len(kinds)} types; left out, because t
 #     counts ──► frozen network ──► embedding (cell, d) ──► one linear layer ──► a probability for each type
 #                run once, cached                            the only thing that learns
 #
-# The network runs once. From then on its embedding is a table like any other, and a head on it is logistic regression. We center it and divide
-# it by one number first, both taken from the training cells only.
+# The network runs once. From then on its embedding is a table like any other, and a head on it is logistic
+# regression. We center it and divide it by one number first, both taken from the training cells only.
 
 # %%
 fm = scfm.load_model(model)
@@ -62,7 +62,8 @@ print(f"{by_hand.coef_.size + by_hand.intercept_.size:,} trained numbers;", end=
 print(f"{np.mean(answer == types[test]):.1%} of {len(test)} new cells right")
 
 # %% [markdown]
-# The library's twin is `scfm.adapt(method="head")`. It gives the same answers, and it can be saved, reloaded and described by a model card.
+# The library's twin is `scfm.adapt(method="head")`. It gives the same answers, and it can be saved, reloaded and
+# described by a model card.
 
 # %%
 tokens = fm.tokenize(adata)
@@ -88,10 +89,13 @@ fit.report
 # %% [markdown]
 # ## Do you need the foundation model for it?
 #
-# The same classifier, on other features, with the same labels: the most variable genes, their principal components, the embeddings of the
-# random twin and of the warm start (the mini before its first training step, lesson 03). Mind the set: `pbmc68k` comes with 765 genes, picked for how much they vary, and its labels were given by a rule on genes (lesson 03), so
-# methods on genes may be favoured twice. The stored sets further down have labels of other origin, most of them many more genes. Beside them the nearest neighbours, and the recipe of CellTypist, one logistic regression per type on all genes. (Its
-# package does not run with the scikit-learn of this course, so its recipe was rebuilt.) The control learns from shuffled labels.
+# The same classifier, on other features, with the same labels: the most variable genes, their principal components,
+# the embeddings of the random twin and of the warm start (the mini before its first training step, lesson 03). Mind
+# the set: `pbmc68k` comes with 765 genes, picked for how much they vary, and its labels were given by a rule on genes
+# (lesson 03), so methods on genes may be favoured twice. The stored sets further down have labels of other origin,
+# most of them many more genes. Beside them the nearest neighbours, and the recipe of CellTypist, one logistic
+# regression per type on all genes. (Its package does not run with the scikit-learn of this course, so its recipe was
+# rebuilt.) The control learns from shuffled labels.
 
 # %%
 scores = headstudy.compare(embeddings, adata, labels_per_class, n_draws, seed).assign(dataset=name)
@@ -118,7 +122,9 @@ cost = mean[["balanced_accuracy", "accuracy", "seconds", "parameters"]].loc[show
 cost.style.format({"parameters": "{:,.0f}"}, precision=3)
 
 # %% [markdown]
-# `seconds` is the classifier alone (training and answering); the embedding comes on top, once for all heads (`fit.report` above timed it for the training cells). Two intervals that overlap decide nothing; the difference draw by draw does.
+# `seconds` is the classifier alone (training and answering); the embedding comes on top, once for all heads
+# (`fit.report` above timed it for the training cells). Two intervals that overlap decide nothing; the difference draw
+# by draw does.
 
 # %%
 pairs = [("pretrained", rival) for rival in (*headstudy.HEADS[1:], *headstudy.RIVALS)]
@@ -156,7 +162,8 @@ check.exercise("04.1", head_size)
 # %% [markdown]
 # ## Which layer? And a deeper head?
 #
-# Any layer can be read, and the head may be a small network. Both are choices, so they are made on other draws than the table above (of the same cells: no fresh test).
+# Any layer can be read, and the head may be a small network. Both are choices, so they are made on other draws than
+# the table above (of the same cells: no fresh test).
 
 # %%
 n_layers = fm.network.config.num_hidden_layers
@@ -183,8 +190,10 @@ if by_layer:
     plots.show(ax, alt=f"A head on each layer: {said}.")
 
 # %% [markdown]
-# "Genes and places" has seen no attention at all: it is the mean over a cell's genes of the learned vectors of gene and place. Where it is as good as the others, or better, the types are told apart by *which* genes are in the sentence and where, not by
-# what attention made of them. (Lesson 03 asked the same of 300 cells and 6 draws, and could not see these small differences.)
+# "Genes and places" has seen no attention at all: it is the mean over a cell's genes of the learned vectors of gene
+# and place. Where it is as good as the others, or better, the types are told apart by *which* genes are in the
+# sentence and where, not by what attention made of them. (Lesson 03 asked the same of 300 cells and 6 draws, and
+# could not see these small differences.)
 
 # %%
 deep = []
@@ -205,8 +214,8 @@ print(f"with {mlp.report.trained_parameters:,} numbers; difference {gain} (5 dra
 # %% [markdown]
 # ## Where is it wrong?
 #
-# An average hides the question that matters: which types are mixed up? Rows are the truth, each row sums to one. Gene-based and
-# pretrained heads stand side by side, over all draws.
+# An average hides the question that matters: which types are mixed up? Rows are the truth, each row sums to one.
+# Gene-based and pretrained heads stand side by side, over all draws.
 
 # %%
 genes = gene_features(adata)
@@ -259,8 +268,9 @@ print(f"There they give the same wrong answer in {alike:.0%} of the cases;")
 print(f"two classifiers with these confusions, but otherwise independent, would agree in {by_chance:.0%}.")
 
 # %% [markdown] tags=["instructor"]
-# **Ask:** whose fault is an error that both make? **Misconception:** "the label is the truth": `pbmc68k` got its labels by correlation with sorted
-# profiles, and neighbouring T-cell states overlap in RNA. **Time check:** 25 minutes. **Skip** the deeper head if you are late.
+# **Ask:** whose fault is an error that both make? **Misconception:** "the label is the truth": `pbmc68k` got its
+# labels by correlation with sorted profiles, and neighbouring T-cell states overlap in RNA. **Time check:** 25
+# minutes. **Skip** the deeper head if you are late.
 
 # %% [markdown] tags=["quiz"]
 # **Quiz.** Two different classifiers, where both are wrong, mostly give the same wrong answer. What is the most likely cause?
@@ -271,9 +281,13 @@ print(f"two classifiers with these confusions, but otherwise independent, would 
 # %% [markdown]
 # ## Is 90 % sure right nine times in ten?
 #
-# A head gives a number per type (a *logit*), and *softmax* turns them into probabilities: the exponential of each, divided by their sum. They are *calibrated* if, among the cells it is 90 % sure of, 90 % are right. The expected calibration error (ECE) is
-# the mean gap, weighted by the cells in each bin. It is never zero on few cells: the *floor* printed below is what a perfectly calibrated head would get on as many. One number, the **temperature**, can repair much of it: divide the logits by it before the softmax, and choose it on
-# validation cells that neither trained the head nor test it. (One reason to be off is built in: the head learned from equally many cells of each type, and is asked about cells at their natural frequencies.)
+# A head gives a number per type (a *logit*), and *softmax* turns them into probabilities: the exponential of each,
+# divided by their sum. They are *calibrated* if, among the cells it is 90 % sure of, 90 % are right. The expected
+# calibration error (ECE) is the mean gap, weighted by the cells in each bin. It is never zero on few cells: the
+# *floor* printed below is what a perfectly calibrated head would get on as many. One number, the **temperature**, can
+# repair much of it: divide the logits by it before the softmax, and choose it on validation cells that neither
+# trained the head nor test it. (One reason to be off is built in: the head learned from equally many cells of each
+# type, and is asked about cells at their natural frequencies.)
 
 # %%
 eces, curve = [], []
@@ -318,8 +332,8 @@ plots.show(ax, alt=f"Reliability curves before and after temperature scaling; EC
 
 # %% [markdown]
 # ### Exercise 04.2
-# Write `best_temperature(logits, truth)` by hand: try `np.geomspace(0.1, 10, 100)` and return the temperature with the lowest mean of
-# -log(probability of the true class). `logits` is (cell, class), `truth` holds class numbers.
+# Write `best_temperature(logits, truth)` by hand: try `np.geomspace(0.1, 10, 100)` and return the temperature with
+# the lowest mean of -log(probability of the true class). `logits` is (cell, class), `truth` holds class numbers.
 
 
 # %% tags=["exercise"]
@@ -348,8 +362,9 @@ check.exercise("04.2", best_temperature)
 # %% [markdown]
 # ## Unequal types
 #
-# In a real sample the labels are not ten per type. Take half of all cells as labelled, at their natural frequencies, and look at the smallest types. With
-# `class_weight="balanced"` each type counts as much as any other. (Really rare ones, one cell in a hundred, cannot be tested here: types under 20 cells were left out at the top.)
+# In a real sample the labels are not ten per type. Take half of all cells as labelled, at their natural frequencies,
+# and look at the smallest types. With `class_weight="balanced"` each type counts as much as any other. (Really rare
+# ones, one cell in a hundred, cannot be tested here: types under 20 cells were left out at the top.)
 
 # %%
 counts = pd.Series(types).value_counts()
@@ -380,8 +395,8 @@ rarity.pivot(index="method", columns="metric", values="score")
 
 # %% [markdown]
 # ### Exercise 04.3
-# Write `balanced_weights(names)`: a dict type → weight, so that weight times number of cells is the same for all types, and the mean
-# weight over the cells is 1.
+# Write `balanced_weights(names)`: a dict type → weight, so that weight times number of cells is the same for all
+# types, and the mean weight over the cells is 1.
 
 
 # %% tags=["exercise"]
@@ -403,9 +418,11 @@ check.exercise("04.3", balanced_weights)
 # %% [markdown]
 # ## None of these
 #
-# A head must answer with a type that it knows. Hold one type out entirely: it has no labels, and neither its cells nor any other tested cell helped to choose genes or components (PCA). Can the head tell
-# that these cells are strange? Four scores: low top probability, entropy, energy (minus the log of the summed exponentials of the logits: high where all logits are small), and the Mahalanobis distance to the nearest class mean.
-# **AUROC** asks how often a strange cell looks stranger than a known one; 0.5 is guessing.
+# A head must answer with a type that it knows. Hold one type out entirely: it has no labels, and neither its cells
+# nor any other tested cell helped to choose genes or components (PCA). Can the head tell that these cells are
+# strange? Four scores: low top probability, entropy, energy (minus the log of the summed exponentials of the logits:
+# high where all logits are small), and the Mahalanobis distance to the nearest class mean. **AUROC** asks how often a
+# strange cell looks stranger than a known one; 0.5 is guessing.
 
 # %%
 unknown = headstudy.strangers(embeddings, adata, labels_per_class, max(n_draws // 4, 2), seed)
@@ -429,8 +446,11 @@ plots.show(
 )
 
 # %% [markdown]
-# Look at the last column first: logistic regression on components, without any model, is ahead of the pretrained head by all four scores. A mean near 0.5 can be guessing, or a score that is right for some types and *upside down* for others. The next figure tells which: below 0.5 the head is surer of the unknown type than of the known
-# ones. The first three scores look at the logits only, and the head learned to choose among the types it knows. The distance looks at the embedding itself.
+# Look at the last column first: logistic regression on components, without any model, is ahead of the pretrained head
+# by all four scores. A mean near 0.5 can be guessing, or a score that is right for some types and *upside down* for
+# others. The next figure tells which: below 0.5 the head is surer of the unknown type than of the known ones. The
+# first three scores look at the logits only, and the head learned to choose among the types it knows. The distance
+# looks at the embedding itself.
 
 # %%
 ours = unknown[unknown["method"] == "pretrained"]
@@ -450,7 +470,8 @@ plots.show(
 )
 
 # %% [markdown]
-# A type that gets a surer answer than the known cells lies deep inside a neighbour's region of the logits. A type that the distance misses lies among its relatives in the embedding as well.
+# A type that gets a surer answer than the known cells lies deep inside a neighbour's region of the logits. A type
+# that the distance misses lies among its relatives in the embedding as well.
 
 # %% [markdown] tags=["quiz"]
 # **Quiz.** Why can softmax be nearly 1 for a cell of a type that the head has never seen?
@@ -461,9 +482,10 @@ plots.show(
 # %% [markdown]
 # ## A new donor, a new technology
 #
-# Labels come from some donors, your cells from another. `pbmc68k` has one donor, so this section reads a stored table of other sets. Labels, variable genes and
-# components all come from the other groups. Each tested group has its own draws, and the intervals resample groups first.
-# But two technologies or two conditions are two groups, not twenty: there the interval is a hint, whatever the verdict says. Read several sets together.
+# Labels come from some donors, your cells from another. `pbmc68k` has one donor, so this section reads a stored table
+# of other sets. Labels, variable genes and components all come from the other groups. Each tested group has its own
+# draws, and the intervals resample groups first. But two technologies or two conditions are two groups, not twenty:
+# there the interval is a hint, whatever the verdict says. Read several sets together.
 
 # %%
 if profile != "quick" and not dataset:
@@ -534,9 +556,11 @@ for m in grid:
 # %% [markdown]
 # ## Key points
 # - A head is logistic regression on a cached embedding: the network runs once, the head trains in milliseconds.
-# - Logistic regression on genes is the rival. Show it, the random twin, the warm start and shuffled labels in the same table: a lead over the twin is not yet a lead of the training.
+# - Logistic regression on genes is the rival. Show it, the random twin, the warm start and shuffled labels in the
+#   same table: a lead over the twin is not yet a lead of the training.
 # - Look at which types are confused, and whether another classifier confuses the same cells.
-# - Probabilities need a check; one temperature, chosen on validation cells, repairs much where a head is off; where it was calibrated before it can cost a little.
+# - Probabilities need a check; one temperature, chosen on validation cells, repairs much where a head is off; where
+#   it was calibrated before it can cost a little.
 # - Accuracy hides small types; balanced accuracy and recall do not.
 # - Test on a new donor or technology, and choose genes without it. Test on a type that was never labelled.
 #

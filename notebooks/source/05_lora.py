@@ -1,8 +1,9 @@
 # %% [markdown]
 # # 05 · What is PEFT, and what does LoRA change?
 #
-# Lesson 04 trained a head and left the network alone. The other end is to train every weight. Between them lies *parameter-efficient
-# fine-tuning* (PEFT): freeze the network and train a few numbers that you put into it. Its best-known form is LoRA.
+# Lesson 04 trained a head and left the network alone. The other end is to train every weight. Between them lies
+# *parameter-efficient fine-tuning* (PEFT): freeze the network and train a few numbers that you put into it. Its
+# best-known form is LoRA.
 #
 # | You will be able to | Time | Needs |
 # |---|---|---|
@@ -59,9 +60,10 @@ print(f"Types left out, with too few cells to test on: {left_out}")
 # %% [markdown]
 # ## Why not train everything?
 #
-# A frozen weight costs four bytes in float32. A trained one costs sixteen: itself, its gradient, and the two running means that
-# Adam keeps of the gradient and of its square. (The activations come on top, for every method that trains inside the network.)
-# LoRA keeps all weights of the base and adds a few. It needs gradients and running means for those few alone, as the last column shows:
+# A frozen weight costs four bytes in float32. A trained one costs sixteen: itself, its gradient, and the two running
+# means that Adam keeps of the gradient and of its square. (The activations come on top, for every method that trains
+# inside the network.) LoRA keeps all weights of the base and adds a few. It needs gradients and running means for
+# those few alone, as the last column shows:
 
 # %%
 n_all = adapters.count(fm.network.parameters())
@@ -83,13 +85,15 @@ print("so `full` leaves it out when it trains: its rows further down count the o
 # %% [markdown]
 # ## LoRA by hand
 #
-# Picture one matrix W of the network as a wide road from the inputs to the outputs. It stays as it is. LoRA builds a footpath beside it:
-# a thin matrix A squeezes the inputs into r numbers, a second one, B, spreads these over the outputs, and the two results are added.
+# Picture one matrix W of the network as a wide road from the inputs to the outputs. It stays as it is. LoRA builds a
+# footpath beside it: a thin matrix A squeezes the inputs into r numbers, a second one, B, spreads these over the
+# outputs, and the two results are added.
 #
 # > **W′ = W + (α / r) · B A**, where A is r × inputs and B is outputs × r
 #
-# The *rank* r is the width of the path. α (alpha) says how loudly it speaks; `adapt` takes α = 2r if you name none.
-# A starts random and B starts at zero, so the sum starts as nothing: step 0 is the pretrained network. A and B together are an *adapter*.
+# The *rank* r is the width of the path. α (alpha) says how loudly it speaks; `adapt` takes α = 2r if you name none. A
+# starts random and B starts at zero, so the sum starts as nothing: step 0 is the pretrained network. A and B together
+# are an *adapter*.
 
 # %%
 linear = copy.deepcopy(fm.network.bert.encoder.layer[0].attention.self.query).cpu().requires_grad_(False)
@@ -111,8 +115,8 @@ print(f"Size of the gradient at the start: A {A.grad.norm():.3f}, B {B.grad.norm
 record("gradient_of_a_at_start", float(A.grad.norm()))
 
 # %% [markdown]
-# At the very first step only B moves: the gradient of A is multiplied by B, which is zero. From the second step on both do.
-# Now peft's layer, with our numbers in it:
+# At the very first step only B moves: the gradient of A is multiplied by B, which is zero. From the second step on
+# both do. Now peft's layer, with our numbers in it:
 
 # %%
 B = torch.randn(outputs, rank, generator=generator) * 0.1  # as after some training
@@ -127,7 +131,8 @@ print(f"Largest difference between ours and peft's: {gap:.1e}")
 
 # %% [markdown]
 # ### Exercise 05.1
-# How many numbers does LoRA train on one matrix? Write `lora_weights(inputs, outputs, rank)` from the shapes of A and B.
+# How many numbers does LoRA train on one matrix? Write `lora_weights(inputs, outputs, rank)` from the shapes of A and
+# B.
 
 
 # %% tags=["exercise"]
@@ -147,8 +152,8 @@ check.exercise("05.1", lora_weights)
 
 # %% [markdown]
 # ### Exercise 05.2
-# After training, the product can be added to W for good, which is called *merging*: nothing is left to compute beside W.
-# Write `merge(W, A, B, alpha)` for NumPy arrays. (The rank stands in the shape of A.)
+# After training, the product can be added to W for good, which is called *merging*: nothing is left to compute beside
+# W. Write `merge(W, A, B, alpha)` for NumPy arrays. (The rank stands in the shape of A.)
 
 
 # %% tags=["exercise"]
@@ -169,10 +174,11 @@ check.exercise("05.2", merge)
 # %% [markdown]
 # ## Is the change low-rank?
 #
-# A product B A can move the outputs along r directions only: it has *low rank*. LoRA bets that the change a task needs is like that. Measure
-# it: fine-tune everything for a few steps and take the change W′ − W of each matrix. The singular value decomposition (`svd`) takes a
-# matrix apart into directions, like PCA, and tells the size of each, its *singular value*. The squares of the first r, divided by those of
-# all, say which share of the change a path of width r could carry. A random matrix of the same shape stands beside it.
+# A product B A can move the outputs along r directions only: it has *low rank*. LoRA bets that the change a task
+# needs is like that. Measure it: fine-tune everything for a few steps and take the change W′ − W of each matrix. The
+# singular value decomposition (`svd`) takes a matrix apart into directions, like PCA, and tells the size of each, its
+# *singular value*. The squares of the first r, divided by those of all, say which share of the change a path of width
+# r could carry. A random matrix of the same shape stands beside it.
 
 # %%
 before = adapters.digest(fm.network)
@@ -208,13 +214,14 @@ plots.show(
 )
 
 # %% [markdown]
-# The change is closer to low rank than chance, and it is not simply "of rank 8": read off how much of it a rank leaves out. The band shows
-# that the matrices differ. These are few steps, too; a longer training may use more directions. Whether the part left out matters for
-# the answers is another question. The table further down asks it.
+# The change is closer to low rank than chance, and it is not simply "of rank 8": read off how much of it a rank
+# leaves out. The band shows that the matrices differ. These are few steps, too; a longer training may use more
+# directions. Whether the part left out matters for the answers is another question. The table further down asks it.
 
 # %% [markdown]
 # ### Exercise 05.3
-# Write `rank_needed(delta, share)`: the smallest rank whose first directions hold at least this share (0 < share ≤ 1) of the squared norm.
+# Write `rank_needed(delta, share)`: the smallest rank whose first directions hold at least this share (0 < share ≤ 1)
+# of the squared norm.
 
 
 # %% tags=["exercise"]
@@ -238,9 +245,9 @@ check.exercise("05.3", rank_needed)
 # %% [markdown]
 # ## The library's LoRA
 #
-# The same call as for a head, another word: `method="lora"`. By default it puts A and B beside every matrix of every layer, and trains a new
-# head with them. Three promises, each checked: as many trained numbers as the formula says, the base unchanged to the last bit, and
-# the same vectors merged and unmerged.
+# The same call as for a head, another word: `method="lora"`. By default it puts A and B beside every matrix of every
+# layer, and trains a new head with them. Three promises, each checked: as many trained numbers as the formula says,
+# the base unchanged to the last bit, and the same vectors merged and unmerged.
 
 # %%
 fit = scfm.adapt(fm, cells[train], types[train], method="lora", rank=rank, **how)
@@ -270,17 +277,20 @@ record("one_draw", {k: round(v, 4) for k, v in one_draw.items()}, tolerance=0.12
 print("One draw, so no verdict: " + ", ".join(f"{k} {v:.3f}" for k, v in one_draw.items()))
 
 # %% [markdown] tags=["instructor"]
-# **Ask** before the next section: which rank would you take, and where would you put it? **Misconception:** "LoRA trains 3 % of the weights, so it is
-# thirty times faster." The network still runs forward and backward; the seconds below show it. **Time check:** half of the lesson is over.
-# **Skip** exercise 05.3 if you are late.
+# **Ask** before the next section: which rank would you take, and where would you put it? **Misconception:** "LoRA
+# trains 3 % of the weights, so it is thirty times faster." The network still runs forward and backward; the seconds
+# below show it. **Time check:** half of the lesson is over. **Skip** exercise 05.3 if you are late.
 
 # %% [markdown]
 # ## Rank, place, alpha, and the relatives
 #
-# One draw says little, so the course keeps tables. The large one is the *ladder*: head, LoRA, partial and full fine-tuning of two models on four sets; lesson 06 is about it. Here is a smaller one: five draws of 10 labels per type of `kang_ifnb_pbmc`, the ladder's labelled cells and test cells,
-# each fit short (30 steps of 16 cells, 128 tokens, float32). `python -m studies.sweep` makes it. Compare its rows with each other, not with the
-# ladder's longer fits. All rows but the first two train a head as well. Each method has a learning rate of its own (`scfm.adaptation.choices.RATES`), none was tuned here, and methods that start
-# slowly, such as prompts and prefixes, may catch up in longer training: a row is "this method at this setting", not the method.
+# One draw says little, so the course keeps tables. The large one is the *ladder*: head, LoRA, partial and full
+# fine-tuning of two models on four sets; lesson 06 is about it. Here is a smaller one: five draws of 10 labels per
+# type of `kang_ifnb_pbmc`, the ladder's labelled cells and test cells, each fit short (30 steps of 16 cells, 128
+# tokens, float32). `python -m studies.sweep` makes it. Compare its rows with each other, not with the ladder's longer
+# fits. All rows but the first two train a head as well. Each method has a learning rate of its own
+# (`scfm.adaptation.choices.RATES`), none was tuned here, and methods that start slowly, such as prompts and prefixes,
+# may catch up in longer training: a row is "this method at this setting", not the method.
 #
 #
 # | row | what it trains |
@@ -315,11 +325,14 @@ shown.rename_axis(None).style.format({"trained": "{:,.0f}", "seconds": "{:.2f}"}
 ).set_table_styles([{"selector": "th, td", "props": "white-space: nowrap"}])  # an interval stays on its line
 
 # %% [markdown]
-# First look at "minus head": an interval above zero says that training inside the network helped. (Mind: the head reads Geneformer's last layer but one, as upstream does; the others read the last.
-# And of twenty such intervals one lies beside zero by chance.) Then at "minus logistic PCA": below zero, the method lost to a baseline without a network.
+# First look at "minus head": an interval above zero says that training inside the network helped. (Mind: the head
+# reads Geneformer's last layer but one, as upstream does; the others read the last. And of twenty such intervals one
+# lies beside zero by chance.) Then at "minus logistic PCA": below zero, the method lost to a baseline without a
+# network.
 #
-# There is no column for memory. All fits of a draw ran one after the other in one process, and its peak says nothing about a single method: on a model of a few million weights, Python and the
-# activations outweigh the optimizer. The table at the top of the lesson is the part that grows with the model.
+# There is no column for memory. All fits of a draw ran one after the other in one process, and its peak says nothing
+# about a single method: on a model of a few million weights, Python and the activations outweigh the optimizer. The
+# table at the top of the lesson is the part that grows with the model.
 
 # %% tags=["figure"]
 roles = {m: "baseline" if m.startswith("logistic") else "twin" if m.startswith("twin") else "model" for m in rows.index}
@@ -352,13 +365,15 @@ for rival in ("logistic PCA", "logistic HVG"):
     print(", ".join(f"{verdict} {n}" for verdict, n in found.items()))
 
 # %% [markdown]
-# So which rank, and where? Rank 32 beats rank 1. From queries and values to all matrices, from alpha = 16 (twice the rank) to 64, from LoRA to full fine-tuning: undecided. Take all matrices and rank 8 or 16, and do
-# not expect the choice to matter much. And no row here beats logistic regression.
+# So which rank, and where? Rank 32 beats rank 1. From queries and values to all matrices, from alpha = 16 (twice the
+# rank) to 64, from LoRA to full fine-tuning: undecided. Take all matrices and rank 8 or 16, and do not expect the
+# choice to matter much. And no row here beats logistic regression.
 #
 # ## Adapters are small files
 #
-# To share a fit, send the adapter. Whoever has the base can use it, also with plain peft. On any other base its numbers mean nothing, so
-# `load` compares the weights and refuses a wrong one (plain peft does not check). Here we offer it the untrained twin:
+# To share a fit, send the adapter. Whoever has the base can use it, also with plain peft. On any other base its
+# numbers mean nothing, so `load` compares the weights and refuses a wrong one (plain peft does not check). Here we
+# offer it the untrained twin:
 
 # %%
 folder = Path(tempfile.mkdtemp())
@@ -379,8 +394,9 @@ except ValueError as error:
 # %% [markdown]
 # ## Two adapters on one base
 #
-# A second adapter learns another column: was the cell sequenced deeper than the median of its type? Both hang on one frozen base, and
-# `set_adapter` swaps them. Adding them is possible as well: peft's `cat` stacks both pairs of thin matrices, so the updates add up exactly.
+# A second adapter learns another column: was the cell sequenced deeper than the median of its type? Both hang on one
+# frozen base, and `set_adapter` swaps them. Adding them is possible as well: peft's `cat` stacks both pairs of thin
+# matrices, so the updates add up exactly.
 
 # %%
 counts = adata.obs["n_counts"].to_numpy()
@@ -421,16 +437,18 @@ beside.style.format("{:.3f}", subset=list(scores)).format("{:.1%}", subset=["vec
 )
 
 # %% [markdown]
-# Each head was trained on the vectors of its own adapter. Under the other, under the sum or under none it reads vectors that were moved
-# otherwise, and nothing promises that it still understands them. Compare each column with the head's own row, and the moves with
-# each other. After so short a training the vectors have moved little, so a head may hardly notice a swap. One draw cannot rank such
-# rows; what holds for certain is the sum of the updates, which the cell checks.
+# Each head was trained on the vectors of its own adapter. Under the other, under the sum or under none it reads
+# vectors that were moved otherwise, and nothing promises that it still understands them. Compare each column with the
+# head's own row, and the moves with each other. After so short a training the vectors have moved little, so a head
+# may hardly notice a swap. One draw cannot rank such rows; what holds for certain is the sum of the updates, which
+# the cell checks.
 
 # %% [markdown]
 # ## Bases of 4 and 8 bits, and scGPT
 #
-# LoRA leaves the base frozen, so the base can be stored coarsely: half a byte per weight (4 bits, as in QLoRA) or one byte (8 bits). That pays for models of hundreds
-# of millions of weights or more, and needs a GPU. The same call works for scGPT. One place is missing there: it keeps query, key and value in one matrix, so `qv` cannot be chosen.
+# LoRA leaves the base frozen, so the base can be stored coarsely: half a byte per weight (4 bits, as in QLoRA) or one
+# byte (8 bits). That pays for models of hundreds of millions of weights or more, and needs a GPU. The same call works
+# for scGPT. One place is missing there: it keeps query, key and value in one matrix, so `qv` cannot be chosen.
 
 # %%
 try:
@@ -451,8 +469,9 @@ assert tried.report.trained_parameters - tried.report.head_parameters == adapter
 # %% [markdown]
 # ## Does LoRA beat the head, and logistic regression?
 #
-# The ladder's stored runs answer: 80 steps, two models, four sets, up to four budgets of labels per type, five draws each. Each comparison is
-# one model on one set with one budget, draw by draw. It is decided where the 95 % interval of the difference leaves zero out:
+# The ladder's stored runs answer: 80 steps, two models, four sets, up to four budgets of labels per type, five draws
+# each. Each comparison is one model on one set with one budget, draw by draw. It is decided where the 95 % interval
+# of the difference leaves zero out:
 
 # %%
 climbed = scfm.results("ladder")
@@ -483,11 +502,13 @@ plots.show(
 )
 
 # %% [markdown]
-# Read the grey line at zero before the dots: right of it LoRA is better. The head shows whether it was worth training inside the network,
-# and at the largest budget of each set the answer is open. Logistic regression shows whether you needed the model, and on a tissue that the corpus does
-# not hold (the pancreas) the answer is plain. (It holds too few cells per type for the fourth budget.) The twin is left out of the
-# figure, because its differences would press the others together. In the table it shows what the warm start (lesson 03) and the pretraining gave together. Be careful with
-# single verdicts: if nothing differed at all, about one comparison in twenty would still be decided, by chance.
+# Read the grey line at zero before the dots: right of it LoRA is better. The head shows whether it was worth training
+# inside the network, and at the largest budget of each set the answer is open. Logistic regression shows whether you
+# needed the model, and on a tissue that the corpus does not hold (the pancreas) the answer is plain. (It holds too
+# few cells per type for the fourth budget.) The twin is left out of the figure, because its differences would press
+# the others together. In the table it shows what the warm start (lesson 03) and the pretraining gave together. Be
+# careful with single verdicts: if nothing differed at all, about one comparison in twenty would still be decided, by
+# chance.
 
 # %% [markdown] tags=["quiz"]
 # **Quiz.** Why does B start at zero, and not A as well?

@@ -1,8 +1,9 @@
 # %% [markdown]
 # # 06 · When is full fine-tuning worth it?
 #
-# The top of the ladder: every weight may move. It trains the most numbers, it can destroy what pretraining built, and sometimes it wins. Here you take one step
-# by hand, break a model on purpose, measure what it forgot, and read the figure this course was built around: what a label buys on each rung.
+# The top of the ladder: every weight may move. It trains the most numbers, it can destroy what pretraining built, and
+# sometimes it wins. Here you take one step by hand, break a model on purpose, measure what it forgot, and read the
+# figure this course was built around: what a label buys on each rung.
 #
 # | You will be able to | Time | Needs |
 # |---|---|---|
@@ -58,8 +59,10 @@ print("Left out, under 20 cells:", ", ".join(f"{t} ({n})" for t, n in left_out.i
 # %% [markdown]
 # ## What moves?
 #
-# A rung says which weights get a gradient. The cells, the loss and the kind of head are the same. Two settings go with the rung: its learning rate (LoRA's small new matrices want one ten times as high), and, for Geneformer, the
-# layer that is read: a frozen network is read one layer below its last (lesson 03), a network that is trained at its last. So "LoRA minus head" is a comparison of recipes, not of one switch.
+# A rung says which weights get a gradient. The cells, the loss and the kind of head are the same. Two settings go
+# with the rung: its learning rate (LoRA's small new matrices want one ten times as high), and, for Geneformer, the
+# layer that is read: a frozen network is read one layer below its last (lesson 03), a network that is trained at its
+# last. So "LoRA minus head" is a comparison of recipes, not of one switch.
 
 # %% tags=["figure"]
 state_of = {
@@ -93,8 +96,9 @@ record("trained_weights", counts, tolerance=0)
 # %% [markdown]
 # ## One step by hand
 #
-# Forward, cross-entropy, backward, step. To compare with the library exactly, we switch dropout off and give one minibatch of sixteen cells. The head
-# does not start at random: it starts as the logistic regression on the untouched network, or its first gradients would tear up what it reads.
+# Forward, cross-entropy, backward, step. To compare with the library exactly, we switch dropout off and give one
+# minibatch of sixteen cells. The head does not start at random: it starts as the logistic regression on the untouched
+# network, or its first gradients would tear up what it reads.
 
 # %%
 calm = copy.copy(fm)
@@ -149,13 +153,15 @@ record("step_agrees", agree, tolerance=0.02)
 record("share_moved", moved, tolerance=0.2)
 
 # %% [markdown]
-# The weights that did not move have no gradient: mostly the embeddings of genes that none of these cells has, and of positions that no sentence reached. And look at the
-# size of a step: Adam divides each gradient by its own size, so on this first step *every weight with a gradient* moves by about the learning rate, however small its
-# gradient is. That is why the rate is the most important number on this page.
+# The weights that did not move have no gradient: mostly the embeddings of genes that none of these cells has, and of
+# positions that no sentence reached. And look at the size of a step: Adam divides each gradient by its own size, so
+# on this first step *every weight with a gradient* moves by about the learning rate, however small its gradient is.
+# That is why the rate is the most important number on this page.
 #
 # ## A rate too high destroys
 #
-# The same network, the same cells, three rates: a tenth of the default, the default, and fifty times the default. A quarter of the labelled cells is kept aside to watch.
+# The same network, the same cells, three rates: a tenth of the default, the default, and fifty times the default. A
+# quarter of the labelled cells is kept aside to watch.
 
 # %%
 watch = how | {"validation": 0.25, "patience": None, "evaluate_every": max(1, size["steps"] // 5)}
@@ -187,14 +193,18 @@ plots.show(
 )
 
 # %% [markdown]
-# Mind the logarithmic axis. The head started as a good classifier (a logistic regression); at the high rate the network under it changes so much in the first steps that the head is
-# worse than a uniform guess (dotted), and the run ends before that is repaired. The default rate may hurt at first, too; in so few steps it need not make up for it, and the tenth
-# can stay lowest. `adapt` keeps the weights of the best validation step, which hides such a crash from you unless you look at the curve.
+# Mind the logarithmic axis. The head started as a good classifier (a logistic regression); at the high rate the
+# network under it changes so much in the first steps that the head is worse than a uniform guess (dotted), and the
+# run ends before that is repaired. The default rate may hurt at first, too; in so few steps it need not make up for
+# it, and the tenth can stay lowest. `adapt` keeps the weights of the best validation step, which hides such a crash
+# from you unless you look at the curve.
 #
 # ## Schedules: who moves, when, and how fast
 #
-# Three habits make the start gentle. **Warm-up** spares all layers: Adam's first steps know each gradient from one minibatch, so they are kept small. The other two spare the lower
-# ones. **Layer-wise decay**: lower layers, which hold what is general, get lower rates. **Gradual unfreezing**: the top layer begins, the others join later (Howard and Ruder 2018).
+# Three habits make the start gentle. **Warm-up** spares all layers: Adam's first steps know each gradient from one
+# minibatch, so they are kept small. The other two spare the lower ones. **Layer-wise decay**: lower layers, which
+# hold what is general, get lower rates. **Gradual unfreezing**: the top layer begins, the others join later (Howard
+# and Ruder 2018).
 
 # %% tags=["figure"]
 plans = {
@@ -219,8 +229,9 @@ plots.show(
 
 # %% [markdown]
 # ### Exercise 06.1
-# Write `share(step, steps, warmup)`: which share of the learning rate is used at `step` (0, 1, ...) of `steps`? It rises as (step + 1) / (warmup + 1) while step < warmup, then falls on a
-# straight line from 1 at step = warmup to 0 at step = steps.
+# Write `share(step, steps, warmup)`: which share of the learning rate is used at `step` (0, 1, ...) of `steps`? It
+# rises as (step + 1) / (warmup + 1) while step < warmup, then falls on a straight line from 1 at step = warmup to 0
+# at step = steps.
 
 
 # %% tags=["exercise"]
@@ -249,11 +260,13 @@ check.exercise("06.1", share)
 # %% [markdown]
 # ## What is forgotten?
 #
-# Fine-tuning asks for cell types only. Nobody asks any more for hidden genes (Geneformer) or hidden values (scGPT), so these may get lost: *catastrophic forgetting*. We can
-# measure it, because the decoder of the pretraining is still there. Ask the pretraining's own questions before and after. To make nats and squared
-# bins comparable we count the **share lost**: 0 = as before, 1 = no better than a guesser who knows how common each gene is and looks at no cell.
+# Fine-tuning asks for cell types only. Nobody asks any more for hidden genes (Geneformer) or hidden values (scGPT),
+# so these may get lost: *catastrophic forgetting*. We can measure it, because the decoder of the pretraining is still
+# there. Ask the pretraining's own questions before and after. To make nats and squared bins comparable we count the
+# **share lost**: 0 = as before, 1 = no better than a guesser who knows how common each gene is and looks at no cell.
 #
-# By construction the head loses nothing, and neither does LoRA once its adapter is off. **Replay** mixes cells of the old kind, with the old loss, into every step.
+# By construction the head loses nothing, and neither does LoRA once its adapter is off. **Replay** mixes cells of the
+# old kind, with the old loss, into every step.
 
 # %%
 if profile == "quick":  # blood cells that are neither learned from nor tested stand for the pretraining's
@@ -287,8 +300,9 @@ live[["balanced_accuracy", "error_before", "error", "lost", "trained_parameters"
 ).set_caption(f"one draw, {size['steps']} steps; error in {unit}; fast = ten times the default rate")
 
 # %% [markdown]
-# One draw is an anecdote. The course keeps a table: five draws of 30 labels per type of `pbmc_zheng_facs`, both minis, 50 steps of 16 cells. The questions are about cells of the
-# corpus that the pretraining had kept aside; replayed are other cells of the corpus.
+# One draw is an anecdote. The course keeps a table: five draws of 30 labels per type of `pbmc_zheng_facs`, both
+# minis, 50 steps of 16 cells. The questions are about cells of the corpus that the pretraining had kept aside;
+# replayed are other cells of the corpus.
 
 # %%
 forgotten = scfm.results("forgetting")
@@ -324,13 +338,16 @@ shown = gaps.assign(metric=gaps["metric"].map(words), difference=difference)
 shown.pivot(index=["ours", "rival"], columns=["metric", "model"], values="difference").reindex(pairs)
 
 # %% [markdown]
-# Read it slowly. At the default rates no rung loses more than about a hundredth, full fine-tuning included. What destroys is full fine-tuning at ten times its rate, and the accuracy is lower for
-# it, in both models. Only `full` was tried that fast. LoRA's own default rate is as high as that one, but it moves small added matrices, and loses nothing here: rate and rung act together.
-# Replay doubles the price of a step. In Geneformer it brings a good part back; in scGPT the interval still holds zero. The rows with replay show, on the right, that it changes the
-# accuracy by nothing we can see.
+# Read it slowly. At the default rates no rung loses more than about a hundredth, full fine-tuning included. What
+# destroys is full fine-tuning at ten times its rate, and the accuracy is lower for it, in both models. Only `full`
+# was tried that fast. LoRA's own default rate is as high as that one, but it moves small added matrices, and loses
+# nothing here: rate and rung act together. Replay doubles the price of a step. In Geneformer it brings a good part
+# back; in scGPT the interval still holds zero. The rows with replay show, on the right, that it changes the accuracy
+# by nothing we can see.
 #
 # ### Exercise 06.2
-# Write `share_lost(before, after, guess)`: the three are errors (smaller is better). 0 if nothing changed, 1 if the network is no better than the guesser, negative if it got better.
+# Write `share_lost(before, after, guess)`: the three are errors (smaller is better). 0 if nothing changed, 1 if the
+# network is no better than the guesser, negative if it got better.
 
 
 # %% tags=["exercise"]
@@ -349,16 +366,20 @@ def share_lost(before, after, guess):
 check.exercise("06.2", share_lost)
 
 # %% [markdown] tags=["instructor"]
-# **Ask before the table:** which rung forgets most? Most say "full". **Misconception:** "LoRA cannot forget." With the adapter on it can; it can only be switched off. **Time check:** half of the
-# lesson is over. **Skip** the schedules if you are late, never the label-efficiency figure.
+# **Ask before the table:** which rung forgets most? Most say "full". **Misconception:** "LoRA cannot forget." With
+# the adapter on it can; it can only be switched off. **Time check:** half of the lesson is over. **Skip** the
+# schedules if you are late, never the label-efficiency figure.
 
 # %% [markdown]
 # ## The figure of the course: what does a label buy?
 #
-# Two models, four sets that were kept out of the corpus, 5 to 100 labelled cells per type. Every rung takes 80 steps of 32 cells. Types under 20 cells are left out, and of a type never more than 60 % is labelled: at the large budgets small types give fewer (how
-# many labels a type had on average is printed below the figure), and the labelled cells get as unequal as the types are.
-# One set is different: `pbmc68k` comes with 765 genes only, picked for how much they vary, and its labels come from a rule on genes (lesson 03).
-# Each panel answers three questions. Do the *rungs* differ (colours)? Was the *pretraining* worth anything (same colour dashed: the network with random weights)? Was the *model* needed (grey: logistic regression)?
+# Two models, four sets that were kept out of the corpus, 5 to 100 labelled cells per type. Every rung takes 80 steps
+# of 32 cells. Types under 20 cells are left out, and of a type never more than 60 % is labelled: at the large budgets
+# small types give fewer (how many labels a type had on average is printed below the figure), and the labelled cells
+# get as unequal as the types are. One set is different: `pbmc68k` comes with 765 genes only, picked for how much they
+# vary, and its labels come from a rule on genes (lesson 03). Each panel answers three questions. Do the *rungs*
+# differ (colours)? Was the *pretraining* worth anything (same colour dashed: the network with random weights)? Was
+# the *model* needed (grey: logistic regression)?
 
 # %%
 table = scfm.results("ladder")
@@ -387,8 +408,10 @@ plots.show(
 )
 
 # %% [markdown]
-# **The whiskers.** With five draws a bootstrap would resample five numbers as if they were the world, and miss too often. These are Student's t intervals: they widen by 2.8 standard errors instead of 2, because
-# five numbers estimate their own spread poorly. They speak of other draws of labels from the same set, not of other donors. A small experiment shows the difference:
+# **The whiskers.** With five draws a bootstrap would resample five numbers as if they were the world, and miss too
+# often. These are Student's t intervals: they widen by 2.8 standard errors instead of 2, because five numbers
+# estimate their own spread poorly. They speak of other draws of labels from the same set, not of other donors. A
+# small experiment shows the difference:
 
 # %%
 rng = np.random.default_rng(seed)
@@ -421,9 +444,12 @@ print("Every rung at every budget:", ", ".join(everywhere))
 record("above_twin_everywhere", everywhere)
 
 # %% [markdown]
-# Three warnings. On the pancreas, a tissue that the corpus lacks, Geneformer's head and full fine-tuning show no gain over their twins; LoRA does with few labels. The twin has random weights, but the mini did not start from random weights: lesson 03 showed
-# that its warm start, before any training, has the lead over the twin already. So "pretraining" here means warm start and training together. And a dashed line is not "trained from scratch": the twin gets the
-# same 80 steps at the same low rate. Where it falls below its own head, or near chance, the short training failed, and the gap to it flatters the pretraining.
+# Three warnings. On the pancreas, a tissue that the corpus lacks, Geneformer's head and full fine-tuning show no gain
+# over their twins; LoRA does with few labels. The twin has random weights, but the mini did not start from random
+# weights: lesson 03 showed that its warm start, before any training, has the lead over the twin already. So
+# "pretraining" here means warm start and training together. And a dashed line is not "trained from scratch": the twin
+# gets the same 80 steps at the same low rate. Where it falls below its own head, or near chance, the short training
+# failed, and the gap to it flatters the pretraining.
 
 # %% [markdown]
 # ### Do the rungs differ, and was the model needed?
@@ -483,8 +509,9 @@ for name in names:
 # %% [markdown]
 # ## The price list
 #
-# Accuracy is half of an answer. Seconds are of one core, for learning alone; the peak memory is of the whole process, data included. *Points per minute*: what a rung gains over the head, averaged over sets and budgets,
-# for each minute of computing more.
+# Accuracy is half of an answer. Seconds are of one core, for learning alone; the peak memory is of the whole process,
+# data included. *Points per minute*: what a rung gains over the head, averaged over sets and budgets, for each minute
+# of computing more.
 
 # %%
 bill = comparisons.bill(table)
@@ -499,11 +526,15 @@ bill.style.format(
 # %% [markdown]
 # ## Where logistic regression wins, why?
 #
-# On the pancreas nothing comes near it. The usual story: *its types are told apart by a few hormone genes, and the model has no token for them.* A story is not a measurement. So the same logistic
-# regression reads the cells at every station on their way into the network: all variable genes; those with a token; the tokens of the sentence; the embedding. Where does the answer get lost?
+# On the pancreas nothing comes near it. The usual story: *its types are told apart by a few hormone genes, and the
+# model has no token for them.* A story is not a measurement. So the same logistic regression reads the cells at every
+# station on their way into the network: all variable genes; those with a token; the tokens of the sentence; the
+# embedding. Where does the answer get lost?
 #
-# Two controls stand beside the way: fifty principal components of the tokens (is it only the number of dimensions?), and the ten genes that best separate the labelled cells (is it only a few genes?).
-# Below is also printed which share of each type's ten strongest markers (the genes that stand out most, by all cells and labels: to look at, not to learn from) has a token, and which share stands in the sentences.
+# Two controls stand beside the way: fifty principal components of the tokens (is it only the number of dimensions?),
+# and the ten genes that best separate the labelled cells (is it only a few genes?). Below is also printed which share
+# of each type's ten strongest markers (the genes that stand out most, by all cells and labels: to look at, not to
+# learn from) has a token, and which share stands in the sentences.
 
 # %%
 if profile == "cpu" and model in ladder.MODELS and not dataset:
@@ -545,13 +576,21 @@ record("culprits", culprits)
 print("Where the pancreas is lost:", {k.split("|")[0]: v for k, v in culprits.items() if "pancreas" in k})
 
 # %% [markdown]
-# The story survives in part only. The vocabulary costs little: what has a token still tells the types apart. And ten genes alone, the best by an F test on the labelled cells, fall well short of all genes, so a few genes do not carry the answer either. The two models lose it in
-# different places. **Geneformer**'s sentence still holds most of it, and so do fifty numbers that PCA takes from the tokens of these very cells; the embedding, whose directions were learned on other tissues, does not. **scGPT**'s mini draws its tokens *at random* among a deep cell's
-# thousands of expressed genes, so most markers are not in the sentence, and no later layer can bring them back. On the two blood sets with many genes the arrow from the tokens to the embedding goes up: there a linear reader finds more in the embedding than in the sentence. (How much of
-# that random weights would do as well, this table cannot say: it has no twin.) On `pbmc68k`, whose few genes were picked for how much they vary, the arrow goes down: the tokens say nearly all that the genes do, and the embedding loses a part of it.
+# The story survives in part only. The vocabulary costs little: what has a token still tells the types apart. And ten
+# genes alone, the best by an F test on the labelled cells, fall well short of all genes, so a few genes do not carry
+# the answer either. The two models lose it in different places. **Geneformer**'s sentence still holds most of it, and
+# so do fifty numbers that PCA takes from the tokens of these very cells; the embedding, whose directions were learned
+# on other tissues, does not. **scGPT**'s mini draws its tokens *at random* among a deep cell's thousands of expressed
+# genes, so most markers are not in the sentence, and no later layer can bring them back. On the two blood sets with
+# many genes the arrow from the tokens to the embedding goes up: there a linear reader finds more in the embedding
+# than in the sentence. (How much of that random weights would do as well, this table cannot say: it has no twin.) On
+# `pbmc68k`, whose few genes were picked for how much they vary, the arrow goes down: the tokens say nearly all that
+# the genes do, and the embedding loses a part of it.
 #
 # ### Exercise 06.3
-# Your model loses to logistic regression. Write `culprit(scores)`: a list of (station, score) in the order of the way into the network; return the name of the station *at which* the score falls most, compared with the station before it.
+# Your model loses to logistic regression. Write `culprit(scores)`: a list of (station, score) in the order of the way
+# into the network; return the name of the station *at which* the score falls most, compared with the station before
+# it.
 
 
 # %% tags=["exercise"]
@@ -573,7 +612,9 @@ check.exercise("06.3", culprit)
 # %% [markdown]
 # ## A decision chart
 #
-# "The cheapest method that is not significantly worse than the best one", by the paired t interval, on every set of its kind. Where each method is significantly worse on some set, there is *no single method*, and the chart names the best of each set. First with logistic regression in the race, then among the rungs alone.
+# "The cheapest method that is not significantly worse than the best one", by the paired t interval, on every set of
+# its kind. Where each method is significantly worse on some set, there is *no single method*, and the chart names the
+# best of each set. First with logistic regression in the race, then among the rungs alone.
 
 # %%
 everything = comparisons.decision_chart(table)
@@ -600,15 +641,21 @@ for chart, title, alt in (
     plots.show(ladder_figure.chart(chart, title), alt=f"{alt}: {said}.")
 
 # %% [markdown]
-# LoRA is never chosen: on these small models it takes more seconds than full fine-tuning, so where both are good enough, full is "cheaper". On a network of billions of weights memory
-# would decide, not seconds, and the order would change.
+# LoRA is never chosen: on these small models it takes more seconds than full fine-tuning, so where both are good
+# enough, full is "cheaper". On a network of billions of weights memory would decide, not seconds, and the order would
+# change.
 #
-# **Its limits.** Small models, four sets (one of them alone stands for "not in the corpus"; the lung-cancer lines, on which lesson 04 finds the pretrained head below its random twin, have not been computed), five draws: with so few, "not significantly worse" also means "we could not tell", so the chart leans to the cheap side; the number below each
-# name says how many points that costs on average. The best one was chosen on the same draws, which flatters it. One fixed setting per rung, nothing tuned. (And when the trained rungs of scGPT's mini were computed, here and in the table of forgetting, tokens of one bin shared their dropout, at a rate of 5 %: a fault of
-# ours that has been mended since.) It is a way to decide; the numbers are of these models.
+# **Its limits.** Small models, four sets (one of them alone stands for "not in the corpus"; the lung-cancer lines, on
+# which lesson 04 finds the pretrained head below its random twin, have not been computed), five draws: with so few,
+# "not significantly worse" also means "we could not tell", so the chart leans to the cheap side; the number below
+# each name says how many points that costs on average. The best one was chosen on the same draws, which flatters it.
+# One fixed setting per rung, nothing tuned. (And when the trained rungs of scGPT's mini were computed, here and in
+# the table of forgetting, tokens of one bin shared their dropout, at a rate of 5 %: a fault of ours that has been
+# mended since.) It is a way to decide; the numbers are of these models.
 #
 # ### Exercise 06.4
-# Write `cheapest(gaps, price)`: `gaps` maps each method to the (low, high) of the 95 % interval of "best minus this method" (the best itself has (0, 0)); `price` maps methods to seconds. Return the cheapest method that is not
+# Write `cheapest(gaps, price)`: `gaps` maps each method to the (low, high) of the 95 % interval of "best minus this
+# method" (the best itself has (0, 0)); `price` maps methods to seconds. Return the cheapest method that is not
 # significantly worse.
 
 
@@ -631,8 +678,10 @@ check.exercise("06.4", cheapest)
 # %% [markdown]
 # ## Appendix: classes of genes
 #
-# The same function names genes instead of cells: `level="gene"`. A gene's vector is its mean over the cells that have it, and whole genes are kept aside. In the quick profile the classes are families that a symbol gives away (machinery of every cell, or
-# immune system); the cpu profile takes Geneformer's own question, dosage-sensitive transcription factors.
+# The same function names genes instead of cells: `level="gene"`. A gene's vector is its mean over the cells that have
+# it, and whole genes are kept aside. In the quick profile the classes are families that a symbol gives away
+# (machinery of every cell, or immune system); the cpu profile takes Geneformer's own question, dosage-sensitive
+# transcription factors.
 
 # %%
 gene_labels = gene_families.by_symbol(adata.var["gene_symbol"].astype(str))
@@ -670,11 +719,14 @@ if gene_table is not None:
     plots.show(ax, alt=f"Balanced accuracy on genes that were kept aside: {said}.")
 
 # %% [markdown]
-# Ahead of everything that the counts say, and far ahead of random weights. But look at the warm start before you praise the training: the statistic of which genes occur together, with which the gene vectors began, knows nearly all of this already.
+# Ahead of everything that the counts say, and far ahead of random weights. But look at the warm start before you
+# praise the training: the statistic of which genes occur together, with which the gene vectors began, knows nearly
+# all of this already.
 #
 # ## Appendix: two questions on one encoder
 #
-# Several label columns make several heads on one network, and a cell may lack a label in one of them. Take the common case: everybody knows the coarse lineage, few cells have a fine label. Does the coarse question help the fine one?
+# Several label columns make several heads on one network, and a cell may lack a label in one of them. Take the common
+# case: everybody knows the coarse lineage, few cells have a fine label. Does the coarse question help the fine one?
 
 # %%
 LYMPHOID = re.compile(r"(?<![a-z])(t|b|nk|treg|cytotoxic|lymphocytes?|plasma)(?![a-z])", re.IGNORECASE)  # whole words
@@ -696,7 +748,8 @@ else:
     print("All these types are of one lineage: there is no second question to ask.")
 
 # %% [markdown] tags=["instructor"]
-# **Discussion:** somebody has 100 labels per type of a tissue that the corpus holds. Let the room argue from the chart and from its limits. **Skip** both appendices in a workshop of half a day.
+# **Discussion:** somebody has 100 labels per type of a tissue that the corpus holds. Let the room argue from the
+# chart and from its limits. **Skip** both appendices in a workshop of half a day.
 
 # %% [markdown] tags=["quiz"]
 # **Quiz.** Full fine-tuning is 2 points above the head on one draw. What do you do?
@@ -712,13 +765,19 @@ else:
 
 # %% [markdown]
 # ## Key points
-# - One step: forward, cross-entropy, backward, clip, Adam. At first each weight with a gradient moves by about the learning rate, so the rate decides.
-# - Warm-up keeps the first steps small; layer-wise decay and gradual unfreezing let the lower layers move less, or later.
-# - Forgetting is measured by the pretraining's own questions. Here full fine-tuning forgot at a high rate and hardly at the default one; replay repairs a part.
-# - A rung has to beat the rung below it, its random twin and logistic regression, draw by draw, with an interval that suits the number of draws.
-# - Where a baseline wins, follow the cells into the network and look where the answer gets lost, before you tell a story.
+# - One step: forward, cross-entropy, backward, clip, Adam. At first each weight with a gradient moves by about the
+#   learning rate, so the rate decides.
+# - Warm-up keeps the first steps small; layer-wise decay and gradual unfreezing let the lower layers move less, or
+#   later.
+# - Forgetting is measured by the pretraining's own questions. Here full fine-tuning forgot at a high rate and hardly
+#   at the default one; replay repairs a part.
+# - A rung has to beat the rung below it, its random twin and logistic regression, draw by draw, with an interval that
+#   suits the number of draws.
+# - Where a baseline wins, follow the cells into the network and look where the answer gets lost, before you tell a
+#   story.
 # - The cheapest method that is not significantly worse is a rule; say how little your draws could tell.
-# - A run of hours need not fear a power cut: with `work="folder"` every fit writes checkpoints, and one that was killed goes on from the last of them to the same numbers.
+# - A run of hours need not fear a power cut: with `work="folder"` every fit writes checkpoints, and one that was
+#   killed goes on from the last of them to the same numbers.
 #
 # ## Further reading
 # - Kumar et al. 2022, fine-tuning can distort pretrained features: https://doi.org/10.48550/arXiv.2202.10054

@@ -1,10 +1,10 @@
 # %% [markdown]
 # # 07 · What is scGPT trained to do?
 #
-# Geneformer has one game: guess the hidden gene. scGPT has five, played at the same time, and its paper leaves many readers with question
-# marks. Does it really generate while it trains? What is fine-tuning without labels? Why would one turn a gradient around?
-# Here each game is taken out of the box, written down in a few lines, played alone to see what it does to the cells, and then left out of
-# the whole to see whether anybody misses it.
+# Geneformer has one game: guess the hidden gene. scGPT has five, played at the same time, and its paper leaves many
+# readers with question marks. Does it really generate while it trains? What is fine-tuning without labels? Why would
+# one turn a gradient around? Here each game is taken out of the box, written down in a few lines, played alone to see
+# what it does to the cells, and then left out of the whole to see whether anybody misses it.
 #
 # | You will be able to | Time | Needs |
 # |---|---|---|
@@ -53,15 +53,16 @@ print(f"{study_name}: {adata.n_obs:,} cells, {len(set(types))} types. {about(stu
 print(pd.crosstab(types, batches, rownames=["type"], colnames=["batch"]).to_string())
 
 # %% [markdown]
-# Two batches, and the types occur in both: only then does "remove the batch, keep the type" mean anything. In the quick profile the second
-# batch is **simulated** from the first (no small bundled set has real ones): half of the cells lost molecules, gene by gene. The table
-# of the last part is of real batches, of another study.
+# Two batches, and the types occur in both: only then does "remove the batch, keep the type" mean anything. In the
+# quick profile the second batch is **simulated** from the first (no small bundled set has real ones): half of the
+# cells lost molecules, gene by gene. The table of the last part is of real batches, of another study.
 #
 # ## The tokens
 #
-# In scGPT a token is a *sum*. What gene is it? plus: how much of it is there? plus, where an experiment has them: was it perturbed? The batch and the
-# modality (RNA, protein, open chromatin) are *not* in the sum. They are handed to the decoders at the end, beside what the transformer made
-# of the tokens. That placement is a choice, and we can see what it does. The names in the drawing get a section each:
+# In scGPT a token is a *sum*. What gene is it? plus: how much of it is there? plus, where an experiment has them: was
+# it perturbed? The batch and the modality (RNA, protein, open chromatin) are *not* in the sum. They are handed to the
+# decoders at the end, beside what the transformer made of the tokens. That placement is a choice, and we can see what
+# it does. The names in the drawing get a section each:
 #
 # | short | long | asks |
 # |---|---|---|
@@ -114,8 +115,9 @@ plots.show(
 )
 
 # %% [markdown]
-# Take one cell. Bins say how large a count is *within its own cell* (lesson 02). In fine-tuning the zeros stay in: a gene that was looked for and
-# not found is information too. So each cell has the same genes, the most variable ones of the study.
+# Take one cell. Bins say how large a count is *within its own cell* (lesson 02). In fine-tuning the zeros stay in: a
+# gene that was looked for and not found is information too. So each cell has the same genes, the most variable ones
+# of the study.
 
 # %%
 fm = scfm.load_model(model, device="auto" if profile == "gpu" else "cpu")
@@ -139,8 +141,8 @@ whose = f"{adata.obs_names[cell]} ({types[cell]}, {batches[cell]})"
 shown.head(9).style.hide().set_caption(f"the first tokens of cell {whose}")
 
 # %% [markdown]
-# `<cls>` stands for no gene. It carries the value -2, what padding carries (upstream: 0 in fine-tuning, -2 where it embeds; here one value for both), and its state at the far end is *the* cell embedding. Now the sum
-# by hand.
+# `<cls>` stands for no gene. It carries the value -2, what padding carries (upstream: 0 in fine-tuning, -2 where it
+# embeds; here one value for both), and its state at the far end is *the* cell embedding. Now the sum by hand.
 
 
 # %%
@@ -161,9 +163,9 @@ with torch.no_grad():
 print(f"{token.shape[1]} tokens of {token.shape[2]} numbers each: by hand = by the library.")
 
 # %% [markdown]
-# The value is not looked up in a table of 51 rows. It goes through a small network, so bin 7 lies between bin 6 and bin 8 from the start. And who
-# notices what? We change one input at a time in a network that has *all* parts (random weights: who is connected to whom does not depend on
-# them) and look which outputs move.
+# The value is not looked up in a table of 51 rows. It goes through a small network, so bin 7 lies between bin 6 and
+# bin 8 from the start. And who notices what? We change one input at a time in a network that has *all* parts (random
+# weights: who is connected to whom does not depend on them) and look which outputs move.
 
 # %%
 from scfm.models.scgpt import ScGPTConfig, ScGPTModel
@@ -233,19 +235,22 @@ plots.show(
 )
 
 # %% [markdown]
-# Read the first column. A batch *token* never touches the cell embedding: it tells the decoder "this is how batch 2 measures", so that the cell
-# embedding does not have to remember it. **DSBN** (a batch normalization of its own for each batch) stands before the transformer and changes everything.
+# Read the first column. A batch *token* never touches the cell embedding: it tells the decoder "this is how batch 2
+# measures", so that the cell embedding does not have to remember it. **DSBN** (a batch normalization of its own for
+# each batch) stands before the transformer and changes everything.
 #
-# A detail on DSBN. The reference code normalizes a whole minibatch by the label of its first cell, so minibatches must be of one batch. Here each
-# cell goes by its own label, and minibatches are mixed.
+# A detail on DSBN. The reference code normalizes a whole minibatch by the label of its first cell, so minibatches
+# must be of one batch. Here each cell goes by its own label, and minibatches are mixed.
 #
 # ## Objective 1: GEP, fill in the hidden values
 #
-# **Gene expression prediction.** Hide 40 % of the values (the gene stays visible, its value becomes -1), predict them, score the hidden positions only:
+# **Gene expression prediction.** Hide 40 % of the values (the gene stays visible, its value becomes -1), predict
+# them, score the hidden positions only:
 #
 # $$L_\text{GEP} = \frac{\sum_j m_j\,(\hat x_j - x_j)^2}{\sum_j m_j}, \qquad m_j = 1 \text{ where hidden}$$
 #
-# Upstream's fine-tuning counts every hidden gene. Our mini counts a hidden gene only if it is expressed, $m_j = 1$ where hidden *and* $x_j > 0$: whether a gene is on at all is a question of its own, which comes next.
+# Upstream's fine-tuning counts every hidden gene. Our mini counts a hidden gene only if it is expressed, $m_j = 1$
+# where hidden *and* $x_j > 0$: whether a gene is on at all is a question of its own, which comes next.
 
 # %%
 rng = np.random.default_rng(seed)
@@ -266,9 +271,9 @@ print(f"GEP by hand {gep_by_hand:.2f}, by the library the same.", end=" ")
 print(f"As a typical error{of_what}: {gep_by_hand**0.5:.1f} bins of 50.")
 
 # %% [markdown]
-# **Zero or not?** Most values are zero, and a squared error with many zeros teaches the network to say "a little" everywhere. So the decoders have a
-# twin that answers P(value > 0), with the likelihood of a coin as its loss (upstream's name for this probability is `zero_probs`, though it is that
-# of *not* being zero):
+# **Zero or not?** Most values are zero, and a squared error with many zeros teaches the network to say "a little"
+# everywhere. So the decoders have a twin that answers P(value > 0), with the likelihood of a coin as its loss
+# (upstream's name for this probability is `zero_probs`, though it is that of *not* being zero):
 #
 # $$L_\text{zeros} = -\frac{\sum_j m_j \log \text{Bernoulli}([x_j > 0];\, p_j)}{\sum_j m_j}$$
 
@@ -316,14 +321,16 @@ plots.show(
 )
 
 # %% [markdown]
-# Read the third row: it says nearly the same everywhere. In the mini's pretraining half of the genes asked for were on, so its P leans to one half; here far
-# fewer are. That is also why its coin can lose to the guess that knows nothing but the share. Fine-tuning learns the new share; lesson 08 corrects it without training.
+# Read the third row: it says nearly the same everywhere. In the mini's pretraining half of the genes asked for were
+# on, so its P leans to one half; here far fewer are. That is also why its coin can lose to the guess that knows
+# nothing but the share. Fine-tuning learns the new share; lesson 08 corrects it without training.
 #
 # ### What does it do alone?
 #
-# We fine-tune on GEP and nothing else, a few dozen minibatches, and look at the embedding before and after. `before` is the pretrained network on the same
-# genes. Scores are of the cells whose label nobody saw: a **probe** for the type (higher is better), **AvgBIO** of clusters, **iLISI** for mixed batches,
-# and a **batch probe**, which must not succeed (chance: one half).
+# We fine-tune on GEP and nothing else, a few dozen minibatches, and look at the embedding before and after. `before`
+# is the pretrained network on the same genes. Scores are of the cells whose label nobody saw: a **probe** for the
+# type (higher is better), **AvgBIO** of clusters, **iLISI** for mixed batches, and a **batch probe**, which must not
+# succeed (chance: one half).
 
 # %%
 labelled = ablation.some_labels(types, labelled_share, seed)
@@ -391,18 +398,20 @@ error_bars(gep_errors, "GEP")
 record("gep_error", gep_errors, tolerance="40%")
 
 # %% [markdown]
-# Be fair to the network when you look at `before`. The mean of a gene is taken from *these* cells, which the network has never met. Nor has it met cells cut
-# down to a few dozen variable genes and binned among these alone. That is what fine-tuning is for. There may be one more reason: it has never been asked in this
-# way, which brings us to the first question mark.
+# Be fair to the network when you look at `before`. The mean of a gene is taken from *these* cells, which the network
+# has never met. Nor has it met cells cut down to a few dozen variable genes and binned among these alone. That is
+# what fine-tuning is for. There may be one more reason: it has never been asked in this way, which brings us to the
+# first question mark.
 #
 # ## Question mark: "it seems they do generation during training"
 #
-# They do. In **pretraining** scGPT is not asked as above. Some genes are *perceived* (with values), the others *generated*: they have no value at all, only
-# a flag that says "to be generated", and the attention mask lets each see the perceived genes and itself, never each other. (Lesson 08 draws that mask.)
-# It is the same game of filling in values, in the form that can later be played without any answer: that is what makes it a generative model.
+# They do. In **pretraining** scGPT is not asked as above. Some genes are *perceived* (with values), the others
+# *generated*: they have no value at all, only a flag that says "to be generated", and the attention mask lets each
+# see the perceived genes and itself, never each other. (Lesson 08 draws that mask.) It is the same game of filling in
+# values, in the form that can later be played without any answer: that is what makes it a generative model.
 #
-# In **fine-tuning** the hidden genes are ordinary tokens with the value -1, and all see all. The network meets this -1 for the first time there! So we
-# can ask the same cells for the same hidden values in both ways.
+# In **fine-tuning** the hidden genes are ordinary tokens with the value -1, and all see all. The network meets this
+# -1 for the first time there! So we can ask the same cells for the same hidden values in both ways.
 
 # %%
 n_hidden = int(mask[0].sum())
@@ -424,14 +433,16 @@ error_bars(ways, "one network, two ways to ask")
 record("two_ways_to_ask", ways, tolerance="40%")
 
 # %% [markdown]
-# The same network, the same cells, the same hidden values: only the form of the question differs. What -1 means was never taught; the difference of the two
-# lower bars is what that costs on this study. Compare it with the distance to the gene's mean. If it is most of that distance, fine-tuning first learns how it is being
-# asked; if it is a small part, as it can be here, fine-tuning mainly learns these genes and their levels.
+# The same network, the same cells, the same hidden values: only the form of the question differs. What -1 means was
+# never taught; the difference of the two lower bars is what that costs on this study. Compare it with the distance to
+# the gene's mean. If it is most of that distance, fine-tuning first learns how it is being asked; if it is a small
+# part, as it can be here, fine-tuning mainly learns these genes and their levels.
 #
 # ### Exercise 07.1
-# An error of so many bins² says little. Write `explained(predicted, target, mask)`: one minus the error at the hidden positions divided by the error of answering
-# each gene's mean **over its shown values** (numpy arrays (cell, gene), `mask` is True where hidden; every gene is shown in some cell). 1 is perfect, 0 is no
-# better than the mean, below 0 is worse.
+# An error of so many bins² says little. Write `explained(predicted, target, mask)`: one minus the error at the hidden
+# positions divided by the error of answering each gene's mean **over its shown values** (numpy arrays (cell, gene),
+# `mask` is True where hidden; every gene is shown in some cell). 1 is perfect, 0 is no better than the mean, below 0
+# is worse.
 
 
 # %% tags=["exercise"]
@@ -453,8 +464,9 @@ check.exercise("07.1", explained)
 # %% [markdown]
 # ## Objective 2: GEPC, the same from the cell alone
 #
-# GEP can be solved gene from gene: "CD3D is there, so CD3E will be." Nothing forces the cell embedding to know anything. **Gene expression prediction from the
-# cell** (the code calls it MVC) closes that door: the value of a gene must come from the cell embedding $h_c$ and a query made of the gene's name.
+# GEP can be solved gene from gene: "CD3D is there, so CD3E will be." Nothing forces the cell embedding to know
+# anything. **Gene expression prediction from the cell** (the code calls it MVC) closes that door: the value of a gene
+# must come from the cell embedding $h_c$ and a query made of the gene's name.
 #
 # $$q_g = \sigma(\text{Linear}(e_g)), \qquad \hat x_g = q_g^\top W\, h_c, \qquad L_\text{GEPC} = \text{the formula of GEP}$$
 
@@ -468,8 +480,9 @@ of_cells, of_genes = output.cell_embedding, (query @ net.mvc_decoder.W.weight.T)
 print("A table of cells times genes as a product of two thin ones:", tuple(of_cells.shape), "x", tuple(of_genes.shape))
 
 # %% [markdown]
-# Look at the product. A vector per cell times a vector per gene gives the whole table: that is matrix factorization, PCA's own form, with the
-# difference that both vectors come out of networks. Where does the gradient of each enter the last layer?
+# Look at the product. A vector per cell times a vector per gene gives the whole table: that is matrix factorization,
+# PCA's own form, with the difference that both vectors come out of networks. Where does the gradient of each enter
+# the last layer?
 
 # %%
 few = slice(0, 8)
@@ -517,8 +530,10 @@ record("gepc_error", gepc_errors, tolerance="40%")
 # %% [markdown]
 # ## Objective 3: ECS, alike becomes more alike
 #
-# **Elastic cell similarity** looks at pairs of cells in a minibatch. In the paper, with a threshold $\beta$: $L_\text{ECS} = -(\cos(h_i, h_j) - \beta)^2$. The idea: pairs above
-# $\beta$ are pulled together, pairs below pushed apart. In the code negative cosines become 0 first, and so does the diagonal (it still counts in the mean, as a constant):
+# **Elastic cell similarity** looks at pairs of cells in a minibatch. In the paper, with a threshold $\beta$:
+# $L_\text{ECS} = -(\cos(h_i, h_j) - \beta)^2$. The idea: pairs above $\beta$ are pulled together, pairs below pushed
+# apart. In the code negative cosines become 0 first, and so does the diagonal (it still counts in the mean, as a
+# constant):
 #
 # $$L_\text{ECS} = \text{mean}_{ij}\Big[1 - \big(\max(0, \cos(h_i, h_j)) - \beta\big)^2\Big]$$
 #
@@ -565,9 +580,11 @@ plots.show(
 # %% [markdown]
 # Three odd things are in this curve.
 #
-# - The slope changes sign **at β, which is the top of a hill**: no pair comes to rest there. Each is driven to one end or the other.
+# - The slope changes sign **at β, which is the top of a hill**: no pair comes to rest there. Each is driven to one
+#   end or the other.
 # - **Below 0 nothing happens**, and just above 0 the push is strongest. The force does not fade, it breaks off.
-# - **The deepest valley is at cosine 1** as long as β is below one half. Then the loss is lowest when *all* cells are the same point. (Above one half it is lowest for cells at right angles.)
+# - **The deepest valley is at cosine 1** as long as β is below one half. Then the loss is lowest when *all* cells are
+#   the same point. (Above one half it is lowest for cells at right angles.)
 #
 # The paper names 0.3 and upstream's integration example 0.8. All training in this course takes β = 0.3.
 
@@ -602,7 +619,8 @@ plots.show(
 
 # %% [markdown]
 # ### Exercise 07.2
-# Write `direction(cosine, beta)`: what does one step of training on ECS do to a pair of cells at this cosine? Return `"together"`, `"apart"` or `"nothing"` (where the slope is zero: at 0 and below, and exactly at β).
+# Write `direction(cosine, beta)`: what does one step of training on ECS do to a pair of cells at this cosine? Return
+# `"together"`, `"apart"` or `"nothing"` (where the slope is zero: at 0 and below, and exactly at β).
 
 
 # %% tags=["exercise"]
@@ -624,9 +642,10 @@ check.exercise("07.2", direction)
 # %% [markdown]
 # ## Objective 4: DAR, hide the batch
 #
-# **Domain adaptation via reverse back-propagation.** A small network, the discriminator, reads the batch off the cell embedding (cross-entropy). On the way back, between
-# discriminator and encoder, the gradient is multiplied by -1. One loss, one descent, two opposed players: the discriminator gets better at telling batches apart,
-# the encoder at hiding them.
+# **Domain adaptation via reverse back-propagation.** A small network, the discriminator, reads the batch off the cell
+# embedding (cross-entropy). On the way back, between discriminator and encoder, the gradient is multiplied by -1. One
+# loss, one descent, two opposed players: the discriminator gets better at telling batches apart, the encoder at
+# hiding them.
 
 # %% tags=["figure"]
 ax = drawings.boxes(
@@ -697,8 +716,8 @@ record("reversal", ratio, tolerance=1e-3)
 play("DAR alone", ["DAR"], SIZES["steps"], **NO_BATCHES)
 
 # %% [markdown]
-# When the discriminator's loss reaches ln 2 (for two batches of one size) it does no better than a coin. Has the batch left the embedding then? Ask a
-# *fresh* classifier that was never part of the game.
+# When the discriminator's loss reaches ln 2 (for two batches of one size) it does no better than a coin. Has the
+# batch left the embedding then? Ask a *fresh* classifier that was never part of the game.
 
 # %%
 dar = runs["DAR alone"].history
@@ -713,13 +732,16 @@ record("discriminator_loss", late, tolerance=0.15)
 record("batch_probe", fresh, tolerance=0.12)
 
 # %% [markdown]
-# A loss *above* the coin's is worse than a coin. The encoder may move away faster than the discriminator can follow; but a discriminator that has not learned anything yet would look much the same. The probe has the last word. If it reads the batch as well as before, these
-# few minibatches have fooled one discriminator and hidden nothing.
+# A loss *above* the coin's is worse than a coin. The encoder may move away faster than the discriminator can follow;
+# but a discriminator that has not learned anything yet would look much the same. The probe has the last word. If it
+# reads the batch as well as before, these few minibatches have fooled one discriminator and hidden nothing.
 
 # %% [markdown]
 # ### Exercise 07.3
-# No special function is needed to reverse a gradient. You are given the *plain* gradients of the discriminator's loss, as they are without any turn, for the encoder's weights and for the discriminator's own.
-# Write `one_step(encoder, discriminator, g_encoder, g_discriminator, lr, strength)`: the new weights of both, encoder first, after one step of gradient descent with a turn of this strength.
+# No special function is needed to reverse a gradient. You are given the *plain* gradients of the discriminator's
+# loss, as they are without any turn, for the encoder's weights and for the discriminator's own. Write
+# `one_step(encoder, discriminator, g_encoder, g_discriminator, lr, strength)`: the new weights of both, encoder
+# first, after one step of gradient descent with a turn of this strength.
 
 
 # %% tags=["exercise"]
@@ -746,9 +768,10 @@ check.exercise("07.3", one_step)
 # %% [markdown]
 # ## Objective 5: CLS, name the type
 #
-# Cross-entropy on known cell types, through a small classifier on the cell embedding. It is the only objective with labels; it gets those of some cells
-# (`labelled_share`) and is trained on these cells alone: the others have nothing to tell it. It must be compared with rivals that get the *same* labels: logistic regression on PCA, once of all variable genes
-# (up to 2,000), and once of the few genes that scGPT gets here.
+# Cross-entropy on known cell types, through a small classifier on the cell embedding. It is the only objective with
+# labels; it gets those of some cells (`labelled_share`) and is trained on these cells alone: the others have nothing
+# to tell it. It must be compared with rivals that get the *same* labels: logistic regression on PCA, once of all
+# variable genes (up to 2,000), and once of the few genes that scGPT gets here.
 
 # %%
 play("CLS alone", ["CLS"], SIZES["steps"], adata[labelled].copy(), labels=types[labelled], **NO_BATCHES)
@@ -771,8 +794,8 @@ print(f"on PCA of the same {len(study.genes)} genes: {named['PCA, same genes']:.
 # %% [markdown]
 # ## Together
 #
-# The total is a weighted sum: weight 1 for each, 10 for ECS. Weights say little without the size of what they multiply. So: how hard does each objective
-# pull at the weights they share, and do they pull in the same direction?
+# The total is a weighted sum: weight 1 for each, 10 for ECS. Weights say little without the size of what they
+# multiply. So: how hard does each objective pull at the weights they share, and do they pull in the same direction?
 
 # %%
 everything = recipe.with_parts(
@@ -821,15 +844,17 @@ plots.show(
 )
 
 # %% [markdown]
-# Squared errors of bins are large numbers, so the squared errors steer, and the gradient is cut to length 1 before each step: whoever is small has little to say.
-# Where two of them point in opposite directions, the small one is simply outvoted: look below for a loss that *rises* although it is being trained.
-# The weights of the recipe do not make the five equal. The last table has a row in which GEP and GEPC count a hundredth, so that the others are heard.
+# Squared errors of bins are large numbers, so the squared errors steer, and the gradient is cut to length 1 before
+# each step: whoever is small has little to say. Where two of them point in opposite directions, the small one is
+# simply outvoted: look below for a loss that *rises* although it is being trained. The weights of the recipe do not
+# make the five equal. The last table has a row in which GEP and GEPC count a hundredth, so that the others are heard.
 #
 # ## Question mark: "what do they mean by fine-tuning?"
 #
-# Usually: put a head on the network and train on answers. In scGPT's paper, for integration: **play the same games again on your own cells**. The network gets
-# new parts for the new study and everything is trained. Two of its tasks are what others call fine-tuning: annotation (CLS, and nothing hidden) and perturbation
-# prediction (the answer is another, perturbed cell; not in this lesson).
+# Usually: put a head on the network and train on answers. In scGPT's paper, for integration: **play the same games
+# again on your own cells**. The network gets new parts for the new study and everything is trained. Two of its tasks
+# are what others call fine-tuning: annotation (CLS, and nothing hidden) and perturbation prediction (the answer is
+# another, perturbed cell; not in this lesson).
 
 # %% tags=["figure"]
 layers = [(name, "trained") for name in ("layer 1", "layer 2", "… all others")]
@@ -874,9 +899,10 @@ assert torch.allclose(a.expression, b.expression, atol=1e-3)
 print("With new parts and before the first step, it answers as the pretrained network does.")
 
 # %% [markdown]
-# (Not so upstream: a decoder that also reads a batch token is twice as wide, its weights no longer fit, and the loader skips them without a word. There the decoder
-# starts at random. And one thing more is ours: in training DSBN sees cells of which much is hidden, an embedding is made of cells of which nothing is, so after
-# training its means and variances are taken anew from the whole cells.)
+# (Not so upstream: a decoder that also reads a batch token is twice as wide, its weights no longer fit, and the
+# loader skips them without a word. There the decoder starts at random. And one thing more is ours: in training DSBN
+# sees cells of which much is hidden, an embedding is made of cells of which nothing is, so after training its means
+# and variances are taken anew from the whole cells.)
 #
 # Now all five, with batch tokens and DSBN, as in the recipe.
 
@@ -906,7 +932,8 @@ plots.show(panels, alt=f"Loss curves of each objective while all five are traine
 # %% [markdown]
 # ## Before, alone, together
 #
-# The first two principal components of each embedding, cells coloured by type above and by batch below. To look at, not to judge.
+# The first two principal components of each embedding, cells coloured by type above and by batch below. To look at,
+# not to judge.
 
 # %% tags=["figure"]
 from sklearn.decomposition import PCA
@@ -941,19 +968,24 @@ print(f"Live part: {time.perf_counter() - begin:.0f} s on this machine.")
 effects_table.style.format("{:.3f}", na_rep="").set_caption("one run each: only large differences mean anything")
 
 # %% [markdown]
-# Do not be surprised by a row *below* `before`: no objective but CLS knows what a type is, and filling in a few dozen values better need not keep types apart. And if the *batch* is
-# easier to read off `all five` than off `before`, look at what it was given: a batch normalization and a token for each batch. One run is an anecdote; the next section repeats it.
+# Do not be surprised by a row *below* `before`: no objective but CLS knows what a type is, and filling in a few dozen
+# values better need not keep types apart. And if the *batch* is easier to read off `all five` than off `before`, look
+# at what it was given: a batch normalization and a token for each batch. One run is an anecdote; the next section
+# repeats it.
 
 # %% [markdown] tags=["instructor"]
-# **Ask before the last table:** which objective alone gives the best AvgBIO, and which the best mixing? **Misconception to expect:** "DAR's loss went up, so the training failed." Its loss going to ln 2
-# is the aim; the fresh probe says whether the aim was reached. **Skip** "Objective 5" and "Together" (who pulls hardest) if you are late; never skip ECS's curve. **Discussion:** would you set β by the histogram of your own cosines?
+# **Ask before the last table:** which objective alone gives the best AvgBIO, and which the best mixing?
+# **Misconception to expect:** "DAR's loss went up, so the training failed." Its loss going to ln 2 is the aim; the
+# fresh probe says whether the aim was reached. **Skip** "Objective 5" and "Together" (who pulls hardest) if you are
+# late; never skip ECS's curve. **Discussion:** would you set β by the histogram of your own cosines?
 
 # %% [markdown]
 # ## Who is missed? The ablation
 #
-# The recipe again and again, with new labels, new parts and new orders (a *seed* is all of that), with all five objectives and with each
-# left out in turn. Scored on the cells that have no label, all methods on the same ones. Beside it what a careful reader asks for: the pretrained network as it is, on the same genes; its random
-# twin; PCA of all variable genes and of the same genes; and both with Harmony, which needs a second.
+# The recipe again and again, with new labels, new parts and new orders (a *seed* is all of that), with all five
+# objectives and with each left out in turn. Scored on the cells that have no label, all methods on the same ones.
+# Beside it what a careful reader asks for: the pretrained network as it is, on the same genes; its random twin; PCA
+# of all variable genes and of the same genes; and both with Harmony, which needs a second.
 
 # %%
 if SIZES["seeds"]:  # fills what is missing and keeps the rest; a stopped run goes on where it was
@@ -1044,20 +1076,25 @@ record.headline(
 )
 
 # %% [markdown]
-# What to take from such a table? An objective that nobody misses may be useless, or it may never have been heard: at these weights ECS, DAR and CLS hardly pull (see "Who pulls
-# hardest?"), and two epochs are short. "Not missed" means not missed at this weight, for this long, on this study.
+# What to take from such a table? An objective that nobody misses may be useless, or it may never have been heard: at
+# these weights ECS, DAR and CLS hardly pull (see "Who pulls hardest?"), and two epochs are short. "Not missed" means
+# not missed at this weight, for this long, on this study.
 #
-# If scGPT lies below PCA, are the few genes to blame that two cores can train on? `HVG + PCA, same genes` answers: it had no others. And look whether Harmony did its work: on all genes it hardly mixed these two technologies (iLISI, batch probe), so it
-# is not the strongest rival here.
+# If scGPT lies below PCA, are the few genes to blame that two cores can train on? `HVG + PCA, same genes` answers: it
+# had no others. And look whether Harmony did its work: on all genes it hardly mixed these two technologies (iLISI,
+# batch probe), so it is not the strongest rival here.
 #
-# A recipe must beat two things: the network that it started from, and PCA (with Harmony or without), which takes about a second. The lines above take them one by one. Where `all five` is worse than
-# `zero-shot, same genes`, training took something away; where the random twin is better, what was read off owes nothing to pretraining. So short a training of so small a model
-# says nothing about the large one: to know, run the same cell with `model=` its folder.
+# A recipe must beat two things: the network that it started from, and PCA (with Harmony or without), which takes
+# about a second. The lines above take them one by one. Where `all five` is worse than `zero-shot, same genes`,
+# training took something away; where the random twin is better, what was read off owes nothing to pretraining. So
+# short a training of so small a model says nothing about the large one: to know, run the same cell with `model=` its
+# folder.
 #
 # ### Exercise 07.4
-# Which objectives may go? Write `can_go(table, dataset, metric)`: the sorted list of objectives whose removal is not a *decided* loss in this study by this metric, i.e. the 95 % interval of
-# "left out minus all five" is not wholly below zero. (`stats.paired_difference(part, method, baseline, metric)` gives the interval; the methods are called `"without GEP"`, ... and `"all five"`.)
-# "May go" includes "undecided": that is no proof of being useless.
+# Which objectives may go? Write `can_go(table, dataset, metric)`: the sorted list of objectives whose removal is not
+# a *decided* loss in this study by this metric, i.e. the 95 % interval of "left out minus all five" is not wholly
+# below zero. (`stats.paired_difference(part, method, baseline, metric)` gives the interval; the methods are called
+# `"without GEP"`, ... and `"all five"`.) "May go" includes "undecided": that is no proof of being useless.
 
 
 # %% tags=["exercise"]
@@ -1097,10 +1134,14 @@ for metric, words in SHOWN.items():
 # ## Key points
 # - A token is gene + value (+ condition); batch and modality join at the decoders, DSBN stands before the transformer.
 # - GEP fills in hidden values; GEPC must do it through the cell embedding; both are squared errors at hidden positions.
-# - Pretraining asks by generation, fine-tuning by the value -1: the same game in two forms, and the network has to learn the second.
-# - ECS pulls above β, pushes below, ignores what is below 0; with β under one half, as here, it is lowest when all cells are one point.
-# - DAR turns the gradient around in front of the encoder; a discriminator at chance is no proof, a fresh probe is a better one.
-# - Fine-tuning for integration, in the paper's sense, needs no labels. Compare it with PCA + Harmony, and with the network it started from, before you pay for it.
+# - Pretraining asks by generation, fine-tuning by the value -1: the same game in two forms, and the network has to
+#   learn the second.
+# - ECS pulls above β, pushes below, ignores what is below 0; with β under one half, as here, it is lowest when all
+#   cells are one point.
+# - DAR turns the gradient around in front of the encoder; a discriminator at chance is no proof, a fresh probe is a
+#   better one.
+# - Fine-tuning for integration, in the paper's sense, needs no labels. Compare it with PCA + Harmony, and with the
+#   network it started from, before you pay for it.
 #
 # ## Further reading
 # - Cui et al. 2024, scGPT: https://doi.org/10.1038/s41592-024-02201-0

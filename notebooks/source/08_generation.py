@@ -1,10 +1,11 @@
 # %% [markdown]
 # # 08 · How does scGPT generate a cell?
 #
-# The G in scGPT stands for *generative*. A language model writes one word after the other; the order of words is given. Genes have no
-# order. So what is the first gene of a cell, and what the next? The paper answers in one paragraph and a figure: a special attention
-# mask, and K steps, in each of which the genes that the model is most sure of become known. As far as we know, code for these steps was never published, and
-# "most sure" never defined. Here is both, working. Then the question that matters: are the cells any good?
+# The G in scGPT stands for *generative*. A language model writes one word after the other; the order of words is
+# given. Genes have no order. So what is the first gene of a cell, and what the next? The paper answers in one
+# paragraph and a figure: a special attention mask, and K steps, in each of which the genes that the model is most
+# sure of become known. As far as we know, code for these steps was never published, and "most sure" never defined.
+# Here is both, working. Then the question that matters: are the cells any good?
 #
 # | You will be able to | Time | Needs |
 # |---|---|---|
@@ -35,6 +36,7 @@ from scfm.generation.simple_generators import RealCells, from_cell_prompts
 from scfm.store.results import results_path
 from studies import comparisons, generated
 
+# %%
 SIZES = {
     "quick": {"sets": ["pbmc68k"], "genes": 400, "cells": 2, "observed": (10, 100), "steps": (1, 2, 4), "judged": 80,
               "per_type": 6, "n_train": 24},
@@ -53,12 +55,13 @@ print(fm)
 # %% [markdown]
 # ## A cell is a list of bins
 #
-# scGPT reads and writes *bins* (lesson 02): the expressed genes of a cell, sorted by count and cut into equal groups, 1 to 50. A gene that
-# is not expressed is 0. Bins are the scale of this whole lesson: the model generates them, and everything it is compared with is put
-# on the same scale.
+# scGPT reads and writes *bins* (lesson 02): the expressed genes of a cell, sorted by count and cut into equal groups,
+# 1 to 50. A gene that is not expressed is 0. Bins are the scale of this whole lesson: the model generates them, and
+# everything it is compared with is put on the same scale.
 #
-# We split each type's cells: half are for **training** (of prompts, of simple generators, of classifiers; scGPT itself is never trained
-# here), a quarter is the **truth** that judges, a quarter stays **fresh**, to see how real cells score.
+# We split each type's cells: half are for **training** (of prompts, of simple generators, of classifiers; scGPT
+# itself is never trained here), a quarter is the **truth** that judges, a quarter stays **fresh**, to see how real
+# cells score.
 
 # %%
 adatas = {name: scfm.load_dataset(name, label=label, seed=seed) for name in names}
@@ -87,21 +90,23 @@ plots.show(
 )
 
 # %% [markdown]
-# Look at the gap. Most expressed genes have a count of one. Our fixed rule gives all of these the highest bin they could get (lesson 02), so they share a bin, and it lies high.
-# (scGPT's own code draws one of the possible bins at random, which fills the gap; the mini was trained with the fixed rule.) So the
-# question about a gene is first of all *on or off?*, and only then *how much?* Keep the gap in mind: a model that is unsure whether a gene is
-# off or on answers with a number *in* the gap, the mean of both. Hardly any measured value lies there.
+# Look at the gap. Most expressed genes have a count of one. Our fixed rule gives all of these the highest bin they
+# could get (lesson 02), so they share a bin, and it lies high. (scGPT's own code draws one of the possible bins at
+# random, which fills the gap; the mini was trained with the fixed rule.) So the question about a gene is first of all
+# *on or off?*, and only then *how much?* Keep the gap in mind: a model that is unsure whether a gene is off or on
+# answers with a number *in* the gap, the mean of both. Hardly any measured value lies there.
 
 # %% [markdown]
 # ## Who may look at whom
 #
-# A gene to be generated has no value. It goes into the network as its name and a flag that says "value wanted". Two rules keep order:
+# A gene to be generated has no value. It goes into the network as its name and a flag that says "value wanted". Two
+# rules keep order:
 #
 # 1. **Perceived** genes (with values) look at perceived genes.
 # 2. A **generated** gene looks at the perceived genes and at itself. No one looks at another generated gene.
 #
-# By the second rule one pass can ask about a thousand genes at once: none disturbs the other, each answer is what it would have been
-# alone. As a matrix, in six lines:
+# By the second rule one pass can ask about a thousand genes at once: none disturbs the other, each answer is what it
+# would have been alone. As a matrix, in six lines:
 
 
 # %%
@@ -117,9 +122,9 @@ def mask_by_hand(n_perceived, n_generated):
 assert np.array_equal(mask_by_hand(5, 4), attention_mask.attention_mask(5, 4))
 
 # %% [markdown]
-# That is what the code *says*. What does the network *do*? Do not believe a drawing; poke it. Change one input, see which outputs
-# move, and repeat for every input. If gene j's output moves when input i is changed, then j looks at i, directly or through others, whatever the code says.
-# If it does not move at all, j does not see i.
+# That is what the code *says*. What does the network *do*? Do not believe a drawing; poke it. Change one input, see
+# which outputs move, and repeat for every input. If gene j's output moves when input i is changed, then j looks at i,
+# directly or through others, whatever the code says. If it does not move at all, j does not see i.
 
 # %%
 rng = np.random.default_rng(seed)
@@ -169,8 +174,8 @@ plots.show(
 # Read it row by row: each row is a gene that looks, each filled column one that it looks at (orange: itself).
 #
 # ### Exercise 08.1
-# What does a step cost? Write `looks(n_perceived, n_generated)`: how many pairs (who, whom) does the mask allow? A formula, no loop:
-# with the 60,000 genes of the whole-human model nobody wants the matrix.
+# What does a step cost? Write `looks(n_perceived, n_generated)`: how many pairs (who, whom) does the mask allow? A
+# formula, no loop: with the 60,000 genes of the whole-human model nobody wants the matrix.
 
 
 # %% tags=["exercise"]
@@ -191,19 +196,23 @@ check.exercise("08.1", looks)
 # %% [markdown]
 # ## Training asks everything at once
 #
-# In training the mask makes this game: of each cell a random quarter, half or three quarters of the genes are generated, all in *one* pass, and
-# scored against the truth. Then the same once more with the cell embedding written to the place of `<cls>`: that is how the network learns
-# to read a **cell prompt**. There are no steps in training. What it perceives there is always *true*: measured bins, never guesses.
+# In training the mask makes this game: of each cell a random quarter, half or three quarters of the genes are
+# generated, all in *one* pass, and scored against the truth. Then the same once more with the cell embedding written
+# to the place of `<cls>`: that is how the network learns to read a **cell prompt**. There are no steps in training.
+# What it perceives there is always *true*: measured bins, never guesses.
 #
-# So far this is upstream's game. Three things are our mini's own: genes that are off are among those asked for; it gives P; and in half of the second passes the prompt stands alone. (The
-# released model never saw a gene that is off, nor a prompt without genes.)
+# So far this is upstream's game. Three things are our mini's own: genes that are off are among those asked for; it
+# gives P; and in half of the second passes the prompt stands alone. (The released model never saw a gene that is off,
+# nor a prompt without genes.)
 #
-# For each gene the mini answers with two numbers: **P**, the probability that it is on, and **b**, the bin that it has *if* it is on (learned of expressed genes
-# only). Together they make the expected bin, P · b + (1 - P) · 0.
+# For each gene the mini answers with two numbers: **P**, the probability that it is on, and **b**, the bin that it
+# has *if* it is on (learned of expressed genes only). Together they make the expected bin, P · b + (1 - P) · 0.
 #
-# One habit of the *mini's* game has to be undone. So that it can learn what "on" means, half of the genes it is asked for in training are on. In a real cell it is far fewer, and P leans to
-# the half. Where do we get the right share from? From the cell itself: the share of its observed genes that are on is a good guess for the hidden ones. One number then corrects them all: move the log odds of every P by the same
-# amount, such that the P add up to that share.
+# One habit of the *mini's* game has to be undone. So that it can learn what "on" means, half of the genes it is asked
+# for in training are on. In a real cell it is far fewer, and P leans to the half. Where do we get the right share
+# from? From the cell itself: the share of its observed genes that are on is a good guess for the hidden ones. One
+# number then corrects them all: move the log odds of every P by the same amount, such that the P add up to that
+# share.
 
 
 # %%
@@ -243,12 +252,14 @@ if has_p:
     print(f"Mean P: {leaned:.0%} as trained, {p.mean():.0%} after the log odds were moved by {shift:.2f}.")
 
 # %% [markdown]
-# Now the round itself. Held-out cells; of their genes we show more and more, always true values, and ask for the same hidden genes. Two pairs of guessers
-# have to be kept apart.
+# Now the round itself. Held-out cells; of their genes we show more and more, always true values, and ask for the same
+# hidden genes. Two pairs of guessers have to be kept apart.
 #
-# - **Without any cell of this study.** scGPT as it is, *zero-shot*; its rival knows the gene means of scGPT's own training corpus and looks at nothing of the cell but its share of genes that are on.
-# - **With training cells of this study.** Each gene's mean here (the line at 1); a ridge regression from the observed to the hidden genes; and scGPT once more, with its own gene means (its mean answer on some training cells) replaced by those of this study. That
-#   asks what it knows of *this cell*, beyond means.
+# - **Without any cell of this study.** scGPT as it is, *zero-shot*; its rival knows the gene means of scGPT's own
+#   training corpus and looks at nothing of the cell but its share of genes that are on.
+# - **With training cells of this study.** Each gene's mean here (the line at 1); a ridge regression from the observed
+#   to the hidden genes; and scGPT once more, with its own gene means (its mean answer on some training cells)
+#   replaced by those of this study. That asks what it knows of *this cell*, beyond means.
 
 # %%
 budgets = [*size["observed"], n_observed]
@@ -294,14 +305,19 @@ said = "; ".join(f"{m} from {at[(m, budgets[0])].mean:.2f} to {at[(m, n_observed
 plots.show(ax, alt=f"Error relative to the study's gene means over the number of observed genes: {said}.")
 
 # %% [markdown]
-# Three things to read off. Where the zero-shot lines lie: above 1, a table of this study's means is the better guesser, and whoever has cells has that table. The zero-shot line lies clearly below that of the corpus means: that much the network reads off the cell. What scGPT adds once it is given the table: what lies below 1 was learned from other
-# studies, or set by its warm start (lesson 03), and read off this cell; ridge regression learned more than that from this study's training cells. And the slope: so much do *true* genes help. Keep it for below, where the additional genes will be guesses.
+# Three things to read off. Where the zero-shot lines lie: above 1, a table of this study's means is the better
+# guesser, and whoever has cells has that table. The zero-shot line lies clearly below that of the corpus means: that
+# much the network reads off the cell. What scGPT adds once it is given the table: what lies below 1 was learned from
+# other studies, or set by its warm start (lesson 03), and read off this cell; ridge regression learned more than that
+# from this study's training cells. And the slope: so much do *true* genes help. Keep it for below, where the
+# additional genes will be guesses.
 
 # %% [markdown]
 # ## "Make me a B cell": the cell prompt
 #
-# Write a cell embedding to the place of `<cls>`, perceive nothing else, ask for every gene. What do we write? The mean embedding of the type's
-# *training* cells: raw, not normalized to length one, for that is what the network read in training.
+# Write a cell embedding to the place of `<cls>`, perceive nothing else, ask for every gene. What do we write? The
+# mean embedding of the type's *training* cells: raw, not normalized to length one, for that is what the network read
+# in training.
 
 # %%
 tokenized = {name: fm.tokenize(adatas[name][study.rows]) for name, study in studies.items()}
@@ -338,8 +354,8 @@ def how(kinds):
 
 
 # %% [markdown]
-# Is it one? We take the genes that set each type apart in the *training* cells, and compare what was generated for each type with the mean of cells that
-# nobody has seen.
+# Is it one? We take the genes that set each type apart in the *training* cells, and compare what was generated for
+# each type with the mean of cells that nobody has seen.
 
 # %%
 kinds = list(prompts.index)
@@ -390,19 +406,23 @@ for what, found in (("this study's gene means", study_level), ("the mean of the 
     print(f"Above {what}: {said}; mean {np.mean(list(found.values())):.2f}")
 
 # %% [markdown]
-# Read the heatmaps row by row. Where a row's own markers are brighter than in the other rows, the prompt was understood. A row that is pale everywhere, or brightest in another type's markers, was not: look at the type
-# with the lowest correlation. A high correlation does not make a cell yet: the lines say in which direction a type differs from the others, the heatmap shows how little of it is there.
+# Read the heatmaps row by row. Where a row's own markers are brighter than in the other rows, the prompt was
+# understood. A row that is pale everywhere, or brightest in another type's markers, was not: look at the type with
+# the lowest correlation. A high correlation does not make a cell yet: the lines say in which direction a type differs
+# from the others, the heatmap shows how little of it is there.
 #
-# The two lines ask different things. The first wants the *levels* of this study, which a zero-shot model cannot know. The second asks only how the types *differ*, as far as the model knows them.
+# The two lines ask different things. The first wants the *levels* of this study, which a zero-shot model cannot know.
+# The second asks only how the types *differ*, as far as the model knows them.
 #
 # ### One mean is not a cell
 #
-# Count its genes. What was generated is an *expected* bin, and every gene that any such cell may express has an expected bin above 0. No cell expresses
-# them all. To get a cell rather than a mean, toss a coin for each gene: with probability P it is on, and then it has the bin b.
+# Count its genes. What was generated is an *expected* bin, and every gene that any such cell may express has an
+# expected bin above 0. No cell expresses them all. To get a cell rather than a mean, toss a coin for each gene: with
+# probability P it is on, and then it has the bin b.
 #
 # ### Exercise 08.2
-# Write `mean_and_cell(nonzero, if_on, coin)`: P, b, and uniform random numbers from 0 to 1, arrays of the same shape. Return two arrays: the expected bins, and one sampled cell (on where
-# the coin is below P).
+# Write `mean_and_cell(nonzero, if_on, coin)`: P, b, and uniform random numbers from 0 to 1, arrays of the same shape.
+# Return two arrays: the expected bins, and one sampled cell (on where the coin is below P).
 
 
 # %% tags=["exercise"]
@@ -452,15 +472,17 @@ plots.show(
 )
 
 # %% [markdown] tags=["instructor"]
-# **Ask:** in which panel would a classifier find the B cell most easily? (The smooth one: it is the type's essence, and no cell.) **Misconception:**
-# "speckled = realistic". Each gene's coin is tossed alone; real cells have genes that go on *together*. The yardsticks below see the difference
-# (energy distance). **Try:** leave `share_on` out, and count the genes that are on.
+# **Ask:** in which panel would a classifier find the B cell most easily? (The smooth one: it is the type's essence,
+# and no cell.) **Misconception:** "speckled = realistic". Each gene's coin is tossed alone; real cells have genes
+# that go on *together*. The yardsticks below see the difference (energy distance). **Try:** leave `share_on` out, and
+# count the genes that are on.
 
 # %% [markdown]
 # ## "Complete this cell": the gene prompt, and the K steps
 #
-# Now the paper's procedure. Some genes are observed. Step 1 predicts all others, and keeps those that it is surest of, one K-th. From then on they count as
-# observed. Step 2 predicts the rest, now looking at more genes; and so on. For one cell:
+# Now the paper's procedure. Some genes are observed. Step 1 predicts all others, and keeps those that it is surest
+# of, one K-th. From then on they count as observed. Step 2 predicts the rest, now looking at more genes; and so on.
+# For one cell:
 
 # %%
 K = 4
@@ -497,7 +519,8 @@ assert np.median(np.abs(value_by_hand - made.values[0])) < 0.01
 print(made)
 
 # %% [markdown]
-# The same cell as a strip of pictures. Every square is a hidden gene, grey while unknown; the frame marks what has just become known.
+# The same cell as a strip of pictures. Every square is a hidden gene, grey while unknown; the frame marks what has
+# just become known.
 
 # %%
 by_step = [float(np.median(made.values[0][made.known_at[0] == step])) for step in range(1, K + 1)]
@@ -518,18 +541,24 @@ plots.show(
 )
 
 # %% [markdown]
-# Two things to notice. *Which* genes come first: to be sure of a gene is easiest where nothing happens, so the first steps mostly declare genes to be off. And *what is fed back*: an expected bin in the gap
-# is the best guess by squared error, but the network was trained on measured bins and never saw such a value. One could let it perceive something that might have been measured, off or b, whichever is
-# likelier (`feed="likely"`); the default is the point estimate, as in the paper (which has no P; ours is P · b). Which is better? We shall measure both.
+# Two things to notice. *Which* genes come first: to be sure of a gene is easiest where nothing happens, so the first
+# steps mostly declare genes to be off. And *what is fed back*: an expected bin in the gap is the best guess by
+# squared error, but the network was trained on measured bins and never saw such a value. One could let it perceive
+# something that might have been measured, off or b, whichever is likelier (`feed="likely"`); the default is the point
+# estimate, as in the paper (which has no P; ours is P · b). Which is better? We shall measure both.
 
 # %% [markdown]
 # ## Does K help?
 #
-# Think before you measure. In step 2 the network perceives the answers of step 1. But these answers were computed from the prompt, so they contain nothing that the prompt
-# does not. A perfect guesser's mean, given the prompt *and its own guesses*, is its mean given the prompt. By this argument steps cannot help the squared error of a perfect network's *means*, and can do an imperfect one good or harm.
-# (*Drawn* cells are another matter: coins that are tossed in one step are independent given the prompt, and only steps can make one gene depend on what another one turned out to be. The section on judging tries that.)
+# Think before you measure. In step 2 the network perceives the answers of step 1. But these answers were computed
+# from the prompt, so they contain nothing that the prompt does not. A perfect guesser's mean, given the prompt *and
+# its own guesses*, is its mean given the prompt. By this argument steps cannot help the squared error of a perfect
+# network's *means*, and can do an imperfect one good or harm. (*Drawn* cells are another matter: coins that are
+# tossed in one step are independent given the prompt, and only steps can make one gene depend on what another one
+# turned out to be. The section on judging tries that.)
 #
-# The measurement: held-out cells, the same hidden genes for all. K and the **measure of confidence** vary. The paper defines none, so all of these are **ours**:
+# The measurement: held-out cells, the same hidden genes for all. K and the **measure of confidence** vary. The paper
+# defines none, so all of these are **ours**:
 #
 # | confidence | sure means | costs |
 # |---|---|---|
@@ -541,8 +570,8 @@ plots.show(
 # | `random` | no confidence: the control | it saves work: each step asks only for the genes whose turn it is |
 #
 # ### Exercise 08.3
-# Be the author of a measure. A gene is off with probability 1 - P, and has bin b if it is on. What is the *variance* of its bin? Write
-# `confidence(nonzero, if_on)`: minus that variance. (Mean of the square minus square of the mean.)
+# Be the author of a measure. A gene is off with probability 1 - P, and has bin b if it is on. What is the *variance*
+# of its bin? Write `confidence(nonzero, if_on)`: minus that variance. (Mean of the square minus square of the mean.)
 
 
 # %% tags=["exercise"]
@@ -561,8 +590,9 @@ def confidence(nonzero, if_on):
 check.exercise("08.3", confidence)
 
 # %% [markdown]
-# Simple guessers stand beside: the *gene's mean* in training cells; the same plus how far this cell lies above the average cell (*offset*); the mean of the training cells most alike in the observed genes
-# (*nearest cells*); ridge regression; the means of scGPT's own corpus. With K = 1 the confidence decides nothing, so there is one row of that.
+# Simple guessers stand beside: the *gene's mean* in training cells; the same plus how far this cell lies above the
+# average cell (*offset*); the mean of the training cells most alike in the observed genes (*nearest cells*); ridge
+# regression; the means of scGPT's own corpus. With K = 1 the confidence decides nothing, so there is one row of that.
 
 # %%
 without_p = ("dropout", "agreement", "largest", "random")
@@ -608,8 +638,9 @@ shown = relative.pivot(index="method", columns="dataset", values="score").loc[li
 shown.style.set_caption("squared error relative to each gene's mean (1 = no better), with 95 % intervals")
 
 # %% [markdown]
-# Intervals of single methods overlap because some draws are harder than others for everybody. The comparison is *paired*: the same cells and the same hidden genes, one step against K.
-# Where the bigger profiles have been run before, their stored tables are drawn as well.
+# Intervals of single methods overlap because some draws are harder than others for everybody. The comparison is
+# *paired*: the same cells and the same hidden genes, one step against K. Where the bigger profiles have been run
+# before, their stored tables are drawn as well.
 
 
 # %%
@@ -644,8 +675,10 @@ plots.show(
 )
 
 # %% [markdown]
-# So does K help? Count the "better" ones, and remember that of fifty 95 % intervals two or three lie wholly on one side by chance. Remember the slope as well: if a hundred more *true* genes change little,
-# guesses cannot be expected to help more; they can do harm, and at times they do. (The panels have scales of their own.) The *order* is another question: does it matter which genes become known first? The control is a random order, on the same cells.
+# So does K help? Count the "better" ones, and remember that of fifty 95 % intervals two or three lie wholly on one
+# side by chance. Remember the slope as well: if a hundred more *true* genes change little, guesses cannot be expected
+# to help more; they can do harm, and at times they do. (The panels have scales of their own.) The *order* is another
+# question: does it matter which genes become known first? The control is a random order, on the same cells.
 
 # %% tags=["figure"]
 of_order = generated.against_random_order(all_completed[all_completed["model"] == model])
@@ -658,8 +691,9 @@ shown.rename_axis(columns=None).style.set_caption(
 # %% [markdown]
 # (`largest` is no confidence at all. Where it too beats the random order, it was not sureness that helped.)
 #
-# **Is it sure where it is right?** Two questions about doubt. *Ranking*: within a cell, are the surer answers the better ones? (Rank correlation; the simple rivals are sure of genes that vary little in the
-# training cells they go by.) *Calibration*: of all genes that are given a P(nonzero) of 0.3, are three in ten on?
+# **Is it sure where it is right?** Two questions about doubt. *Ranking*: within a cell, are the surer answers the
+# better ones? (Rank correlation; the simple rivals are sure of genes that vary little in the training cells they go
+# by.) *Calibration*: of all genes that are given a P(nonzero) of 0.3, are three in ten on?
 
 # %%
 ranking = completed[(completed["metric"] == "surer_is_better") & (completed["steps"] <= 1)]
@@ -704,13 +738,16 @@ plots.show(
 # %% [markdown]
 # ## Faster, but not what was trained: the block-causal variant
 #
-# Perceived genes look at each other *in both directions*. So when new genes become known, every older gene wants to look at them too, its hidden states change, and everything has to be computed again: an **exact** step
-# reads all known genes anew. Language models avoid this. There a word never looks at later words, so its keys and values are computed once and kept (the *KV cache*). We can force the same on scGPT: genes
-# look at their own block and at earlier ones. Much is saved; but in training older genes *did* look.
+# Perceived genes look at each other *in both directions*. So when new genes become known, every older gene wants to
+# look at them too, its hidden states change, and everything has to be computed again: an **exact** step reads all
+# known genes anew. Language models avoid this. There a word never looks at later words, so its keys and values are
+# computed once and kept (the *KV cache*). We can force the same on scGPT: genes look at their own block and at
+# earlier ones. Much is saved; but in training older genes *did* look.
 #
 # ### Exercise 08.4
-# Write the mask. `block_causal(blocks)` gets the sizes of the blocks in order: the prompt, the genes of step 1, of step 2, ..., and last the genes to be generated now. Return a bool matrix, True where row may look at column:
-# a known gene at its own and at earlier blocks, a generated gene at all known ones and itself.
+# Write the mask. `block_causal(blocks)` gets the sizes of the blocks in order: the prompt, the genes of step 1, of
+# step 2, ..., and last the genes to be generated now. Return a bool matrix, True where row may look at column: a
+# known gene at its own and at earlier blocks, a generated gene at all known ones and itself.
 
 
 # %% tags=["exercise"]
@@ -771,8 +808,9 @@ print(
 print(f"{saved['seconds']:.1f} times faster on this machine.")
 
 # %% [markdown]
-# If the block-causal line is no worse, or better, do not be too surprised. In the exact variant the *observed* genes look at guesses, and their hidden states, which came from measured values only, change. Block-causal keeps them as they were.
-# That training did otherwise costs something too; the number above is the sum of both.
+# If the block-causal line is no worse, or better, do not be too surprised. In the exact variant the *observed* genes
+# look at guesses, and their hidden states, which came from measured values only, change. Block-causal keeps them as
+# they were. That training did otherwise costs something too; the number above is the sum of both.
 
 # %% [markdown]
 # ## The yardsticks
@@ -788,10 +826,12 @@ print(f"{saved['seconds']:.1f} times faster on this machine.")
 # | `diversity` | do cells of a type differ as real ones do? | noise |
 # | `nearest` | how near is the nearest *training* cell, compared with new real cells? | the mean, which is near to everything |
 #
-# And three rivals that need no network: the **type's mean**; the **bootstrap**, which hands out real training cells again; and a **negative binomial**: per type and gene a mean and a
-# scatter, counts drawn, binned by the same rule. Real cells that nobody has seen stand in the same table, as the mark. It is no maximum: a mean of many cells can be nearer to the truth
-# than a few real cells are, and a caricature is easier to read. (Three more columns: `profile` is `specific` with what all types share; `genes_per_cell` is 1 for as many as real cells; `copies` comes
-# below. The energy distance is an unbiased estimate, so near 0 it may be negative.)
+# And three rivals that need no network: the **type's mean**; the **bootstrap**, which hands out real training cells
+# again; and a **negative binomial**: per type and gene a mean and a scatter, counts drawn, binned by the same rule.
+# Real cells that nobody has seen stand in the same table, as the mark. It is no maximum: a mean of many cells can be
+# nearer to the truth than a few real cells are, and a caricature is easier to read. (Three more columns: `profile` is
+# `specific` with what all types share; `genes_per_cell` is 1 for as many as real cells; `copies` comes below. The
+# energy distance is an unbiased estimate, so near 0 it may be negative.)
 
 # %%
 # fewer genes, so that many draws are affordable
@@ -852,13 +892,14 @@ plots.show(
 )
 
 # %% [markdown]
-# Compare the two rows with K = 4. Where "surest first" is worse than a random order, sureness has misled the sampler: what is surest is mostly "off", and the steps that follow perceive a cell in which nearly
-# nothing is on.
+# Compare the two rows with K = 4. Where "surest first" is worse than a random order, sureness has misled the sampler:
+# what is surest is mostly "off", and the steps that follow perceive a cell in which nearly nothing is on.
 #
 # ## Does it copy?
 #
-# A generator that hands out its training cells has a perfect distribution and is useless, and a leak if the cells are patients'. The test: how far is each generated cell from its nearest *training* cell, compared with how far *new real*
-# cells are? By hand:
+# A generator that hands out its training cells has a perfect distribution and is useless, and a leak if the cells are
+# patients'. The test: how far is each generated cell from its nearest *training* cell, compared with how far *new
+# real* cells are? By hand:
 
 # %%
 study = judged[names[0]]
@@ -900,12 +941,17 @@ plots.show(
 )
 
 # %% [markdown]
-# Take the share of the *real cells* as the mark: the threshold comes from a few dozen cells, so theirs need not be 5 %. Read the type's mean with care: it is *no* copy of anybody and yet nearer to the training cells than real cells are to each other. In many dimensions the centre of a cloud is closer to every point than the points are to one another, yet no point lies there. So a small distance alone proves no copying: copies show it *and* full
-# diversity. (The mini saw none of these cells in pretraining, so what this tests is whether the *prompt* leaks the cells that it was made of.)
+# Take the share of the *real cells* as the mark: the threshold comes from a few dozen cells, so theirs need not be 5
+# %. Read the type's mean with care: it is *no* copy of anybody and yet nearer to the training cells than real cells
+# are to each other. In many dimensions the centre of a cloud is closer to every point than the points are to one
+# another, yet no point lies there. So a small distance alone proves no copying: copies show it *and* full diversity.
+# (The mini saw none of these cells in pretraining, so what this tests is whether the *prompt* leaks the cells that it
+# was made of.)
 
 # %% [markdown] tags=["instructor"]
-# **Discussion:** the bootstrap is among the best in `gene_distance` and `energy`, and fails the only test that matters if privacy is the aim. Which table would a paper print? **Time check:** with 15 minutes left, go to "What is it good for?".
-# **Skip** "Faster, but not what was trained" (the block-causal section) if nobody asked about speed.
+# **Discussion:** the bootstrap is among the best in `gene_distance` and `energy`, and fails the only test that
+# matters if privacy is the aim. Which table would a paper print? **Time check:** with 15 minutes left, go to "What is
+# it good for?". **Skip** "Faster, but not what was trained" (the block-causal section) if nobody asked about speed.
 
 # %% [markdown]
 # ## What is it good for?
@@ -921,16 +967,22 @@ rows = ["dataset", "metric", "best of scGPT"]
 verdicts.pivot_table(index=rows, columns="against", values="scGPT is", aggfunc="first", sort=False)
 
 # %% [markdown]
-# - **Completing** genes that a panel did not measure: the use nearest to training. It needs no whole cells of your study; if you have some, ridge regression and nearest cells come first.
-# - **A prompt as a question** ("which genes would this type express?"): a point estimate answers, in one step. But the prompt is made of cells of that type, and where you have those, look at the column
-#   `specific`: their plain mean may be the better answer.
-# - **Synthetic cells instead of real ones**, to train others on or to share: look at the table. Where you have the cells that a prompt is made of, you have the better generators too.
-# - **New biology**, types that nobody measured: no yardstick here can tell, because there is nothing to compare with. That is a reason for care, no proof of promise.
+# - **Completing** genes that a panel did not measure: the use nearest to training. It needs no whole cells of your
+#   study; if you have some, ridge regression and nearest cells come first.
+# - **A prompt as a question** ("which genes would this type express?"): a point estimate answers, in one step. But
+#   the prompt is made of cells of that type, and where you have those, look at the column `specific`: their plain
+#   mean may be the better answer.
+# - **Synthetic cells instead of real ones**, to train others on or to share: look at the table. Where you have the
+#   cells that a prompt is made of, you have the better generators too.
+# - **New biology**, types that nobody measured: no yardstick here can tell, because there is nothing to compare with.
+#   That is a reason for care, no proof of promise.
 #
 # ## The paper's open questions
 #
-# The last cell collects what our numbers say about questions that the paper leaves open. One of them we have not touched: upstream's generated branch skips the attention's output projection (`out_proj`); perceived genes pass through it. A slip or a
-# choice? The released weights were trained that way, so the code must follow. What if it did not?
+# The last cell collects what our numbers say about questions that the paper leaves open. One of them we have not
+# touched: upstream's generated branch skips the attention's output projection (`out_proj`); perceived genes pass
+# through it. A slip or a choice? The released weights were trained that way, so the code must follow. What if it did
+# not?
 
 # %%
 attention = network.transformer_encoder.layers[0].self_attn.__class__
@@ -987,8 +1039,8 @@ answers_to = {
         for order, g in sampled_k.items()
     )
     or "nothing to sample without P(nonzero)",
-    "Trained on true values, fed with guesses: how far apart?": f"{in_gap:.0%} of the point estimates lie where hardly any "
-    "measured value does",
+    "Trained on true values, fed with guesses: how far apart?": f"{in_gap:.0%} of the point estimates lie where hardly "
+    "any measured value does",
     "May older genes be kept, as a language model does?": f"block-causal, K = 4: error {worse.mean:+.2f} % "
     f"[{worse.low:+.2f}, {worse.high:+.2f}], {1 / saved['tokens']:.0%} of the tokens",
     "Generated genes skip out_proj: may one put it back?": ("not without training: " if projection.low > 0 else "")
@@ -998,8 +1050,11 @@ table = pd.DataFrame(answers_to.items(), columns=["open, as far as we know", f"m
 table.style.hide(axis="index").set_properties(**{"text-align": "left", "white-space": "normal"})
 
 # %% [markdown]
-# All of this is measured on the model named above. The mini is small; the answers about *mechanism* (mask, cost) carry over to the whole-human model. The gap does not: the released model bins by chance and has no P(nonzero). The answers about *quality* need not. Run the profile `gpu` with
-# `model` set to a folder with the released weights to see: `make run NB=08 PROFILE=gpu P="model=path/to/scGPT_human"`. (The released network has no P(nonzero): there the confidences are dropout and agreement, nothing can be sampled, and it was never shown a gene that is off.)
+# All of this is measured on the model named above. The mini is small; the answers about *mechanism* (mask, cost)
+# carry over to the whole-human model. The gap does not: the released model bins by chance and has no P(nonzero). The
+# answers about *quality* need not. Run the profile `gpu` with `model` set to a folder with the released weights to
+# see: `make run NB=08 PROFILE=gpu P="model=path/to/scGPT_human"`. (The released network has no P(nonzero): there the
+# confidences are dropout and agreement, nothing can be sampled, and it was never shown a gene that is off.)
 
 # %% [markdown] tags=["quiz"]
 # **Quiz.** Why may a generated gene not look at other generated genes?
@@ -1021,12 +1076,16 @@ table.style.hide(axis="index").set_properties(**{"text-align": "left", "white-sp
 
 # %% [markdown]
 # ## Key points
-# - Generated genes look at perceived genes and at themselves: one pass asks for any number of genes. Prove a mask by poking, not by drawing it.
-# - The network was trained on one step and true values. K steps, and every measure of confidence, are inference on top of that; the measures here are ours.
-# - A point estimate fed back brings no new information about the cell; measure K against one step and against random order, paired.
+# - Generated genes look at perceived genes and at themselves: one pass asks for any number of genes. Prove a mask by
+#   poking, not by drawing it.
+# - The network was trained on one step and true values. K steps, and every measure of confidence, are inference on
+#   top of that; the measures here are ours.
+# - A point estimate fed back brings no new information about the cell; measure K against one step and against random
+#   order, paired.
 # - An expected bin is a mean of off and on; a sampled cell needs P(nonzero), and P has to be calibrated.
 # - The block-causal variant reuses keys and values; it is cheaper and not what was trained.
-# - Show the type's mean, a bootstrap, a negative binomial and fresh real cells beside generated ones; a short distance to training cells means a copy only together with diversity.
+# - Show the type's mean, a bootstrap, a negative binomial and fresh real cells beside generated ones; a short
+#   distance to training cells means a copy only together with diversity.
 #
 # ## Further reading
 # - Cui et al. 2024, scGPT: https://doi.org/10.1038/s41592-024-02201-0
