@@ -158,6 +158,8 @@ INTEL_MAC = .venv/bin/python -c 'import platform, sys; sys.exit((platform.system
 	echo "take a Python for arm64: make clean-env; make setup PYTHON=/path/to/python3. Else use Colab, Binder or a Linux machine." >&2; \
 	exit 1; }
 
+# "user = true" in a pip.conf would be an error in an environment of its own
+export PIP_USER := 0
 PIP = .venv/bin/python -m pip install -q
 
 ifdef FORCE

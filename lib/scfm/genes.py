@@ -233,7 +233,7 @@ class RankVocabulary(Vocabulary):
         path = Path(folder) / "vocabulary.tsv.gz"
         if not path.exists():
             raise VocabularyError(f"{folder} has no vocabulary.tsv.gz, so its token ids cannot be matched to genes.")
-        settings = json.loads((Path(folder) / "rank_tokenizer.json").read_text())
+        settings = json.loads((Path(folder) / "rank_tokenizer.json").read_text(encoding="utf-8"))
         table = pd.read_csv(
             path,
             sep="\t",
@@ -289,7 +289,7 @@ class RankVocabulary(Vocabulary):
                 _write_tsv(pairs, path)
         with cache.atomic_write(Path(folder) / "rank_tokenizer.json") as path:
             settings = {"name": self.name, "max_len": self.max_len, "exact_medians": True}
-            path.write_text(json.dumps(settings, indent=1) + "\n")
+            path.write_text(json.dumps(settings, indent=1) + "\n", encoding="utf-8")
 
     @property
     def starts_with_cls(self) -> bool:
@@ -407,7 +407,7 @@ class SymbolVocabulary(Vocabulary):
     def load(cls, path: str | Path) -> SymbolVocabulary:
         """Read a ``vocab.json``. Special tokens that the file lacks are numbered after the genes, as upstream does."""
         try:
-            content = json.loads(Path(path).read_text())
+            content = json.loads(Path(path).read_text(encoding="utf-8"))
         except (json.JSONDecodeError, UnicodeDecodeError) as error:
             raise VocabularyError(f"{path} is not a readable JSON file ({error}); it may be cut off.") from error
         if not isinstance(content, dict) or not all(isinstance(token, int) for token in content.values()):

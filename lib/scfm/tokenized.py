@@ -281,7 +281,7 @@ class TokenizedCells:
         manifest = folder / "manifest.json"
         if not manifest.exists():
             raise FileNotFoundError(f"{folder} has no manifest.json, so it was not written by scfm.files.tokenize_file")
-        content = json.loads(manifest.read_text())
+        content = json.loads(manifest.read_text(encoding="utf-8"))
         if not content["complete"]:
             raise ValueError(
                 f"{folder} is unfinished: call tokenize_file again with the same arguments, it goes on there"

@@ -95,8 +95,8 @@ def judge(folder: Path, sets: Sequence[str] = tuple(TISSUES), n_draws: int = 20)
 
 def write_card(folder: Path, table: pd.DataFrame) -> None:
     """Write ``README.md`` of the model's folder in the hub's format, from its training log and the table of :func:`judge`."""
-    log = json.loads((folder / "training_log.json").read_text())
-    config = json.loads((folder / "config.json").read_text())
+    log = json.loads((folder / "training_log.json").read_text(encoding="utf-8"))
+    config = json.loads((folder / "config.json").read_text(encoding="utf-8"))
     text = CARD.format(
         name=log["settings"]["name"],
         log=log,
@@ -115,7 +115,7 @@ def write_card(folder: Path, table: pd.DataFrame) -> None:
         sha=cache.sha256(folder / "model.safetensors"),
     )
     with cache.atomic_write(folder / "README.md") as path:
-        path.write_text(text)
+        path.write_text(text, encoding="utf-8")
 
 
 def _masked_table(table: pd.DataFrame) -> str:

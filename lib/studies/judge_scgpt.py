@@ -150,12 +150,12 @@ def judge(folder: Path, sets: Sequence[str] = tuple(judging.TISSUES), n_draws: i
 
 def read_settings(folder: Path) -> Settings:
     """The settings that the model in ``folder`` was made with, from its log."""
-    return Settings(**json.loads((folder / "training_log.json").read_text())["settings"])
+    return Settings(**json.loads((folder / "training_log.json").read_text(encoding="utf-8"))["settings"])
 
 
 def write_card(folder: Path, table: pd.DataFrame) -> None:
     """Write ``README.md`` of the model's folder in the hub's format, from its log and the table of :func:`judge_scgpt`."""
-    log = json.loads((folder / "training_log.json").read_text())
+    log = json.loads((folder / "training_log.json").read_text(encoding="utf-8"))
     text = CARD.format(
         name=log["settings"]["name"],
         log=log,
@@ -174,7 +174,7 @@ def write_card(folder: Path, table: pd.DataFrame) -> None:
         sha=cache.sha256(folder / "model.safetensors"),
     )
     with cache.atomic_write(folder / "README.md") as path:
-        path.write_text(text)
+        path.write_text(text, encoding="utf-8")
 
 
 def _error_table(table: pd.DataFrame, what: str) -> str:

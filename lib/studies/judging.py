@@ -63,7 +63,7 @@ def corpus_table(log: dict) -> str:
 
 def held_out_names(log: dict) -> str:
     """The evaluation sets that belong to the corpus of a training log."""
-    corpora = tomllib.loads((cache.repo_data() / "corpora.toml").read_text()).values()
+    corpora = tomllib.loads((cache.repo_data() / "corpora.toml").read_text(encoding="utf-8")).values()
     return ", ".join(next((c["held_out"] for c in corpora if set(c["train"]) == set(log["corpus"])), ["not recorded"]))
 
 

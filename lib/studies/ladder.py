@@ -404,7 +404,7 @@ def left_out(name: str) -> dict[str, int]:
 def types_left_out() -> dict[str, dict[str, int]]:
     """The types that are too small to take part in the stored table: set → type → cells."""
     path = results_path("ladder").with_name("ladder_left_out.json")
-    found: dict[str, dict[str, int]] = json.loads(path.read_text())
+    found: dict[str, dict[str, int]] = json.loads(path.read_text(encoding="utf-8"))
     return found
 
 
@@ -422,11 +422,11 @@ def write(out: Path) -> None:
         with cache.atomic_write(out.parent / "ladder.png") as path:
             np.asarray(panels, dtype=object).flat[0].figure.savefig(path, format="png", dpi=70, bbox_inches="tight")
     names = out.parent / "ladder_left_out.json"
-    known = json.loads(names.read_text()) if names.exists() else {}
+    known = json.loads(names.read_text(encoding="utf-8")) if names.exists() else {}
     here, _ = possible([Shard(BASELINES, name, 0) for name in dict.fromkeys(table["dataset"])])
     known |= {shard.dataset: left_out(shard.dataset) for shard in here if shard.dataset not in known}
     with cache.atomic_write(names) as path:
-        path.write_text(json.dumps(known, indent=1) + "\n")
+        path.write_text(json.dumps(known, indent=1) + "\n", encoding="utf-8")
     print(f"{table['seed'].nunique()} draws, {len(table):,} rows in {out.parent / 'ladder.parquet'}")
 
 

@@ -63,8 +63,16 @@ def _python(root: Path) -> Iterator[Finding]:
     if (platform.system(), platform.machine()) == ("Darwin", "x86_64"):
         words = "an Intel Mac (or an Intel Python): there is no PyTorch of the course's version for it"
         yield Finding(FAIL, words, "on Apple silicon a Python for arm64; else use Colab, Binder or a Linux machine")
+    foreign = [word for word in os.environ.get("PYTHONPATH", "").split(os.pathsep) if word and not _within(word, root)]
+    if foreign:
+        words = f"PYTHONPATH is set ({_some(foreign)}): packages there go before the tested ones"
+        yield Finding(WARN, words, "unset PYTHONPATH (a cluster's module may set it: module purge)")
     if sys.prefix == sys.base_prefix and not os.environ.get("CONDA_PREFIX"):
         yield Finding(WARN, "this Python is not in an environment of its own", "make setup, then: . .venv/bin/activate")
+
+
+def _within(folder: str, root: Path) -> bool:
+    return Path(folder).resolve().is_relative_to(root.resolve())
 
 
 def _packages(root: Path) -> Iterator[Finding]:
@@ -102,7 +110,7 @@ def _memory(root: Path) -> Iterator[Finding]:
         return
     for path in ("/sys/fs/cgroup/memory.max", "/sys/fs/cgroup/memory/memory.limit_in_bytes"):
         with contextlib.suppress(OSError, ValueError):  # a container's limit, which the machine's own size hides
-            limit = int(Path(path).read_text()) / 2**30
+            limit = int(Path(path).read_text(encoding="utf-8")) / 2**30
             total, free = (limit, min(free or limit, limit)) if limit < total else (total, free)
     words = f"{total:.0f} GiB of memory" + (f", {free:.0f} free" if free is not None else "")
     enough = (free if free is not None else total) >= NEED_MEMORY
@@ -113,7 +121,7 @@ def _memory_gib() -> tuple[float | None, float | None]:
     """All memory, and what is free of it."""
     info = Path("/proc/meminfo")
     if info.is_file():
-        found = dict(re.findall(r"^(\w+):\s+(\d+) kB", info.read_text(), re.M))
+        found = dict(re.findall(r"^(\w+):\s+(\d+) kB", info.read_text(encoding="utf-8"), re.M))
         return int(found["MemTotal"]) / 2**20, int(found["MemAvailable"]) / 2**20
     with contextlib.suppress(ValueError, OSError, AttributeError):
         return os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES") / 2**30, None
@@ -137,7 +145,7 @@ def _cpu(root: Path) -> Iterator[Finding]:
 def _cpu_flags() -> set[str]:
     info = Path("/proc/cpuinfo")
     if info.is_file():
-        match = re.search(r"^(?:flags|Features)\s*:\s*(.+)$", info.read_text(errors="replace"), re.M)
+        match = re.search(r"^(?:flags|Features)\s*:\s*(.+)$", info.read_text(errors="replace", encoding="utf-8"), re.M)
         flags = set(match[1].split()) if match else set()
         return flags | ({"neon"} if "asimd" in flags else set())
     if platform.system() == "Darwin":

@@ -14,18 +14,32 @@ from typing import Any
 LOCK = "requirements.lock"
 
 
-def said(command: Sequence[str], seconds: float | None = 20) -> str | None:
+def said(command: Sequence[str], seconds: float | None = 20, **environment: str) -> str | None:
     """What a command prints, without the white space at its end; None where it is missing, fails, or takes longer."""
     try:
-        done = subprocess.run(command, capture_output=True, text=True, timeout=seconds, stdin=subprocess.DEVNULL)
+        done = subprocess.run(
+            command,
+            capture_output=True,
+            encoding="utf-8",
+            errors="replace",
+            timeout=seconds,
+            stdin=subprocess.DEVNULL,
+            env=os.environ | environment,
+        )
     except (OSError, subprocess.TimeoutExpired):
         return None
     return done.stdout.rstrip() if done.returncode == 0 else None
 
 
 def git(root: Path, *words: str) -> str | None:
-    """What git says about the course; None where it fails."""
-    return said(["git", "-C", str(root), *words], None)
+    """What git says about the course; None where it fails, or where the course has no repository of its own.
+
+    A repository further up is somebody's thesis, into which an archive of the course was unpacked. A checkout may belong to another
+    user than the one who runs it: whose code runs is asked nothing by git either.
+    """
+    own = root.resolve()
+    trusted = ["git", "-c", f"safe.directory={own}", "-C", str(root), *words]
+    return said(trusted, None, GIT_CEILING_DIRECTORIES=str(own.parent))
 
 
 def git_state(root: Path) -> dict[str, Any]:
@@ -91,7 +105,7 @@ def cpu_name() -> str:
     """The processor's name as the operating system gives it."""
     info = Path("/proc/cpuinfo")
     if info.is_file():
-        match = re.search(r"^model name\s*:\s*(.+)$", info.read_text(errors="replace"), re.M)
+        match = re.search(r"^model name\s*:\s*(.+)$", info.read_text(errors="replace", encoding="utf-8"), re.M)
         if match:
             return match[1].strip()
     return said(["sysctl", "-n", "machdep.cpu.brand_string"]) or platform.processor() or platform.machine()

@@ -62,7 +62,7 @@ class KernelWatch:
     def _high_water(self) -> int:
         """The kernel process's own peak as Linux keeps it: catches what falls between two samples."""
         try:
-            for line in Path(f"/proc/{self._root.pid}/status").read_text().splitlines():
+            for line in Path(f"/proc/{self._root.pid}/status").read_text(encoding="utf-8").splitlines():
                 if line.startswith("VmHWM:"):
                     return int(line.split()[1]) * 1024
         except OSError:

@@ -64,7 +64,7 @@ def _read(folder: Path) -> dict[str, Any]:
     if not path.exists():
         raise FileNotFoundError(f"{folder} has no fit.json, so it was not written by fit.save.")
     try:
-        content = json.loads(path.read_text())
+        content = json.loads(path.read_text(encoding="utf-8"))
     except (json.JSONDecodeError, UnicodeDecodeError) as error:
         raise ValueError(f"{path} is not readable JSON ({error}); it may be cut off.") from error
     if content.get("format") != FORMAT:

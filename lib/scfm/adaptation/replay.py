@@ -116,7 +116,7 @@ def of_corpus(
         raise ValueError(
             f"{model.name} does not say which cells it was pretrained on. Give Memory cells that resemble its corpus instead."
         )
-    known = json.loads(log.read_text())
+    known = json.loads(log.read_text(encoding="utf-8"))
     settings = known["settings"]
     corpus = read_corpus(list(known["corpus"]))
     # which cells were held out goes by their place in the corpus: with other cells in it, they are not those that were

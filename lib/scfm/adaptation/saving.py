@@ -51,7 +51,7 @@ def save(fit: Fitted, folder: Path) -> Path:
             _save_adapter(fit, whole)
         state = {name: value.detach().cpu().contiguous() for name, value in fit.head.state_dict().items()}
         save_file(state, whole / "head.safetensors", metadata={"format": "pt"})
-        (whole / "README.md").write_text(modelcard.card(fit))
+        (whole / "README.md").write_text(modelcard.card(fit), encoding="utf-8")
         content = {
             "format": FORMAT,
             "scfm": version(),
@@ -62,7 +62,7 @@ def save(fit: Fitted, folder: Path) -> Path:
             "evaluations": fit.evaluations,
             "files": {file.name: cache.sha256(file) for file in sorted(whole.iterdir()) if file.name != "README.md"},
         }
-        (whole / "fit.json").write_text(json.dumps(content, indent=1, default=_plain) + "\n")
+        (whole / "fit.json").write_text(json.dumps(content, indent=1, default=_plain) + "\n", encoding="utf-8")
     return folder
 
 

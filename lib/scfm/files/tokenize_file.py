@@ -175,9 +175,9 @@ def _claim(folder: Path, manifest: dict[str, Any], resume: bool) -> None:
     there = folder / "manifest.json"
     if there.exists():
         if resume:
-            _refuse_other(folder, json.loads(there.read_text()), manifest)
+            _refuse_other(folder, json.loads(there.read_text(encoding="utf-8")), manifest)
         else:
-            for name in json.loads(there.read_text())["shards"]:
+            for name in json.loads(there.read_text(encoding="utf-8"))["shards"]:
                 (folder / name).unlink(missing_ok=True)
     elif folder.exists() and any(folder.iterdir()):
         raise ValueError(
@@ -206,7 +206,7 @@ def _refuse_other(folder: Path, old: dict[str, Any], new: dict[str, Any]) -> Non
 
 def _write_manifest(folder: Path, manifest: dict[str, Any]) -> None:
     with cache.atomic_write(folder / "manifest.json") as temporary:
-        temporary.write_text(json.dumps(manifest, indent=1) + "\n")
+        temporary.write_text(json.dumps(manifest, indent=1) + "\n", encoding="utf-8")
 
 
 def _summary(parts: list[dict[str, Any]], n_mapped: int, n_genes: int) -> dict[str, Any]:

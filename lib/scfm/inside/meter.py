@@ -55,7 +55,7 @@ class Meter:
 def _forget_peak() -> None:
     """Linux keeps the largest memory since the process began; writing 5 here makes it count from now."""
     try:
-        Path("/proc/self/clear_refs").write_text("5")
+        Path("/proc/self/clear_refs").write_text("5", encoding="utf-8")
     except OSError:
         return
 
@@ -63,7 +63,7 @@ def _forget_peak() -> None:
 def peak_memory() -> int:
     """Largest resident memory of this process in bytes: on Linux since the meter began, elsewhere since the process did."""
     try:
-        for line in Path("/proc/self/status").read_text().splitlines():
+        for line in Path("/proc/self/status").read_text(encoding="utf-8").splitlines():
             if line.startswith("VmHWM:"):
                 return int(line.split()[1]) * 1024
     except OSError:
@@ -89,8 +89,8 @@ def _energy_counters(device: str) -> dict[str, tuple[int, int]]:
         if zone.name.count(":") != 1:
             continue  # a part of a package is contained in the package
         try:
-            wraps = int((zone / "max_energy_range_uj").read_text())
-            found[f"RAPL {zone.name}"] = (int((zone / "energy_uj").read_text()), wraps)
+            wraps = int((zone / "max_energy_range_uj").read_text(encoding="utf-8"))
+            found[f"RAPL {zone.name}"] = (int((zone / "energy_uj").read_text(encoding="utf-8")), wraps)
         except OSError:
             continue  # readable by root only on many machines
     if device.startswith("cuda"):
@@ -123,7 +123,7 @@ def machine(device: Any = "cpu") -> str:
 
     name = platform.processor() or platform.machine()
     try:
-        lines = Path("/proc/cpuinfo").read_text().splitlines()
+        lines = Path("/proc/cpuinfo").read_text(encoding="utf-8").splitlines()
         name = next(line.split(":", 1)[1].strip() for line in lines if line.startswith("model name"))
     except (OSError, StopIteration):
         pass

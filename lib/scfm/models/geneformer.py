@@ -232,4 +232,6 @@ class Geneformer(Model):
     def _save_vocabulary(self, folder: Path) -> None:
         if self._vocabulary is not None:
             self._vocabulary.save(folder)
-        (folder / "scfm.json").write_text(json.dumps({"name": self.name, "special": self.special}, indent=1) + "\n")
+        (folder / "scfm.json").write_text(
+            json.dumps({"name": self.name, "special": self.special}, indent=1) + "\n", encoding="utf-8"
+        )

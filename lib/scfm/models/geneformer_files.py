@@ -25,7 +25,7 @@ def recognizes(folder: Path | None, entry: dict[str, Any]) -> bool:
     if entry or folder is None:
         return entry.get("kind") == Geneformer.kind
     try:
-        return json.loads((folder / "config.json").read_text()).get("model_type") == "bert"
+        return json.loads((folder / "config.json").read_text(encoding="utf-8")).get("model_type") == "bert"
     except (OSError, ValueError, AttributeError):
         return False
 

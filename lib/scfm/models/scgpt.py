@@ -259,4 +259,4 @@ class ScGPT(Model):
     def _save_vocabulary(self, folder: Path) -> None:
         if self._vocabulary is not None:
             tokens = {**self._vocabulary.tokens, **self._vocabulary.special}
-            (folder / "vocab.json").write_text(json.dumps(tokens, indent=0) + "\n")
+            (folder / "vocab.json").write_text(json.dumps(tokens, indent=0) + "\n", encoding="utf-8")

@@ -98,7 +98,7 @@ def recognizes(folder: Path | None, entry: dict[str, Any]) -> bool:
     if entry or folder is None:
         return entry.get("kind") == ScGPT.kind
     try:
-        return json.loads((folder / "config.json").read_text()).get("model_type") == "scgpt"
+        return json.loads((folder / "config.json").read_text(encoding="utf-8")).get("model_type") == "scgpt"
     except (OSError, ValueError, AttributeError):
         return (folder / "args.json").exists() or (folder / PICKLES[0]).exists()
 

@@ -43,7 +43,7 @@ def main() -> None:
     if not names:
         own = Path(given.corpus)
         path, table = (own, None) if own.suffix == ".toml" else (cache.repo_data() / "corpora.toml", given.corpus)
-        content = tomllib.loads(path.read_text())
+        content = tomllib.loads(path.read_text(encoding="utf-8"))
         names = (content[table] if table else next(iter(content.values())))["train"]
     if given.threads:
         import torch

@@ -214,7 +214,7 @@ def write_model(network: Any, start: dict | None, vocabulary: genes.RankVocabula
             save_file(half(warm), path, metadata={"format": "pt"})
     vocabulary.save(out)
     with cache.atomic_write(out / "training_log.json") as path:
-        path.write_text(json.dumps(report, indent=1) + "\n")
+        path.write_text(json.dumps(report, indent=1) + "\n", encoding="utf-8")
 
 
 def summary(report: dict[str, Any]) -> str:

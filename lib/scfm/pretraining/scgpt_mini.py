@@ -285,12 +285,12 @@ def write_model(
         with cache.atomic_write(out / "start.safetensors") as path:
             save_file({name: value.cpu().half() for name, value in start.items()}, path, metadata={"format": "pt"})
     with cache.atomic_write(out / "vocab.json") as path:
-        path.write_text(json.dumps({**vocabulary.tokens, **vocabulary.special}, indent=0) + "\n")
+        path.write_text(json.dumps({**vocabulary.tokens, **vocabulary.special}, indent=0) + "\n", encoding="utf-8")
     with cache.atomic_write(out / GENE_MEANS) as path:
         means.round(5).to_csv(path, sep="\t", compression={"method": "gzip", "mtime": 0})
     if report:
         with cache.atomic_write(out / "training_log.json") as path:
-            path.write_text(json.dumps(report, indent=1) + "\n")
+            path.write_text(json.dumps(report, indent=1) + "\n", encoding="utf-8")
 
 
 def summary(report: dict[str, Any]) -> str:

@@ -18,7 +18,10 @@ from pathlib import Path
 
 def user_cache() -> Path:
     """The folder for downloads when ``SCFM_CACHE`` names no writable one (follows the XDG convention)."""
-    base = os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache"
+    try:
+        base = os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache"
+    except RuntimeError:  # a container's user without a name and without HOME
+        base = Path(tempfile.gettempdir()) / f"scfm-{os.getuid()}"
     return Path(base) / "scfm"
 
 
@@ -85,8 +88,10 @@ def atomic_write(path: str | Path) -> Iterator[Path]:
     path = Path(path)
     path.parent.mkdir(parents=True, exist_ok=True)
     temporary = _new_file(path)
+    mode = temporary.stat().st_mode & 0o777
     try:
         yield temporary
+        temporary.chmod(mode)  # safetensors puts a private file (0600) in its place
         os.replace(temporary, path)
     finally:
         temporary.unlink(missing_ok=True)
@@ -121,7 +126,10 @@ def new_folder(folder: str | Path) -> Iterator[Path]:
     with tempfile.TemporaryDirectory(prefix=f".{folder.name}.", dir=folder.parent) as staging:
         whole = Path(staging) / folder.name
         whole.mkdir()
+        mode = whole.stat().st_mode & 0o777  # as the umask allows
         yield whole
+        for inside in whole.rglob("*"):  # safetensors writes private files, and a model is there for colleagues too
+            inside.chmod(mode if inside.is_dir() else mode & 0o666)
         if folder.exists():
             folder.rmdir()
         os.replace(whole, folder)
@@ -131,5 +139,5 @@ def announce(kind: str, name: str, sha256: str | None) -> None:
     """Tell the run card what was used: one JSON line to the file named by ``SCFM_PROVENANCE``, if it is set."""
     log = os.environ.get("SCFM_PROVENANCE")
     if log:
-        with open(log, "a") as stream:
+        with open(log, "a", encoding="utf-8") as stream:
             stream.write(json.dumps({"kind": kind, "name": name, "sha256": sha256}) + "\n")

@@ -44,7 +44,9 @@ class Resuming:
         from tqdm.auto import tqdm
 
         started = self.part.stat().st_size if self.part.exists() else 0
-        address, _, version = self.note.read_text().partition("\n") if self.note.exists() else ("", "", "")
+        address, _, version = (
+            self.note.read_text(encoding="utf-8").partition("\n") if self.note.exists() else ("", "", "")
+        )
         if started and not (address == url and version):
             started = 0
         # identity: a compressed transfer could not be continued by byte position
@@ -60,7 +62,7 @@ class Resuming:
                 if reply.status_code != 206:
                     started = 0
                 tag = reply.headers.get("ETag") or reply.headers.get("Last-Modified") or ""
-                self.note.write_text(f"{url}\n{'' if tag.startswith('W/') else tag}")
+                self.note.write_text(f"{url}\n{'' if tag.startswith('W/') else tag}", encoding="utf-8")
                 length = reply.headers.get("Content-Length")
                 total = started + int(length) if length else None
                 name = self.part.name.strip(".").removesuffix(".part")
@@ -211,7 +213,7 @@ def _has(path: Path, known: str) -> bool:
 
 def _locked(folder: Path) -> dict[str, dict[str, Any]]:
     path = folder / LOCK
-    return json.loads(path.read_text()) if path.exists() else {}
+    return json.loads(path.read_text(encoding="utf-8")) if path.exists() else {}
 
 
 def _record(folder: Path, name: str, url: str) -> None:
@@ -225,7 +227,7 @@ def _record(folder: Path, name: str, url: str) -> None:
         log.warning("%s has no published hash, and %s is read-only: it was not checked.", name, folder)
         return
     with cache.atomic_write(folder / LOCK) as path:
-        path.write_text(json.dumps({**_locked(folder), name: entry}, indent=1, sort_keys=True) + "\n")
+        path.write_text(json.dumps({**_locked(folder), name: entry}, indent=1, sort_keys=True) + "\n", encoding="utf-8")
     log.warning(
         "%s has no published hash: its sha256 %s was recorded in %s. A later difference will be an error.",
         name,

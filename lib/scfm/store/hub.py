@@ -34,7 +34,7 @@ def catalogue() -> dict[str, Any]:
 
 @functools.lru_cache(maxsize=4)
 def _read(path: Path, modified: int) -> dict[str, Any]:  # the time of change is part of the key
-    return tomllib.loads(path.read_text())
+    return tomllib.loads(path.read_text(encoding="utf-8"))
 
 
 def plain_name(name: str) -> str:

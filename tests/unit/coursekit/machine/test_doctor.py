@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import re
 import shutil
 import subprocess
@@ -209,3 +210,9 @@ def test_uv_keeps_the_versions_that_the_locks_have(locked: Path) -> None:
     after = {path.name: path.read_text() for path in locked.glob("requirements*.lock")}
     assert re.sub(r"(?m)^peft==.*", "peft", after["requirements.lock"]).count("peft") == 1
     assert after["requirements-site.lock"] == before["requirements-site.lock"]
+
+
+def test_packages_of_a_clusters_module_are_named(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("PYTHONPATH", os.pathsep.join([str(tmp_path / "lib"), "/opt/module/site-packages"]))
+    said = [finding.text() for finding in doctor.examine(tmp_path, network=False)]
+    assert any("PYTHONPATH is set (/opt/module/site-packages)" in text for text in said)

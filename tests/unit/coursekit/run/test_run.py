@@ -322,6 +322,8 @@ def test_git_state_and_cards_that_are_none(tmp_path: Path) -> None:
     assert facts.git_state(tmp_path)["dirty"] is False
     (tmp_path / "card.json").write_text("{")
     assert facts.git_state(tmp_path)["dirty"] is True
+    (tmp_path / "course-main").mkdir()  # an archive unpacked inside another repository
+    assert facts.git_state(tmp_path / "course-main") == {"commit": None, "dirty": None}
     with pytest.raises(CourseError, match="is no run card"):
         cards.read(tmp_path)
     with pytest.raises(CourseError, match="no run card at"):

@@ -46,3 +46,29 @@ def test_an_error_leaves_nothing(tmp_path: Path) -> None:
     with pytest.raises(RuntimeError), cache.atomic_write(tmp_path / "a") as path:
         fail(path)
     assert list(tmp_path.iterdir()) == []
+
+
+def test_what_a_library_writes_privately_others_may_read(tmp_path: Path) -> None:
+    before = os.umask(0o022)
+    try:
+        with cache.new_folder(tmp_path / "model") as folder, cache.atomic_write(tmp_path / "alone") as alone:
+            (folder / "inside").mkdir(mode=0o700)
+            for private in (folder / "weights", folder / "inside" / "more", alone):
+                private.write_bytes(b"")
+                private.chmod(0o600)  # as safetensors does
+    finally:
+        os.umask(before)
+    modes = {path.name: path.stat().st_mode & 0o777 for path in tmp_path.rglob("*")}
+    assert modes == {"model": 0o755, "inside": 0o755, "weights": 0o644, "more": 0o644, "alone": 0o644}
+
+
+def test_a_user_without_name_and_home_has_a_cache(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.delenv("XDG_CACHE_HOME", raising=False)
+    monkeypatch.setattr(Path, "home", classmethod(lambda cls: (_ for _ in ()).throw(RuntimeError("no home"))))
+    assert cache.user_cache().name == "scfm"
+
+
+def test_texts_are_read_and_written_as_utf8_wherever_the_locale_stands() -> None:
+    library = Path(__file__).parents[4] / "lib"
+    bare = [f for f in library.rglob("*.py") if ".read_text()" in f.read_text(encoding="utf-8")]
+    assert not bare
