@@ -17,6 +17,7 @@ from coursekit.lesson.params import files_from
 from coursekit.machine.facts import LOCK
 from coursekit.rerun import snakemake
 from coursekit.run import runkey
+from coursekit.run.courserun import bar
 
 CELLS_PER_SHARD = 10_000
 
@@ -151,21 +152,18 @@ def _limit_threads(n: int) -> None:
 
 def make(own: Atlas, jobs: int = 1, on: str | None = None, more: Sequence[str] = ()) -> bool:
     """Embed what is missing; True when embedding.h5ad is there, with its report. Raises CourseError where another process is at it."""
-    from tqdm import tqdm
-
     if own.done:
         return True
-    quiet = not sys.stderr.isatty()
     with (
         alone(own.folder / "lock", f"{own.folder.name} is being made by another process; wait for it, or stop it."),
-        tqdm(total=own.cells, unit=" cells", mininterval=10 if quiet else 0.1, file=sys.stderr) as bar,
+        bar(own.cells, " cells") as shown,
     ):
         if not own.done:  # Snakemake knows the embedding only
             own.embedding.unlink(missing_ok=True)
 
         def watch() -> None:
             done = sum(path.is_file() for path in own.shards)
-            bar.update(min(done * own.cells_per_shard, own.cells) - bar.n)
+            shown.update(min(done * own.cells_per_shard, own.cells) - shown.n)
 
         snakemake.snakemake(own.write(), jobs, own.threads, on, more, watch)
     if own.done:  # Snakemake forgets the tokens of a shard that was done when it was killed

@@ -14,6 +14,7 @@ from coursekit.rerun import snakemake
 from coursekit.rerun.board import gather, write_table
 from coursekit.rerun.grid import FAILED, GridRun, Plan
 from coursekit.run import card as cards
+from coursekit.run.courserun import bar
 
 
 @dataclass(frozen=True)
@@ -69,17 +70,11 @@ def sweep(scratch: Path) -> None:
 
 
 def _run(plan: Plan, missing: list[GridRun], jobs: int, on: str | None, more: Sequence[str]) -> None:
-    import sys
-
-    from tqdm import tqdm
-
-    quiet = not sys.stderr.isatty()
-    with tqdm(total=len(missing), desc=plan.name, unit="run", mininterval=10 if quiet else 0.1, file=sys.stderr) as bar:
+    with bar(len(missing), "run", plan.name) as shown:
 
         def watch() -> None:
             ended = [r for r in missing if any((r.folder(plan.store) / n).is_file() for n in ("card.json", FAILED))]
-            bar.update(len(ended) - bar.n)
-            bar.refresh() if not quiet else None
+            shown.update(len(ended) - shown.n)
 
         snakemake.snakemake(plan.write(), min(jobs, len(missing)), plan.threads, on, more, watch)
 

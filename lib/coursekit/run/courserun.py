@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
-import queue
 import re
 import subprocess
 import sys
 import threading
 from collections.abc import Sequence
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -41,54 +42,39 @@ def run_all(chosen: Sequence[Lesson], options: Sequence[str], jobs: int = 1) -> 
     jobs = max(1, min(jobs, len(chosen)))
     told = "--threads" in options or "OMP_NUM_THREADS" in os.environ
     threads = ["--threads", str(max(1, cores() // jobs))] if jobs > 1 and not told else []
-    todo: queue.SimpleQueue[tuple[int, Lesson]] = queue.SimpleQueue()
-    for item in enumerate(chosen):
-        todo.put(item)
-    outcomes: dict[int, Outcome] = {}
     children: list[subprocess.Popen[str]] = []
     stopping = threading.Event()
-    bars = [_bar(lesson.name, place) for place, lesson in enumerate(chosen)]
 
-    def work() -> None:
-        while not stopping.is_set():
-            try:
-                place, lesson = todo.get_nowait()
-            except queue.Empty:
-                return
-            try:
-                outcomes[place] = _one(lesson, [*options, *threads], bars[place], children, stopping)
-            except Exception as error:  # it would end this thread, and the lesson would be missing from the table
-                outcomes[place] = Outcome(lesson, None, None, f"{type(error).__name__}: {error}")
+    def work(lesson: Lesson, own: Any) -> Outcome:
+        try:
+            return _one(lesson, [*options, *threads], own, children, stopping)
+        except Exception as error:  # else the lesson would be missing from the table
+            return Outcome(lesson, None, None, f"{type(error).__name__}: {error}")
 
-    workers = [threading.Thread(target=work, daemon=True) for _ in range(jobs)]
-    try:
-        for worker in workers:
-            worker.start()
-        for worker in workers:
-            while worker.is_alive():
-                worker.join(0.2)
-    except KeyboardInterrupt:
-        stopping.set()
-        for child in children:
-            if child.poll() is None:
+    with contextlib.ExitStack() as stack:
+        bars = [stack.enter_context(bar(1, "cell", one.name, place)) for place, one in enumerate(chosen)]
+        pool = ThreadPoolExecutor(jobs)
+        try:
+            return list(pool.map(work, chosen, bars))
+        except KeyboardInterrupt:
+            stopping.set()
+            for child in children:
                 child.terminate()  # not SIGINT: a child of a background job inherits that it is ignored
-        for child in children:
-            try:
-                child.wait(15)
-            except subprocess.TimeoutExpired:
+            for child in children:
+                with contextlib.suppress(subprocess.TimeoutExpired):
+                    child.wait(15)
                 child.kill()
-        raise
-    finally:
-        for bar in bars:
-            bar.close()
-    return [outcomes[place] for place in sorted(outcomes)]
+            raise
+        finally:
+            pool.shutdown(cancel_futures=True)
 
 
-def _bar(name: str, place: int) -> Any:
+def bar(total: int, unit: str, name: str = "", place: int = 0) -> Any:
+    """A progress bar on stderr; in a log, a line now and then is enough."""
     from tqdm import tqdm
 
-    quiet = not sys.stderr.isatty()  # in a log, a line now and then is enough
-    return tqdm(total=1, desc=name, unit="cell", position=place, mininterval=10 if quiet else 0.1, file=sys.stderr)
+    every = 0.1 if sys.stderr.isatty() else 10
+    return tqdm(total=total, desc=name or None, unit=unit, position=place, mininterval=every, file=sys.stderr)
 
 
 def _one(lesson: Lesson, options: list[str], bar: Any, children: list[Any], stopping: threading.Event) -> Outcome:
@@ -106,6 +92,8 @@ def _one(lesson: Lesson, options: list[str], bar: Any, children: list[Any], stop
         env=dict(os.environ, COURSEKIT_ROOT=str(lesson.root)),
     ) as child:  # waited for in any case
         children.append(child)
+        if stopping.is_set():
+            child.terminate()
         assert child.stdout is not None
         for line in child.stdout:
             if progress := _progress(line):
@@ -131,11 +119,8 @@ def key_results(card: dict[str, Any]) -> list[tuple[str, Any]]:
     """The results to show in a table: those recorded with ``key=True``, else the first few that are no dict or list."""
     results = card["results"]
     chosen = [name for name, entry in results.items() if entry.get("key")]
-    chosen = (
-        chosen
-        or [name for name, entry in results.items() if not isinstance(entry["value"], (dict, list))][:KEY_RESULTS]
-    )
-    return [(name, results[name]["value"]) for name in chosen]
+    plain = [name for name, entry in results.items() if not isinstance(entry["value"], (dict, list))]
+    return [(name, results[name]["value"]) for name in chosen or plain[:KEY_RESULTS]]
 
 
 def table(outcomes: Sequence[Outcome]) -> str:
@@ -163,7 +148,4 @@ def table(outcomes: Sequence[Outcome]) -> str:
 
 def _short(path: Path) -> str:
     """A path as seen from the current folder where that is shorter."""
-    try:
-        return str(path.relative_to(Path.cwd()))
-    except ValueError:
-        return str(path)
+    return str(path.relative_to(Path.cwd()) if path.is_relative_to(Path.cwd()) else path)
