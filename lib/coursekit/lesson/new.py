@@ -29,14 +29,19 @@ def lesson(root: Path, name: str) -> list[Path]:
     if taken:
         raise CourseError(f"The number {name[:2]} is taken by {taken[0]}.")
     own = Lesson(root, name)
-    words = {"@NN@": own.number, "@TITLE@": name[3:].replace("_", " ").capitalize()}
+    words = {"NN": own.number, "TITLE": name[3:].replace("_", " ").capitalize()}
     places = {"lesson.py": own.source, "checks.py": own.checks, "expected.toml": own.expected}
     for template, path in places.items():
-        text = (TEMPLATES / template).read_text(encoding="utf-8")
-        for word, value in words.items():
-            text = text.replace(word, value)
-        write_text(path, text)
+        write_text(path, _filled(template, words))
     return list(places.values())
+
+
+def _filled(template: str, words: dict[str, Any]) -> str:
+    """A file of ``templates`` with each ``@WORD@`` replaced."""
+    text = (TEMPLATES / template).read_text(encoding="utf-8")
+    for word, value in words.items():
+        text = text.replace(f"@{word}@", str(value))
+    return text
 
 
 def dataset(root: Path, name: str, file: Path, label: str = "", batch: str = "") -> list[Path]:
@@ -66,28 +71,17 @@ def dataset(root: Path, name: str, file: Path, label: str = "", batch: str = "")
         shutil.rmtree(kept) if kept.is_dir() else kept.unlink()
         raise
     files = [path for path in (kept.rglob("*") if kept.is_dir() else [kept]) if path.is_file()]
-    columns = ", ".join(
-        f"{role} = {json.dumps(value)}" for role, value in (("label", label), ("batch", batch)) if value
-    )
-    lines = [
-        f"[{name}]",
-        f"title = {json.dumps(name)}",
-        'source = "cache"',
-        f'file = "data/{kept.name}"',
-        f'sha256 = "{cache.sha256(kept)}"',
-        f"bytes = {sum(path.stat().st_size for path in files)}",
-        f"cells = {adata.n_obs}",
-        f"genes = {adata.n_vars}",
-        'organism = "human"',
-        f'tissue = "{TO_FILL}"',
-        'counts = "UMI"',
-        'split = "evaluation"',
-        f'licence = "{TO_FILL}"',
-        f'citation = "{TO_FILL}"',
-        f"columns = {{ {columns} }}" if columns else "columns = {}",
-        f'notes = "{TO_FILL}"',
-    ]
-    _append(root / "data" / "datasets.toml", lines)
+    columns = [f" {role} = {json.dumps(value)}" for role, value in (("label", label), ("batch", batch)) if value]
+    words = {
+        "NAME": name,
+        "FILE": kept.name,
+        "SHA256": cache.sha256(kept),
+        "BYTES": sum(path.stat().st_size for path in files),
+        "CELLS": adata.n_obs,
+        "GENES": adata.n_vars,
+        "COLUMNS": ",".join(columns) + " " * bool(columns),
+    }
+    _append(root / "data" / "datasets.toml", _filled("dataset.toml", words))
     done = subprocess.run([sys.executable, str(root / "data" / "make_cards.py")], capture_output=True, text=True)
     if done.returncode:
         raise CourseError(f"The data card could not be written:\n{done.stderr.strip()}")
@@ -138,20 +132,11 @@ def model(root: Path, name: str, random: bool = False) -> list[Path]:
         if key in config
     }
     shape["max_position_embeddings"] = loaded.most_tokens
-    lines = [
-        f"[models.{name}]",
-        f'kind = "{loaded.kind}"',
-        f'bundled = "models/{name}"',
-        f'cells = "{TO_FILL}"',
-        f'licence = "{TO_FILL}"',
-        f'citation = "{TO_FILL}"',
-        f"[models.{name}.architecture]",
-        *[f"{key} = {json.dumps(value)}" for key, value in shape.items()],
-        f"[models.{name}.files]",
-    ]
-    for path in sorted(path for path in folder.iterdir() if path.is_file() and path.suffix != ".md"):
-        lines.append(f'"{path.name}" = {{ sha256 = "{cache.sha256(path)}", bytes = {path.stat().st_size} }}')
-    _append(root / "data" / "models.toml", lines)
+    files = sorted(path for path in folder.iterdir() if path.is_file() and path.suffix != ".md")
+    hashes = [f'"{path.name}" = {{ sha256 = "{cache.sha256(path)}", bytes = {path.stat().st_size} }}' for path in files]
+    words = {"NAME": name, "KIND": loaded.kind, "FILES": "\n".join(hashes)}
+    words["SHAPE"] = "\n".join(f"{key} = {json.dumps(value)}" for key, value in shape.items())
+    _append(root / "data" / "models.toml", _filled("model.toml", words))
     card = folder / "README.md"
     if not card.exists():
         write_text(card, f"# {name}\n\n{loaded}\n\nTrained on: {TO_FILL}. What it can and cannot do: {TO_FILL}.\n")
@@ -165,12 +150,12 @@ def _free(path: Path, name: str, table: str) -> None:
         raise CourseError(f"{name} is in {path.name} already.")
 
 
-def _append(path: Path, lines: list[str]) -> None:
+def _append(path: Path, table: str) -> None:
     """Put a table at the end of a TOML file, whole or not at all."""
     import tomllib
 
     text = path.read_text(encoding="utf-8")
-    new: str = text.rstrip("\n") + "\n\n" + "\n".join(lines) + "\n"
+    new: str = text.rstrip("\n") + "\n\n" + table
     tomllib.loads(new)
     write_text(path, new)
 

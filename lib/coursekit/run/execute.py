@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import datetime
 import json
 import logging
@@ -81,12 +82,10 @@ def run(
         if scores.is_file():  # only now: whatever happens to the folder meanwhile, what the card names is there
             folder.mkdir(parents=True, exist_ok=True)
             shutil.move(scores, folder / SCORES)
-    executed = watch.notebook
-    results: dict[str, Any] = {}
     try:
-        results = recording.collect(executed)
+        results = recording.collect(watch.notebook)
     except ValueError as error:
-        failure = failure or str(error)
+        results, failure = {}, failure or str(error)
     card = {
         "card": cards.VERSION,
         "lesson": lesson.name,
@@ -101,10 +100,15 @@ def run(
         "used": used,
         "scores": file_hash(folder / SCORES),
         "results": results,
-        "exercises": recording.outputs_of(executed, CHECK_MIME),
-        "cells": _cell_times(executed),
+        "exercises": recording.outputs_of(watch.notebook, CHECK_MIME),
+        "cells": _cell_times(watch.notebook),
         **cards.surroundings(lesson.root),
     }
+    return _kept(lesson, folder, watch.notebook, card, failure)
+
+
+def _kept(lesson: Lesson, folder: Path, executed: Any, card: dict[str, Any], failure: str) -> Run:
+    """Write all files of a run, the card last: where it is, everything is."""
     from coursekit.run.engine import write_notebook
     from coursekit.run.page import write_page
 
@@ -175,11 +179,9 @@ def _new_folder(runs: Path, profile: str) -> Path:
     stem = f"{datetime.datetime.now():%Y%m%d-%H%M%S}-{profile}"
     for k in range(1, 1000):
         folder = runs / (stem if k == 1 else f"{stem}-{k}")
-        try:
+        with contextlib.suppress(FileExistsError):
             folder.mkdir(parents=True)
             return folder
-        except FileExistsError:
-            continue
     raise CourseError(f"No free name for a run in {runs}; delete the runs of lessons: make clean")
 
 
@@ -190,15 +192,8 @@ def _cell_times(notebook: Any) -> list[dict[str, Any]]:
         times = cell["metadata"].get("papermill", {})
         if cell["cell_type"] == "code" and times.get("duration") is not None:
             first = cell["source"].strip().split("\n")[0][:80]
-            found.append(
-                {
-                    "cell": index,
-                    "seconds": round(times["duration"], 3),
-                    "tags": tags(cell),
-                    "status": times["status"],
-                    "begins": first,
-                }
-            )
+            one = {"cell": index, "seconds": round(times["duration"], 3), "tags": tags(cell)}
+            found.append(one | {"status": times["status"], "begins": first})
     return found
 
 

@@ -24,16 +24,8 @@ from coursekit.lesson.recording import HEADLINE, SPECIAL, in_words, number
 from coursekit.run.compare import OTHER_MACHINE, differences
 
 _FUNCTIONS: dict[str, Callable[..., Any]] = {
-    "abs": abs,
-    "all": all,
-    "any": any,
+    **{function.__name__: function for function in (abs, all, any, len, max, min, round, sorted, sum)},
     "isnan": lambda value: math.isnan(value),
-    "len": len,
-    "max": max,
-    "min": min,
-    "round": round,
-    "sorted": sorted,
-    "sum": sum,
 }
 _METHODS = ("items", "keys", "values")
 _COMPARE: dict[type, Callable[[Any, Any], bool]] = {
@@ -63,9 +55,8 @@ def load(lesson: Lesson, profile: str) -> dict[str, Any]:
         content = tomllib.loads(path.read_text(encoding="utf-8"))
     except OSError as error:
         hint = f"python -m coursekit run {lesson.number} && python -m coursekit expect {lesson.number} --write"
-        raise CourseError(
-            f"{path.name} is missing, so nobody checks this lesson's results. Draft it: {hint}"
-        ) from error
+        words = f"{path.name} is missing, so nobody checks this lesson's results. Draft it: {hint}"
+        raise CourseError(words) from error
     except tomllib.TOMLDecodeError as error:
         raise CourseError(f"{path.name} is no valid TOML: {error}") from error
     if profile not in content:
@@ -117,10 +108,8 @@ def judge(expected: dict[str, Any], results: dict[str, dict[str, Any]]) -> list[
             problems.append(f"the invariant {text!r} cannot be evaluated: {type(error).__name__}: {error}")
             continue
         if not holds:
-            said = ", ".join(
-                f"{name} = {in_words(results[name]['value'])}" for name in sorted(_names(text) & set(values))
-            )
-            problems.append(f"{text} does not hold: {said}")
+            said = [f"{name} = {in_words(results[name]['value'])}" for name in sorted(_names(text) & set(values))]
+            problems.append(f"{text} does not hold: {', '.join(said)}")
     if HEADLINE in results:
         problems += _headline(results[HEADLINE]["value"])
     for name in results:
@@ -192,12 +181,8 @@ def draft(card: dict[str, Any]) -> str:
             continue
         value = _toml(entry["value"])
         name = name if name.replace("_", "").replace("-", "").isalnum() else json.dumps(name)
-        stated = (
-            f"{{ value = {value}, tolerance = {_toml(tolerance)} }}"
-            if tolerance is not None
-            else f"{{ value = {value} }}"
-        )
-        lines.append(f"{name} = {stated}")
+        more = f", tolerance = {_toml(tolerance)}" if tolerance is not None else ""
+        lines.append(f"{name} = {{ value = {value}{more} }}")
     return "\n".join(lines) + "\n"
 
 

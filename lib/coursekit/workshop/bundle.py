@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import gzip
 import hashlib
+import io
 import json
 import os
 import platform
@@ -44,15 +45,8 @@ def make(
     """
     from coursekit.book import site
 
-    commit, when = head(root)
-    changed = differs(root)
-    if changed and not dirty:
-        raise CourseError(
-            f"{len(changed)} files differ from HEAD ({', '.join(changed[:4])}{', …' if len(changed) > 4 else ''}), and the "
-            "bundle holds HEAD. Commit them, or pack nevertheless: make bundle ARGS=--dirty"
-        )
-    for name in changed:
-        print(f"not in the bundle: {name} (differs from HEAD)")
+    commit, when = _git(root, "log", "-1", "--format=%H %ct").split()
+    changed = _differing(root, dirty)
     there = set(_git(root, "ls-tree", "-r", "--name-only", "HEAD").splitlines())
     known = [lesson for lesson in known if lesson.source.relative_to(root).as_posix() in there]  # drafts stay at home
     clock = time.monotonic()
@@ -60,43 +54,45 @@ def make(
     print("Getting the wheels; what is there already stays.", flush=True)
     wheels = wheelhouse.fill(root, root / WHEELS)
     runs = site.gather(known, profile, jobs)
-    with tempfile.TemporaryDirectory(prefix="bundle-", dir=_folder(root / ".cache")) as scratch:
+    about = {
+        "commit": commit,
+        "differs_from_commit": changed,
+        "python": wheelhouse.python_tag(),
+        "platform": _platform(),
+        "wheels": [path.name for path in wheels],
+        "data": list(data),
+        "lessons": [lesson.name for lesson in known],
+    }
+    stem = f"scfm-course-{commit[:10]}-{_platform().replace(' ', '-').lower()}-py{wheelhouse.python_tag()}"
+    archive = output or root / BUNDLES / f"{stem}.tar.gz"
+    (root / ".cache").mkdir(exist_ok=True)
+    with tempfile.TemporaryDirectory(prefix="bundle-", dir=root / ".cache") as scratch:
         work = Path(scratch)
-        book = site.build(root, known, profile, jobs, work / "book")
         checkout(root, work / "course")
-        about = {
-            "commit": commit,
-            "differs_from_commit": changed,
-            "python": wheelhouse.python_tag(),
-            "platform": _platform(),
-            "wheels": [path.name for path in wheels],
-            "data": list(data),
-            "lessons": [lesson.name for lesson in known],
-        }
         files: dict[str, Path | bytes] = {
             **scripts(about),
             **{f"wheels/{path.name}": path for path in wheels},
             **_tree("course", work / "course"),
-            **_tree("book", book),
+            **_tree("book", site.build(root, known, profile, jobs, work / "book")),
             **{f"executed/{name}/{file}": folder / file for name, folder in runs.items() for file in EXECUTED},
             **{f"cache/{name}": path for name, path in cache.items()},
         }
-        stem = f"scfm-course-{commit[:10]}-{_platform().replace(' ', '-').lower()}-py{wheelhouse.python_tag()}"
-        archive = output or root / BUNDLES / f"{stem}.tar.gz"
-        pack(files, archive, stem, when)
+        pack(files, archive, stem, int(when))
         print(words(archive, files, time.monotonic() - clock))
     return archive
 
 
-def head(root: Path) -> tuple[str, int]:
-    """The commit that is packed, and when it was made (seconds since 1970)."""
-    commit, when = _git(root, "log", "-1", "--format=%H %ct").split()
-    return commit, int(when)
-
-
-def differs(root: Path) -> list[str]:
-    """The files in which the working tree differs from HEAD, new ones included."""
-    return [line[3:] for line in _git(root, "status", "--porcelain").splitlines()]
+def _differing(root: Path, dirty: bool) -> list[str]:
+    """The files in which the working tree differs from HEAD, new ones included. Raises CourseError for any, unless ``dirty``."""
+    changed = [line[3:] for line in _git(root, "status", "--porcelain").splitlines()]
+    if changed and not dirty:
+        raise CourseError(
+            f"{len(changed)} files differ from HEAD ({', '.join(changed[:4])}{', …' if len(changed) > 4 else ''}), and the "
+            "bundle holds HEAD. Commit them, or pack nevertheless: make bundle ARGS=--dirty"
+        )
+    for name in changed:
+        print(f"not in the bundle: {name} (differs from HEAD)")
+    return changed
 
 
 def checkout(root: Path, target: Path) -> None:
@@ -197,8 +193,6 @@ def pack(files: Mapping[str, Path | bytes], archive: Path, top: str, when: int) 
 
 
 def _add(tar: tarfile.TarFile, name: str, content: Path | bytes, when: int) -> None:
-    import io
-
     info = tarfile.TarInfo(name)
     info.mtime = when
     runs = name.endswith(".sh") or (isinstance(content, Path) and os.access(content, os.X_OK))
@@ -239,18 +233,11 @@ def _platform() -> str:
     return f"{platform.system()} {platform.machine()}"
 
 
-def _folder(path: Path) -> Path:
-    path.mkdir(parents=True, exist_ok=True)
-    return path
-
-
 def _git(root: Path, *words: str) -> str:
     try:
-        return subprocess.run(
-            ["git", "-C", str(root), *words], capture_output=True, text=True, check=True
-        ).stdout.rstrip()
+        done = subprocess.run(["git", "-C", str(root), *words], capture_output=True, text=True, check=True)
     except (OSError, subprocess.CalledProcessError) as error:
         said = str(getattr(error, "stderr", None) or error).strip()
-        raise CourseError(
-            f"{root} is no git repository with a commit, and a bundle holds a commit. Git says: {said}"
-        ) from error
+        problem = f"{root} is no git repository with a commit, and a bundle holds a commit. Git says: {said}"
+        raise CourseError(problem) from error
+    return done.stdout.rstrip()

@@ -156,5 +156,5 @@ def test_an_entry_that_would_break_the_list_is_not_written(tmp_path: Path) -> No
     path = tmp_path / "list.toml"
     path.write_text("[a]\n")
     with pytest.raises(ValueError):
-        new._append(path, ["[a]"])
+        new._append(path, "[a]\n")
     assert path.read_text() == "[a]\n"

@@ -96,7 +96,7 @@ def test_start_asks_for_the_set_up(tmp_path: Path) -> None:
 def test_head_is_packed_and_a_tree_that_differs_is_refused(root: Path, tmp_path: Path) -> None:
     (root / "notebooks" / "source" / "checks_01.py").write_text("# changed\n")
     (root / "new.txt").write_text("new")
-    assert bundle.differs(root) == ["notebooks/source/checks_01.py", "new.txt"]
+    assert bundle._differing(root, True) == ["notebooks/source/checks_01.py", "new.txt"]
     with pytest.raises(CourseError, match=r"2 files differ from HEAD .* ARGS=--dirty"):
         bundle.make(root, lessons(root))
     bundle.checkout(root, tmp_path / "out")
@@ -106,7 +106,7 @@ def test_head_is_packed_and_a_tree_that_differs_is_refused(root: Path, tmp_path:
 
 def test_no_repository_and_no_such_data_are_said(tmp_path: Path) -> None:
     with pytest.raises(CourseError, match=r"no git repository.*Git says: fatal: "):
-        bundle.head(tmp_path)
+        bundle._git(tmp_path, "log")
     with pytest.raises(CourseError, match=r"'kangaroo' is neither"):
         bundle.cached(["kangaroo"])
     assert bundle.cached(["pbmc68k", "geneformer-mini"]) == {}  # they come with the course
