@@ -22,6 +22,7 @@ from coursekit.machine import facts
 
 OK, WARN, FAIL = "OK", "WARN", "FAIL"
 PYTHONS = ((3, 11), (3, 14))  # from, and below
+MENDED = (3, 11, 5)  # Debian 12's own is 3.11.2
 NEED_DISK, NEED_MEMORY = 6, 4  # GiB: the environment with its caches; a quick lesson with room to spare
 HUB = "https://huggingface.co"
 SETUP = "make setup FORCE=1"
@@ -54,7 +55,10 @@ def examine(root: Path, network: bool = True) -> Iterator[Finding]:
 def _python(root: Path) -> Iterator[Finding]:
     low, high = PYTHONS
     version = platform.python_version()
-    if low <= sys.version_info[:2] < high:
+    if sys.version_info[:2] == (3, 11) and sys.version_info[:3] < MENDED:
+        words = f"Python {version} misreads patterns that pages of lessons need (cpython 108004): no page, no card"
+        yield Finding(FAIL, words, "make clean-env; make setup PYTHON=python3.12 (or 3.11.5 and later)")
+    elif low <= sys.version_info[:2] < high:
         yield Finding(OK, f"Python {version}")
     else:
         wanted = f"{low[0]}.{low[1]} to {high[0]}.{high[1] - 1}"

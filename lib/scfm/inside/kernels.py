@@ -7,7 +7,12 @@ the compiled code comes from numba's cache (`NUMBA_CACHE_DIR`) in milliseconds.
 from __future__ import annotations
 
 import numpy as np
-from numba import njit
+
+from scfm.inside import numbacache
+
+numbacache.choose()  # before numba is imported
+
+from numba import njit  # noqa: E402
 
 RADIX_BITS = 11  # of each of the two passes of the rank sort
 RADIX = 1 << RADIX_BITS

@@ -212,6 +212,13 @@ def test_uv_keeps_the_versions_that_the_locks_have(locked: Path) -> None:
     assert after["requirements-site.lock"] == before["requirements-site.lock"]
 
 
+def test_an_early_python_that_cannot_write_pages_is_named(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(doctor.sys, "version_info", (3, 11, 2, "final", 0))
+    first = next(iter(doctor.examine(tmp_path, network=False)))
+    assert first.level == doctor.FAIL
+    assert "3.11.5" in first.fix
+
+
 def test_packages_of_a_clusters_module_are_named(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("PYTHONPATH", os.pathsep.join([str(tmp_path / "lib"), "/opt/module/site-packages"]))
     said = [finding.text() for finding in doctor.examine(tmp_path, network=False)]
