@@ -7,7 +7,6 @@ and a screen reader announces; ``site/_static/course.js`` only adds comfort.
 from __future__ import annotations
 
 import copy
-import html
 import re
 from pathlib import Path
 from typing import Any
@@ -22,7 +21,10 @@ from coursekit.run.last import own_cells
 
 _WIDGET = "application/vnd.jupyter.widget-view+json"
 _BARE = re.compile(r"(?<![<(\"'\[`=])\bhttps?://[^\s<>()\[\]`]*[^\s<>()\[\]`.,;:]")  # an address that is no link yet
-FOLDED = {"code_prompt_show": "Show a solution", "code_prompt_hide": "Hide the solution"}
+FOLDED = {  # tag of a cell → what of it is folded, and the words on the fold
+    "solution": ("hide-cell", {"code_prompt_show": "Show a solution", "code_prompt_hide": "Hide the solution"}),
+    "figure": ("hide-input", {"code_prompt_show": "Show code", "code_prompt_hide": "Hide code"}),
+}
 
 
 def page(lesson: Lesson, run: Path, bar: str = "") -> Any:
@@ -44,11 +46,11 @@ def page(lesson: Lesson, run: Path, bar: str = "") -> Any:
         cell = copy.deepcopy(next(executed))
         cell["metadata"] = {"tags": marks}
         if cell["cell_type"] == "code":
-            cell["outputs"] = [output for output in map(_shown, cell["outputs"]) if output]
-        if "quiz" in marks:
+            cell["outputs"] = [output for output in cell["outputs"] if not _left_out(output)]
+            for fold, words in [FOLDED[mark] for mark in FOLDED if mark in marks][:1]:
+                cell["metadata"] = {"tags": [*marks, fold], "mystnb": dict(words)}
+        elif "quiz" in marks:
             cell = _markdown(quiz_html(source_cell["source"], f"quiz-{lesson.number}-{len(cells)}"))
-        elif "solution" in marks and cell["cell_type"] == "code":
-            cell["metadata"] = {"tags": [*marks, "hide-cell"], "mystnb": dict(FOLDED)}
         elif "solution" in marks:
             cell = _markdown(f"<details><summary>Show the answer</summary>\n\n{cell['source']}\n\n</details>")
         cells.append(cell)
@@ -112,14 +114,7 @@ def _markdown(source: str) -> Any:
     return nbformat.v4.new_markdown_cell(source=source)
 
 
-def _shown(output: Any) -> Any:
-    """An output as the book shows it: no widgets, no progress bars of stderr, recorded results in one quiet line."""
-    import nbformat
-
-    data = output.get("data", {})
-    if _WIDGET in data or (output["output_type"] == "stream" and output.get("name") == "stderr"):
-        return None
-    if RECORD_MIME in data:
-        text = f'<p class="recorded">{html.escape(str(data["text/plain"]))}</p>'
-        return nbformat.v4.new_output("display_data", data={"text/html": text, "text/plain": data["text/plain"]})
-    return output
+def _left_out(output: Any) -> bool:
+    """Whether the book does not show an output: widgets, progress bars of stderr, and what was recorded."""
+    stderr = output["output_type"] == "stream" and output.get("name") == "stderr"
+    return stderr or bool({_WIDGET, RECORD_MIME} & set(output.get("data", {})))

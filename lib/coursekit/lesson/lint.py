@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ast
+import contextlib
 import io
 import re
 import tokenize
@@ -16,6 +17,8 @@ from coursekit.lesson.params import parameters_of
 from coursekit.lesson.quiz import fold_quiz, quiz_options, unfold_quiz
 
 _CALL = re.compile(r"""\bcheck\.exercise\(\s*["']([^"']+)["']""")
+WIDTH = 120  # of a line of code
+OF_COURSEKIT = ("check", "record", "resume")  # what lessons import from here
 _NOTES = {  # what the notes for instructors must have → the bold words that begin it, an example
     "Ask": (r"ask|discuss(?:ion)?|questions?|vote", "**Ask before running:**"),
     "Misconception": (r"misconceptions?|watch for", "**Misconception:**"),
@@ -39,6 +42,7 @@ def lint(lesson: Lesson) -> list[str]:
         problems.append(f"unknown tag {', '.join(unknown)}; the tags are {', '.join(TAGS)}.")
     problems += _parts(lesson, full)
     problems += _exercises(lesson, full)
+    problems += [line for cell in full["cells"] if cell["cell_type"] == "code" for line in _reads_well(cell["source"])]
     problems += note_problems([cell["source"] for cell in full["cells"] if "instructor" in tags(cell)])
     problems += [f"line of the solution of {number} readable outside it: {line}" for number, line in leaks(full, full)]
     return problems
@@ -145,6 +149,32 @@ def _exercises(lesson: Lesson, full: Any) -> list[str]:
         if number not in numbers:
             problems.append(f"{lesson.checks.name} checks {number}, which is no exercise of this lesson.")
     return problems
+
+
+def _reads_well(source: str) -> list[str]:
+    """Lines that no page shows whole, and names that are not made for lessons."""
+    wide = [line for line in source.split("\n") if len(line) > WIDTH]
+    found = [
+        f"a line of code has {len(line)} characters, and {WIDTH} fit a page: {line.strip()[:60]}…" for line in wide
+    ]
+    names = f"import what scfm, its rooms and studies offer, and from coursekit {', '.join(OF_COURSEKIT)}"
+    with contextlib.suppress(SyntaxError):  # said by others
+        found += [f"{name} is not made for lessons; {names}." for name in hidden_names(ast.parse(source))]
+    return found
+
+
+def hidden_names(tree: ast.Module) -> list[str]:
+    """Underscore names, what coursekit has for itself, and the insides of scfm."""
+    found = []
+    for node in ast.walk(tree):
+        if isinstance(node, ast.Attribute):
+            inside = ast.unparse(node).startswith(("scfm.store.", "scfm.inside."))
+            found += [ast.unparse(node)] if inside or re.match(r"_(?!.*__$)", node.attr) else []
+        elif isinstance(node, ast.ImportFrom):
+            module, names = str(node.module), {alias.name for alias in node.names}
+            inside = module.startswith(("coursekit.", "scfm.store", "scfm.inside")) and module != "scfm.store.results"
+            found += [ast.unparse(node)] if inside or (module == "coursekit" and names - {*OF_COURSEKIT}) else []
+    return found
 
 
 def note_problems(notes: Sequence[str]) -> list[str]:

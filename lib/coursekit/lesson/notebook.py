@@ -75,6 +75,7 @@ def edition(full: Any, name: str, lesson: str) -> Any:
             continue
         source = fold_quiz(cell["source"]) if "quiz" in tags(cell) else cell["source"]
         metadata = {key: cell["metadata"][key] for key in ("tags", "lines_to_next_cell") if key in cell["metadata"]}
+        metadata |= {"jupyter": {"source_hidden": True}} if "figure" in tags(cell) else {}  # JupyterLab folds it
         digest = hashlib.sha256(f"{cell['cell_type']}\n{metadata.get('tags')}\n{source}".encode()).hexdigest()[:10]
         seen[digest] = seen.get(digest, 0) + 1
         make = {

@@ -102,9 +102,9 @@ def _section(heading: str, start: int, end: int, cells: Sequence[Any]) -> Sectio
             section.quizzes += 1
         elif "solution" in marks:
             continue
-        elif cell["cell_type"] == "code":
+        elif cell["cell_type"] == "code" and "figure" not in marks:  # one that only draws is folded
             section.minutes += len(code_lines(cell["source"])) / LINES_PER_MINUTE
-        elif heading != FURTHER_READING:
+        elif cell["cell_type"] == "markdown" and heading != FURTHER_READING:
             section.minutes += len(cell["source"].split()) / WORDS_PER_MINUTE
     section.minutes += QUIZ_MINUTES * section.quizzes
     return section

@@ -7,6 +7,7 @@ import json
 import math
 import os
 import re
+import sys
 from collections.abc import Iterable, Iterator
 from typing import Any
 
@@ -61,7 +62,8 @@ class Recorder:
         parse_tolerance(tolerance)
         self._names.add(name)
         data = {"name": name, "value": plain, "tolerance": tolerance, "key": bool(key)}
-        show_bundle({MIME: data, "text/plain": f"recorded  {name} = {in_words(plain)}"})
+        if os.environ.get("COURSEKIT_RUN") or not _in_a_notebook():  # a reader has enough to read
+            show_bundle({MIME: data, "text/plain": f"recorded  {name} = {in_words(plain)}"})
 
     def headline(self, what: str, interval: Any, lower_is_better: bool = False, stored: bool = False) -> None:
         """The lesson's one result for the README's table: ``what`` it is in words, and its mean with the interval.
@@ -212,9 +214,19 @@ def parse_tolerance(tolerance: float | str | None) -> tuple[str, float]:
 
 
 def collect(notebook: Any) -> dict[str, dict[str, Any]]:
-    """All results recorded in an executed notebook, by name, in order. Raises ValueError where a name comes twice."""
+    """All results recorded in an executed notebook, by name, in order; they go from its outputs into the metadata of its cells.
+
+    Raises ValueError where a name comes twice.
+    """
+    recorded = []
+    for cell in notebook["cells"]:
+        metadata = cell.setdefault("metadata", {})
+        if own := outputs_of({"cells": [cell]}, MIME):
+            cell["outputs"] = [output for output in cell["outputs"] if MIME not in output.get("data", {})]
+            metadata["coursekit"] = {"recorded": own}
+        recorded += metadata.get("coursekit", {}).get("recorded", [])
     found: dict[str, dict[str, Any]] = {}
-    for data in outputs_of(notebook, MIME):
+    for data in recorded:
         if data["name"] in found:
             raise ValueError(f"{data['name']!r} was recorded twice in this run. Every result needs its own name.")
         found[data["name"]] = {key: data[key] for key in ("value", "tolerance", "key")}
@@ -234,19 +246,17 @@ def outputs_of(notebook: Any, mime: str) -> list[dict[str, Any]]:
 
 def show_bundle(bundle: dict[str, Any]) -> None:
     """Show a MIME bundle in a notebook, or print its plain text outside one."""
-    shell = None
-    try:
-        from IPython import get_ipython
-
-        shell = get_ipython()
-    except ImportError:
-        pass
-    if shell is None:
-        print(bundle["text/plain"])
-    else:
+    if _in_a_notebook():
         from IPython.display import display
 
         display(bundle, raw=True)
+    else:
+        print(bundle["text/plain"])
+
+
+def _in_a_notebook() -> bool:
+    ipython = sys.modules.get("IPython")  # a kernel has imported it
+    return ipython is not None and ipython.get_ipython() is not None
 
 
 record = Recorder()

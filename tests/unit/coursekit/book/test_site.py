@@ -21,7 +21,7 @@ from coursekit.check import load
 from coursekit.course import CourseError, Lesson, lessons
 from coursekit.lesson import build
 from coursekit.lesson.facts import needed
-from coursekit.lesson.notebook import read_source, tags
+from coursekit.lesson.notebook import edition, read_source, tags
 from coursekit.lesson.quiz import quiz_options
 from coursekit.run.last import last_run
 
@@ -130,9 +130,27 @@ def test_a_page_has_stub_hints_solution_quiz_and_nothing_for_instructors(lesson:
     assert "[x]" not in text
     assert "https://doi.org/10.1038/s41586-023-06139-9>" in text  # a bare address becomes a link
     outputs = [output for cell in page["cells"] for output in cell.get("outputs", [])]
-    assert [output["output_type"] for output in outputs] == ["display_data", "display_data"]  # the progress bar is gone
-    assert '<p class="recorded">recorded  double = &lt;0&gt;</p>' in outputs[0]["data"]["text/html"]
+    assert [list(output["data"]) for output in outputs] == [["image/png"]]  # no progress bar, nothing that was recorded
     assert lessonpage.alternatives(page) == [(PNG, "A figure of one dot, for tests.")]
+
+
+def test_what_only_draws_is_folded(tmp_path: Path) -> None:
+    drawn = '# %% tags=["figure"]\nprint("drawn")\n\n# %% tags=["solution", "figure"]\nprint("twice")\n\n'
+    lesson = lessons(
+        make_course(
+            tmp_path / "drawing", LESSON.replace("# %% [markdown]\n# ## Key", f"{drawn}# %% [markdown]\n# ## Key")
+        )
+    )[0]
+    page = lessonpage.page(lesson, finished(lesson))
+    folded = {cell["source"]: cell["metadata"] for cell in page["cells"] if "figure" in tags(cell)}
+    assert folded['print("drawn")']["tags"] == ["figure", "hide-input"]
+    assert folded['print("drawn")']["mystnb"]["code_prompt_show"] == "Show code"
+    assert "hide-cell" in folded['print("twice")']["tags"]
+    hidden = [
+        cell for cell in edition(read_source(lesson), "learner", lesson.name)["cells"] if "jupyter" in cell["metadata"]
+    ]
+    assert [cell["source"] for cell in hidden] == ['print("drawn")']
+    assert hidden[0]["metadata"]["jupyter"] == {"source_hidden": True}
 
 
 class _Depth(html.parser.HTMLParser):

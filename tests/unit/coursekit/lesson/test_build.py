@@ -111,6 +111,8 @@ def test_quiz_hides_the_answer_and_unfolds_again() -> None:
         ("    return a if a > b else b\n\n\ncheck.exercise(\"01.1\"", '    return a if a > b else b\n\n\ncheck.exercise("01.2"', "no solution cell"),
         ('check.exercise("01.1", larger)\n\n# %% tags=["solution"]', 'larger\n\n# %% tags=["solution"]', "0 times"),
         ("import os\n", "%matplotlib inline\nimport os\n", "changes line"),
+        ("share = 0.5\n", f"share = 0.5  # {'long ' * 25}\n", "a line of code has 140 characters, and 120 fit a page: share"),
+        ("import check, record\n", "import check, record\nfrom coursekit.run import card\n", "run import card is not made for lessons; import what"),
     ],
 )  # fmt: skip
 def test_lint_names_what_is_missing(tmp_path: Path, old: str, new: str, expected: str) -> None:

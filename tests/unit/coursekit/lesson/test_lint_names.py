@@ -13,6 +13,8 @@ from typing import Any
 
 import pytest
 
+from coursekit.lesson.lint import hidden_names
+
 SOURCES = sorted((Path(__file__).resolve().parents[4] / "notebooks" / "source").glob("*.py"))
 OURS = ("scfm", "studies", "coursekit")
 
@@ -100,3 +102,20 @@ def test_a_lesson_names_only_what_is_there(path: Path) -> None:
 )
 def test_what_is_not_there_is_found(code: str, found: list[str]) -> None:
     assert strange_names(code) == found
+
+
+@pytest.mark.parametrize(
+    ("source", "found"),
+    [
+        ("import scfm\nscfm.store.cache.repo_data()", 2),
+        ("from scfm.store import cache", 1),
+        ("from scfm.store.results import results_path", 0),
+        ("from coursekit import check, record, resume", 0),
+        ("from coursekit import check, course", 1),
+        ("from coursekit.lesson import build", 1),
+        ("import scfm\nscfm.inside.seeded", 1),
+        ("model._network\nlist.__class__", 1),
+    ],
+)
+def test_hidden_names_are_found(source: str, found: int) -> None:
+    assert len(hidden_names(ast.parse(source))) == found

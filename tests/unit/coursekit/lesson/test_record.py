@@ -14,6 +14,7 @@ from hypothesis import strategies as st
 from tiny_course import make_course
 
 from coursekit.course import CourseError, lessons
+from coursekit.lesson import recording
 from coursekit.lesson.recording import MIME, Recorder, collect, in_words, to_plain
 from coursekit.run import expect
 from coursekit.run.compare import OTHER_MACHINE, SAME_MACHINE, differences
@@ -84,6 +85,19 @@ def test_a_name_twice_is_an_error_in_a_run_only(
         record("x", 2)
 
 
+def test_a_reader_is_not_told_what_is_recorded(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr(recording, "_in_a_notebook", lambda: True)
+    monkeypatch.setattr(recording, "show_bundle", lambda bundle: print(bundle["text/plain"]))
+    monkeypatch.delenv("COURSEKIT_RUN", raising=False)
+    Recorder()("x", 1)
+    assert capsys.readouterr().out == ""
+    monkeypatch.setenv("COURSEKIT_RUN", "1")
+    Recorder()("x", 1)
+    assert capsys.readouterr().out == "recorded  x = 1\n"
+
+
 def test_collect_finds_results_and_doubles() -> None:
     def cell(name: str) -> dict[str, object]:
         return {
@@ -93,7 +107,10 @@ def test_collect_finds_results_and_doubles() -> None:
             ]
         }
 
-    assert list(collect({"cells": [cell("b"), {}, cell("a")]})) == ["b", "a"]
+    executed = {"cells": [cell("b"), {}, cell("a")]}
+    assert list(collect(executed)) == ["b", "a"]
+    assert [one.get("outputs") for one in executed["cells"]] == [[{"text": "other"}], None, [{"text": "other"}]]
+    assert list(collect(executed)) == ["b", "a"]  # now from the metadata
     with pytest.raises(ValueError, match="'a' was recorded twice"):
         collect({"cells": [cell("a"), cell("a")]})
 
