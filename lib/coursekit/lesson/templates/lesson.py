@@ -55,25 +55,16 @@ for draw in range(seed, seed + n_draws):
 scores = pd.DataFrame(rows, columns=["method", "seed", "value"]).assign(metric="accuracy")
 
 # %%
-table = pd.DataFrame(
-    [
-        (name, i.mean, i.low, i.high)
-        for name, part in scores.groupby("method", sort=False)
-        for i in [stats.interval(part["value"].to_numpy())]
-    ],
-    columns=["method", "mean", "low", "high"],
-)
-ax = plots.intervals(table, label="method", title="Which says the type?", xlabel="accuracy on held-out cells")
-plots.show(
-    ax,
-    alt="Accuracy on held-out cells with its interval: "
-    + "; ".join(f"{r.method} {r.mean:.2f}" for r in table.itertuples())
-    + ".",
-)
+table = stats.summary(scores, by=("method", "metric"))
 gap = stats.paired_difference(scores, "depth alone", "PCA", "accuracy")
-print(f"Depth alone, minus PCA: {gap}.")
+print(f"Depth alone, minus PCA: {gap}, {gap.verdict()}.")
 record("accuracy", table.set_index("method")["mean"].to_dict(), tolerance=0.05)
 record.headline("accuracy of telling the type by depth alone, minus by PCA", gap)
+
+# %% tags=["figure"]
+ax = plots.intervals(table, label="method", title="Which says the type?", xlabel="accuracy on held-out cells")
+said = "; ".join(f"{r.method} {r.mean:.2f}" for r in table.itertuples())
+plots.show(ax, alt=f"Accuracy on held-out cells with its interval: {said}.")
 
 # %% [markdown]
 # ### Exercise @NN@.1
