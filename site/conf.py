@@ -14,7 +14,7 @@ author = "the scfm-course authors"
 copyright = f"{author}. Lessons: CC BY 4.0, code: Apache-2.0"
 version = release = SETTINGS["project"]["version"]
 
-extensions = ["myst_nb", "coursekit.book.sphinxparts"]
+extensions = ["myst_nb", "sphinx.ext.autodoc", "sphinx.ext.napoleon", "coursekit.book.sphinxparts"]
 exclude_patterns = ["extra"]
 suppress_warnings = ["mystnb.unknown_mime_type", "myst.header"]  # a lesson may go from a title to an exercise
 nitpicky = False
