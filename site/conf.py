@@ -16,8 +16,15 @@ version = release = SETTINGS["project"]["version"]
 
 extensions = ["myst_nb", "sphinx.ext.autodoc", "sphinx.ext.napoleon", "coursekit.book.sphinxparts"]
 exclude_patterns = ["extra"]
-suppress_warnings = ["mystnb.unknown_mime_type", "myst.header"]  # a lesson may go from a title to an exercise
+# a lesson may go from a title to an exercise; two classes of the library may have one name (Settings)
+suppress_warnings = ["mystnb.unknown_mime_type", "myst.header", "ref.python"]
 nitpicky = False
+
+# The reference, from the library's docstrings
+napoleon_use_ivar = True  # an attribute that is also a property is described once
+autodoc_member_order = "bysource"
+autodoc_class_signature = "separated"
+add_module_names = False
 
 # Lessons come executed; nothing is run here, and no output may load a script
 nb_execution_mode = "off"
@@ -38,6 +45,7 @@ html_css_files = ["course.css"]
 html_js_files = [("course.js", {"defer": "defer"})]
 html_copy_source = False
 html_use_index = False
+html_domain_indices = False
 html_show_sourcelink = False
 html_show_sphinx = False
 html_permalinks_icon = "#"

@@ -121,6 +121,13 @@ def test_all_that_was_promised_is_there(book: Book) -> None:
         assert "colab.research.google.com" not in text  # the repository has no address in pyproject.toml yet
 
 
+def test_the_reference_says_what_a_function_takes_and_gives(book: Book) -> None:
+    text = html.unescape((book.folder / "reference" / "tokenize.html").read_text(encoding="utf-8"))
+    entry = text.split('id="scfm.tokenize.rank_encode"')[1].split("</dl>")[0]
+    assert "Parameters" in entry
+    assert "TokenizedCells" in text
+
+
 def test_what_is_for_instructors_is_not_in_the_book(book: Book) -> None:
     seen = 0
     for lesson in shown(book):

@@ -6,7 +6,7 @@ import ast
 from pathlib import Path
 
 NOT_SHOWN = ("inside",)  # what a reader need not know
-_MEMBERS = "```{{eval-rst}}\n.. automodule:: {name}\n   :members:\n{more}```\n"
+_MEMBERS = "```{{eval-rst}}\n.. automodule:: {name}\n   :members:\n   :ignore-module-all:\n```\n"
 
 
 def pages(root: Path) -> dict[str, str]:
@@ -18,7 +18,12 @@ def pages(root: Path) -> dict[str, str]:
     rooms = sorted(path.parent for path in home.glob("*/__init__.py") if path.parent.name not in NOT_SHOWN)
     found = {f"reference/{path.stem}": _module(path) for path in modules}
     found |= {f"reference/{room.name}": _room(room) for room in rooms}
-    lines = ["# Reference", "", "What `scfm` offers, from its own docstrings: first what lessons name, then the rooms.", ""]
+    lines = [
+        "# Reference",
+        "",
+        "What `scfm` offers, from its own docstrings: first what lessons name, then the rooms.",
+        "",
+    ]
     for heading, paths in (("Modules", modules), ("Rooms", [room / "__init__.py" for room in rooms])):
         lines += [f"## {heading}", ""]
         for path in paths:
@@ -30,7 +35,7 @@ def pages(root: Path) -> dict[str, str]:
 
 
 def _module(path: Path) -> str:
-    return f"# scfm.{path.stem}\n\n" + _MEMBERS.format(name=f"scfm.{path.stem}", more="")
+    return f"# scfm.{path.stem}\n\n" + _MEMBERS.format(name=f"scfm.{path.stem}")
 
 
 def _room(folder: Path) -> str:
@@ -39,7 +44,7 @@ def _room(folder: Path) -> str:
     parts = [f"# scfm.{folder.name}\n", f"{first}\n", *([f"```text\n{rest.strip()}\n```\n"] if rest.strip() else [])]
     for path in sorted(folder.glob("[a-z]*.py")):
         name = f"scfm.{folder.name}.{path.stem}"
-        parts.append(f"## {name}\n\n" + _MEMBERS.format(name=name, more=""))
+        parts.append(f"## {name}\n\n" + _MEMBERS.format(name=name))
     return "\n".join(parts)
 
 

@@ -16,7 +16,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from coursekit.book import conceptmap, glossary, pages
+from coursekit.book import conceptmap, glossary, pages, reference
 from coursekit.book.lessonpage import alternatives, page
 from coursekit.course import CourseError, Lesson
 from coursekit.files import write_text
@@ -142,7 +142,8 @@ def write_source(root: Path, known: Sequence[Lesson], runs: dict[str, Path], sou
     if index.is_file():
         text = index.read_text(encoding="utf-8")
         text = text.replace("<!-- lessons -->", pages.lessons_table(list(known), found_cards))
-        text = text.replace("<!-- board -->\n", "board/index\n" if board else "")
+        for name in ("board", "reference"):
+            text = text.replace(f"<!-- {name} -->\n", f"{name}/index\n" if (source / name).is_dir() else "")
         link = " Over many datasets, models and seeds: [the leaderboard](board/index.md)." if board else ""
         write_text(index, text.replace("<!-- leaderboard -->", link))
 
@@ -161,6 +162,7 @@ def generated_pages(root: Path, known: list[Lesson], found: dict[str, Any]) -> d
         "papers": pages.bibliography(root, known),
         **pages.data_pages(root),
         **pages.model_pages(root),
+        **reference.pages(root),
     }
 
 

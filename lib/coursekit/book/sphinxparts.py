@@ -30,6 +30,8 @@ def setup(app: Sphinx) -> dict[str, Any]:
     app.connect("doctree-read", _figures)
     app.connect("doctree-read", _glossary_links)
     app.connect("doctree-read", _heads_of_rows)
+    if "sphinx.ext.autodoc" in app.extensions:
+        app.connect("autodoc-process-docstring", _as_written)
     app.add_html_math_renderer("mathml", (_inline_math, None), (_display_math, None))
     return {"version": "1", "parallel_read_safe": True, "parallel_write_safe": True}
 
@@ -96,6 +98,16 @@ def _heads_of_rows(app: Sphinx, tree: nodes.document) -> None:
         for entry in head.findall(nodes.entry):
             if not entry.astext().strip():
                 entry["classes"].append("corner")
+
+
+def _as_written(app: Sphinx, what: str, name: str, found: Any, options: Any, lines: list[str]) -> None:
+    """In the docstring of a module an indented block is code or a drawing: it stays as it is written."""
+    if what == "module":
+        inside = [line.startswith("    ") or not line.strip() for line in lines]
+        starts = [i for i in range(2, len(lines)) if lines[i].strip() and inside[i] and not lines[i - 1].strip()]
+        for i in reversed(starts):
+            if not inside[i - 2] and not lines[i - 2].endswith("::"):
+                lines[i:i] = ["::", ""]
 
 
 def _mathml(latex: str, display: str) -> str:

@@ -47,7 +47,7 @@ def tokenize_file(
 
     Memory depends on ``chunk_cells`` and the threads, not on the number of cells. Each shard appears when it is complete;
     after an interruption, the same call goes on with the shards that are missing. ``TokenizedCells.load(out_folder)`` reads
-    the result, and so does ``datasets.Dataset.from_parquet`` (its part-*.parquet files).
+    the result, and so does ``datasets.Dataset.from_parquet`` (its ``part-*.parquet`` files).
 
     Parameters
     ----------

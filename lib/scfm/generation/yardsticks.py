@@ -66,7 +66,7 @@ def distances(a: np.ndarray, b: np.ndarray) -> np.ndarray:
 
 
 def energy_distance(made: np.ndarray, truth: np.ndarray) -> float:
-    """2 E|x - y| - E|x - x'| - E|y - y'|, x and x' made, y and y' true cells (Székely & Rizzo 2013, 10.1016/j.jspi.2013.03.018).
+    """``2 E|x - y| - E|x - x'| - E|y - y'|``, x and x' made, y and y' true cells (Székely & Rizzo 2013, 10.1016/j.jspi.2013.03.018).
 
     It sees how genes go together in a cell, which gene by gene does not. Pairs of a cell with itself are left out, so that
     two samples of the same distribution give 0 on average (a single number may be below it).

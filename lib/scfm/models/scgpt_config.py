@@ -26,7 +26,7 @@ class ScGPTConfig(PreTrainedConfig):
     num_modalities, num_conditions: kinds of modality tokens and of condition (perturbation) tokens; 0 = none.
     zero_prob: the decoders also give P(value > 0), as "explicit zero probability".
     if_expressed: the decoders' values were learned of expressed genes only, so that they say what a gene's value is if it is
-        expressed, and value × P(value > 0) is the value to be expected. Otherwise zeros were among the values.
+    expressed, and value × P(value > 0) is the value to be expected. Otherwise zeros were among the values.
     mvc: the GEPC decoder. num_classes: outputs of the classifier, 0 = none. adversarial: the discriminator of batches.
     generative: the flag embedding that marks genes without a value.
     unavailable: ability → why this checkpoint lacks it ("GEPC", "generation", "classification", ...).

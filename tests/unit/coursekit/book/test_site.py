@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import html.parser
+import inspect
 import json
 import os
 from pathlib import Path
@@ -15,7 +16,8 @@ from hypothesis import strategies as st
 from tiny_course import LESSON, make_course
 from tiny_run import PNG, finished
 
-from coursekit.book import conceptmap, glossary, lessonpage, site
+import scfm
+from coursekit.book import conceptmap, glossary, lessonpage, reference, site
 from coursekit.book import pages as sitepages
 from coursekit.check import load
 from coursekit.course import CourseError, Lesson, lessons
@@ -109,6 +111,17 @@ def test_a_book_that_cannot_be_moved_leaves_the_old_one(tmp_path: Path, monkeypa
     with pytest.raises(OSError, match="no space left"):
         site.replace_book(made, old)
     assert (old / site.BOOK_MARK).read_text() == "old"
+
+
+def test_every_module_and_room_has_a_page_of_reference(tmp_path: Path) -> None:
+    assert reference.pages(tmp_path) == {}
+    made = reference.pages(ROOT)
+    shown = {name.split("/")[1] for name in made} - {"index"}
+    assert shown >= {name for name in scfm.__all__ if inspect.ismodule(getattr(scfm, name))} - {*reference.NOT_SHOWN}
+    assert "- [scfm.tokenize](tokenize.md): From counts to tokens" in made["reference/index"]
+    assert ".. automodule:: scfm.adaptation.adapting\n   :members:" in made["reference/adaptation"]
+    files = {path.stem for path in (ROOT / "lib" / "scfm" / "store").glob("*.py")} - {"__init__"}
+    assert all(f"## scfm.store.{name}\n" in made["reference/store"] for name in files)
 
 
 # --- a lesson as a page ----------------------------------------------------------------------------
