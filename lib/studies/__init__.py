@@ -12,6 +12,10 @@ ablation            each of scGPT's objectives left out in turn
 gene_families       classes of genes
 judge_geneformer    has the small Geneformer learned anything?
 judge_scgpt         has the small scGPT?
+judge               the cards of the minis: ``python -m studies.judge FOLDER``
+judging             what all cards have in common
+sets                which cells of a set count
+tables              stored tables that grow, piece by piece
 comparisons         from a few draws to verdicts
 ladder_figure       the figure of the course
 """

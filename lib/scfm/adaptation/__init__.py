@@ -10,10 +10,13 @@ adapters        which weights move, and what peft adds
 quantize        a frozen base in 4 or 8 bits
 replay          what a network still knows of its pretraining, and how not to lose it
 loop            the training loop, with checkpoints
+reading         which layer, pooling and precision
+report          the price and the course of a fit
+fitted          what was adapted, and its answers
 fit             what ``adapt`` returns
 fitscores       its scores, per class and batch
-saving          a fit on disk
+saving          a fit to disk
+loading         and back: ``scfm.load_fit``
 modelcard       its model card
 openset         none of these?
-readout         a linear head on any features
 """

@@ -1,6 +1,7 @@
 """Any file in, whatever its size: read, brought into the course's form, encoded and embedded in shards.
 
 readers         any of the usual file kinds → AnnData
+refusals        what cannot be read, in words
 counts          are these raw counts of human genes?
 form            a file's content into the course's form
 convert         listed sets made from the public deposits that carry them

@@ -1,1 +1,7 @@
-"""Where files are found, fetched from, verified and put."""
+"""Where files are found, fetched from, verified and put.
+
+cache         the folders of SCFM_CACHE; whole files or none
+hub           released checkpoints, by name
+download      files from the internet, resumed and verified
+results       the stored tables
+"""
