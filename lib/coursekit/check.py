@@ -23,7 +23,7 @@ import importlib.util
 import inspect
 import sys
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -69,16 +69,8 @@ class Result:
         return f'<div style="border-left:4px solid {colour};padding:.4em .8em;margin:.3em 0">{body}</div>'
 
 
-@dataclass
-class _Loaded:
-    """The checkers of one file, as it was when it was read."""
-
-    stamp: float
-    checkers: dict[str, Checker] = field(default_factory=dict)
-
-
 _registry: dict[str, Checker] = {}
-_files: dict[Path, _Loaded] = {}
+_files: dict[Path, tuple[float, dict[str, Checker]]] = {}  # path → when it was changed, what it holds
 _failures: dict[str, int] = {}
 
 
@@ -200,7 +192,7 @@ def load(path: Path) -> dict[str, Checker]:
     """All checkers of a checks file by exercise number; read again when the file has changed."""
     path = path.resolve()
     stamp = path.stat().st_mtime
-    if path not in _files or _files[path].stamp != stamp:
+    if path not in _files or _files[path][0] != stamp:
         _registry.clear()
         try:
             spec = importlib.util.spec_from_file_location(f"coursekit_{path.stem}", path)
@@ -209,10 +201,10 @@ def load(path: Path) -> dict[str, Checker]:
             module = importlib.util.module_from_spec(spec)
             sys.modules[spec.name] = module
             spec.loader.exec_module(module)
-            _files[path] = _Loaded(stamp, dict(_registry))
+            _files[path] = stamp, dict(_registry)
         finally:
             _registry.clear()
-    return _files[path].checkers
+    return _files[path][1]
 
 
 def reset() -> None:

@@ -19,25 +19,10 @@ from coursekit.machine.facts import installed, normalized
 
 # What runs and shows notebooks. No lesson imports it, and Colab has its own, in versions that its kernel is bound to.
 RUNNING = {"ipykernel", "ipywidgets", "jupyterlab", "nbclient", "nbconvert", "papermill"}
-_CELL = """\
-# @title Set-up: does nothing where the course is installed; elsewhere (Colab, another kernel) it installs what is missing
-import importlib.util
-
-if importlib.util.find_spec("coursekit") is None:
-    import pathlib, subprocess, sys  # noqa: E401
-
-    here = pathlib.Path.cwd()
-    course = next((p for p in [here, *here.parents, here / "{folder}"] if (p / "lib" / "coursekit").is_dir()), None)
-    {fetch}
-    sys.path.insert(0, str(course / "lib"))
-    from coursekit.lesson import bootstrap
-
-    bootstrap.install()"""
-_CLONE = """if course is None:
-        course = here / "{folder}"
+_CELL = Path(__file__).with_name("templates") / "setup_cell.txt"
+_CLONE = """course = here / "{folder}"
         subprocess.run(["git", "clone", "-q", "--depth", "1", "--branch", "{branch}", "{url}", str(course)], check=True)"""
-_NO_ADDRESS = """if course is None:
-        raise FileNotFoundError("The course was not found. Open this notebook inside the folder of the course.")"""
+_NO_ADDRESS = 'raise FileNotFoundError("The course was not found. Open this notebook inside the folder of the course.")'
 
 
 def address(root: Path) -> tuple[str, str] | None:
@@ -65,7 +50,7 @@ def cell(root: Path) -> str:
     known = address(root)
     folder = known[0].rsplit("/", 1)[1] if known else "scfm-course"
     fetch = _CLONE.format(folder=folder, branch=known[1], url=known[0]) if known else _NO_ADDRESS
-    return _CELL.format(folder=folder, fetch=fetch)
+    return _CELL.read_text(encoding="utf-8").replace("@FOLDER@", folder).replace("@FETCH@", fetch).rstrip("\n")
 
 
 def with_cell(notebook: Any, root: Path) -> Any:
@@ -122,9 +107,8 @@ def install() -> list[str]:
         after = installed()
         in_use = _loaded() & {name for name, version in before.items() if after.get(name) != version}
         if in_use:
-            print(
-                f"Start the session again (menu Runtime or Kernel): {', '.join(sorted(in_use))} was in use in another version."
-            )
+            names = ", ".join(sorted(in_use))
+            print(f"Start the session again (menu Runtime or Kernel): {names} was in use in another version.")
     return wanted
 
 

@@ -8,7 +8,7 @@ from __future__ import annotations
 import itertools
 import math
 import tomllib
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 
@@ -89,7 +89,7 @@ def plan(known: Sequence[Outline], minutes: int, wanted: Sequence[str] = (), fir
         raise CourseError("There are no lessons yet: notebooks/source is empty.")
     count = max(1, math.ceil(minutes / DAY))
     lengths = [minutes // count + (1 if k < minutes % count else 0) for k in range(count)]
-    chosen = _wanted(known, wanted) if wanted else _fitting(known, lengths, first)
+    chosen = [o for o in known if o.number in wanted] if wanted else _fitting(known, lengths, first)
     told = missing(chosen, known)
     needs = [max(LEAST, round(0.4 * o.minutes)) for o in chosen]
     room = sum(_room(length, k, count) for k, length in enumerate(lengths)) - BRIDGE * len(told)
@@ -120,10 +120,6 @@ def missing(chosen: Sequence[Outline], known: Sequence[Outline]) -> list[str]:
             found.add(number)
             open_ones += by_number[number].after
     return sorted(found - {o.number for o in chosen})
-
-
-def _wanted(known: Sequence[Outline], wanted: Sequence[str]) -> list[Outline]:
-    return [o for o in known if o.number in set(wanted)]
 
 
 def _fitting(known: Sequence[Outline], lengths: Sequence[int], first: Sequence[str]) -> list[Outline]:
@@ -182,20 +178,30 @@ def _room(length: int, k: int, count: int) -> int:
 
 def _by_day(chosen: Sequence[Outline], lengths: Sequence[int]) -> list[list[Outline]]:
     """The lessons in order, cut into days so that the fullest day is as empty as it can be."""
-    best: dict[tuple[int, int], tuple[float, list[int]]] = {(0, 0): (0.0, [])}
-    for day in range(1, len(lengths) + 1):
-        room = _room(lengths[day - 1], day - 1, len(lengths))
-        for end in range(len(chosen) + 1):
-            options = []
-            for start in range(end + 1):
-                if (day - 1, start) in best:
-                    worst, cuts = best[day - 1, start]
-                    load = sum(o.minutes for o in chosen[start:end]) / max(room, 1)
-                    options.append((max(worst, load), [*cuts, end]))
+    rooms = [max(1, _room(length, day, len(lengths))) for day, length in enumerate(lengths)]
+    cuts = _cuts(len(chosen), len(lengths), lambda day, a, b: sum(o.minutes for o in chosen[a:b]) / rooms[day], max)
+    return [list(chosen[a:b]) for a, b in itertools.pairwise(cuts or [])]
+
+
+def _cuts(
+    items: int, parts: int, cost: Callable[[int, int, int], float | None], total: Callable[[list[float]], float]
+) -> list[int] | None:
+    """Where to cut ``items`` in a row into ``parts`` at the least ``total`` of their costs; None where no way is allowed.
+
+    ``cost(part, start, end)`` is what the items from start to below end cost as that part; None: not allowed.
+    """
+    best: dict[tuple[int, int], tuple[float, list[int]]] = {(0, 0): (0.0, [0])}
+    for part in range(parts):
+        for end in range(items + 1):
+            before = [(start, *best[part, start]) for start in range(end + 1) if (part, start) in best]
+            options = [
+                (total([so_far, own]), [*cuts, end])
+                for start, so_far, cuts in before
+                if (own := cost(part, start, end)) is not None
+            ]
             if options:
-                best[day, end] = min(options)
-    cuts = [0, *best[len(lengths), len(chosen)][1]]
-    return [list(chosen[a:b]) for a, b in itertools.pairwise(cuts)]
+                best[part + 1, end] = min(options)
+    return best[parts, items][1] if (parts, items) in best else None
 
 
 def _day(
@@ -292,18 +298,13 @@ def with_pauses(slots: Sequence[Slot], pauses: Sequence[Slot]) -> list[Slot] | N
     ends = [0]
     for piece in pieces:
         ends.append(ends[-1] + piece.minutes)
-    best: dict[tuple[int, int], tuple[float, list[int]]] = {(0, 0): (0.0, [])}
-    for n in range(1, len(pauses) + 2):
-        for end in range(1, len(pieces) + 1):
-            options = [
-                (cost + (ends[end] - ends[start]) ** 2, [*cuts, end])
-                for (k, start), (cost, cuts) in best.items()
-                if k == n - 1 and start < end and ends[end] - ends[start] <= LONGEST
-            ]
-            if options:
-                best[n, end] = min(options)
-    found = best.get((len(pauses) + 1, len(pieces)))
-    if found is None:
+
+    def uneven(_: int, start: int, end: int) -> float | None:
+        length = ends[end] - ends[start]
+        return length**2 if start < end and length <= LONGEST else None
+
+    cuts = _cuts(len(pieces), len(pauses) + 1, uneven, sum)
+    if cuts is None:
         return None
     out: list[Slot] = []
     for place, piece in enumerate(pieces):
@@ -311,6 +312,6 @@ def with_pauses(slots: Sequence[Slot], pauses: Sequence[Slot]) -> list[Slot] | N
             out[-1] = replace(out[-1], minutes=out[-1].minutes + piece.minutes)
         else:
             out.append(piece)
-        if place + 1 in found[1][:-1]:
-            out.append(pauses[found[1].index(place + 1)])
+        if place + 1 in cuts[1:-1]:
+            out.append(pauses[cuts.index(place + 1) - 1])
     return out
