@@ -63,7 +63,7 @@ def main(argv: list[str] | None = None) -> int:
     try:
         root = args.root.resolve() if args.root else find_root()
         with _terminate_as_interrupt():
-            return int(args.go(args, root))
+            return args.go(args, root) or 0
     except KeyboardInterrupt:
         print("\ncoursekit: stopped; what was finished is kept.", file=sys.stderr)
         return 130

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import json
 import os
 import sys
 from pathlib import Path
@@ -16,9 +17,7 @@ def _kinds(parser: argparse.ArgumentParser) -> None:
     kinds = parser.add_subparsers(dest="what", required=True)
     kind = kinds.add_parser("lesson", help="42_my_question: source, checkers and expectations that run as they are")
     kind.add_argument("name")
-    kind = kinds.add_parser(
-        "dataset", help="raw counts (a file, a folder of 10x or .zarr) become a data set with a name"
-    )
+    kind = kinds.add_parser("dataset", help="raw counts (a file, a folder of 10x or .zarr) become a named data set")
     kind.add_argument("name")
     kind.add_argument("file", type=file_path)
     kind.add_argument("--label", default="", help="column of obs that holds the cell types")
@@ -28,11 +27,7 @@ def _kinds(parser: argparse.ArgumentParser) -> None:
     kind.add_argument("--random", action="store_true", help="write that folder first, with random weights, to try it")
 
 
-@command(
-    "make the notebooks from notebooks/source",
-    LESSONS,
-    arg("--check", action="store_true", help="only say what is wrong"),
-)
+@command("make the notebooks", LESSONS, arg("--check", action="store_true", help="only say what is wrong"))
 def build(args: argparse.Namespace, root: Path) -> int:
     from coursekit.book import readme
     from coursekit.lesson import build
@@ -40,12 +35,9 @@ def build(args: argparse.Namespace, root: Path) -> int:
     chosen = choose(root, args.lessons)
     problems: list[str] = []
     for lesson in chosen:
-        if args.check:
-            problems += [f"{lesson.name}: {line}" for line in build.check(lesson)]
-        else:
-            for path in build.build(lesson):
-                print(f"built {path.relative_to(root)}")
-            problems += [f"{lesson.name}: {line}" for line in build.check(lesson)]
+        for path in [] if args.check else build.build(lesson):
+            print(f"built {path.relative_to(root)}")
+        problems += [f"{lesson.name}: {line}" for line in build.check(lesson)]
     if not args.lessons:
         problems += build.strangers(root)
         problems += readme.refresh(root, write=not args.check)
@@ -63,6 +55,7 @@ def build(args: argparse.Namespace, root: Path) -> int:
     arg("--progress-lines", action="store_true", help=argparse.SUPPRESS),
 )
 def run(args: argparse.Namespace, root: Path) -> int:
+    from coursekit.run.courserun import Outcome, table
     from coursekit.run.execute import progress_line, run
     from coursekit.run.last import newest
 
@@ -93,12 +86,10 @@ def run(args: argparse.Namespace, root: Path) -> int:
     )
     if args.progress_lines:
         print(f"@folder {done.folder}", flush=True)
-    else:
-        from coursekit.run.courserun import Outcome, table
-
-        print(table([Outcome(lesson, done.folder, done.card)]))
-        if not done.passed:
-            print((done.folder / "traceback.txt").read_text(encoding="utf-8"), file=sys.stderr)
+        return 0 if done.passed else 1
+    print(table([Outcome(lesson, done.folder, done.card)]))
+    if not done.passed:
+        print((done.folder / "traceback.txt").read_text(encoding="utf-8"), file=sys.stderr)
     return 0 if done.passed else 1
 
 
@@ -122,9 +113,7 @@ def course(args: argparse.Namespace, root: Path) -> int:
     return 1 if failed else 0
 
 
-@command(
-    "run a card's lesson again and compare the results", arg("card", type=file_path, help="card.json or its folder")
-)
+@command("run a card's lesson again and compare", arg("card", type=file_path, help="card.json or its folder"))
 def verify(args: argparse.Namespace, root: Path) -> int:
     from coursekit.run.verify import verify
 
@@ -137,7 +126,7 @@ def verify(args: argparse.Namespace, root: Path) -> int:
     "draft tests/notebooks/expected/NN.toml from a lesson's last run",
     *(LESSON, arg("--write", action="store_true", help="write the file where there is none")),
 )
-def expect(args: argparse.Namespace, root: Path) -> int:
+def expect(args: argparse.Namespace, root: Path) -> None:
     from coursekit.files import write_text
     from coursekit.run.expect import draft
     from coursekit.run.last import newest
@@ -152,11 +141,10 @@ def expect(args: argparse.Namespace, root: Path) -> int:
         if lesson.expected.exists():
             raise CourseError(f"{lesson.expected.name} is there already; take over what you need from above by hand.")
         write_text(lesson.expected, text)
-    return 0
 
 
 @command("the lessons with their parameters", name="list")
-def list_lessons(args: argparse.Namespace, root: Path) -> int:
+def list_lessons(args: argparse.Namespace, root: Path) -> None:
     from coursekit.lesson.facts import facts_of
     from coursekit.lesson.notebook import read_source
     from coursekit.lesson.params import parameters_of
@@ -166,53 +154,45 @@ def list_lessons(args: argparse.Namespace, root: Path) -> int:
         print(f"{lesson.name}   {facts['title']}   {facts['time'] or ''}")
         for parameter in parameters_of(read_source(lesson)).values():
             print(f"    {parameter.describe()}")
-    return 0
 
 
 @command("the table of the last run of each lesson")
-def table(args: argparse.Namespace, root: Path) -> int:
+def table(args: argparse.Namespace, root: Path) -> None:
     from coursekit.run.courserun import Outcome, table
     from coursekit.run.last import newest
 
     found = [(lesson, newest(lesson)) for lesson in lessons(root)]
     print(table([Outcome(lesson, *(last or (None, None, "no run yet"))) for lesson, last in found]))
-    return 0
 
 
 @command("which exercises you have solved")
-def progress(args: argparse.Namespace, root: Path) -> int:
+def progress(args: argparse.Namespace, root: Path) -> None:
     from coursekit.lesson.progress import report
 
     print(report(root))
-    return 0
 
 
 @command(
     "the lessons that a change can have touched, as JSON (all without --since)",
     arg("--since", metavar="REF", help="a commit; one that is not here means all lessons"),
 )
-def changed(args: argparse.Namespace, root: Path) -> int:
-    import json
-
+def changed(args: argparse.Namespace, root: Path) -> None:
     from coursekit.run.changed import changed
 
     found, why = changed(root, args.since)
     print(why, file=sys.stderr)
     print(json.dumps([lesson.name for lesson in found]))
-    return 0
 
 
 @command("begin a lesson, or enter a data set or a model (see CONTRIBUTING.md)", _kinds)
-def new(args: argparse.Namespace, root: Path) -> int:
+def new(args: argparse.Namespace, root: Path) -> None:
     from coursekit.lesson import new
 
     more = {name: getattr(args, name) for name in ("file", "label", "batch", "random") if hasattr(args, name)}
     for path in new.make(root, args.what, args.name, **more):
         print(f"wrote {path.relative_to(root) if path.is_relative_to(root) else path}")
-    print(
-        f'CONTRIBUTING.md says what is next. Look for "{new.TO_FILL}".' if args.what != "lesson" else "Next: make build"
-    )
-    return 0
+    fill = f'CONTRIBUTING.md says what is next. Look for "{new.TO_FILL}".'
+    print("Next: make build" if args.what == "lesson" else fill)
 
 
 @command(

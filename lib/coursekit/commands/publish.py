@@ -5,6 +5,7 @@ from __future__ import annotations
 import argparse
 import sys
 from pathlib import Path
+from typing import Any
 
 from coursekit.commands.registry import JOBS, LESSONS, ON, SHOWN, THREADS, WORDS, arg, command, file_path
 from coursekit.course import choose, lessons
@@ -15,34 +16,32 @@ from coursekit.course import choose, lessons
     *(LESSONS, SHOWN, JOBS, arg("--fresh", action="store_true", help="run all lessons again")),
     arg("--output", type=Path, help="where to put it (default site/_build/html)"),
 )
-def site(args: argparse.Namespace, root: Path) -> int:
+def site(args: argparse.Namespace, root: Path) -> None:
     from coursekit.book.site import build
 
     output = args.output.resolve() if args.output else None
     folder = build(root, choose(root, args.lessons), args.profile, args.jobs, output, args.fresh)
     print(f"The book is in {folder}. To read it: {Path(sys.executable).name} -m http.server -d {folder}")
-    return 0
 
 
 @command(
     "keep the results of the last runs, and write the README's table from them",
     arg("--runs", type=Path, action="append", default=[], help="runs that were made elsewhere (on a GPU)"),
 )
-def readme(args: argparse.Namespace, root: Path) -> int:
+def readme(args: argparse.Namespace, root: Path) -> None:
     from coursekit.book import readme
 
     kept = readme.keep(root, [path.resolve() for path in args.runs])
     readme.refresh(root, write=True)
     for lesson in lessons(root):
         print(f"{lesson.name}: {', '.join(kept.get(lesson.name, {})) or 'no run of this text'}")
-    return 0
 
 
 @command(
     "a schedule of any length, notes and instructor notebooks",
     *(LESSONS, arg("--hours", default="3", help="1 to 40, breaks included (default 3)")),
 )
-def workshop(args: argparse.Namespace, root: Path) -> int:
+def workshop(args: argparse.Namespace, root: Path) -> None:
     from coursekit.lesson.outline import outline
     from coursekit.workshop import paper, plan
 
@@ -52,31 +51,27 @@ def workshop(args: argparse.Namespace, root: Path) -> int:
     made = plan.plan([outline(one) for one in known], minutes, wanted, plan.first_lessons(root))
     files = paper.write(root, made, known)
     print(paper.markdown(made))
-    print(
-        f"To print: {files[1].relative_to(root)}; notes: {files[2].relative_to(root)}; quizzes and notebooks beside them"
-    )
-    return 0
+    page, notes = (path.relative_to(root) for path in files[1:3])
+    print(f"To print: {page}; notes: {notes}; quizzes and notebooks beside them")
 
 
 @command("slides of the lessons from their last runs, with notes for the speaker", LESSONS)
-def slides(args: argparse.Namespace, root: Path) -> int:
+def slides(args: argparse.Namespace, root: Path) -> None:
     from coursekit.workshop.slides import write
 
     for path in write(root, choose(root, args.lessons)):
         print(f"slides: {path.relative_to(root)}")
-    return 0
 
 
 @command(
     "what was learned between the quiz before and the quiz after",
     *(arg("before", type=Path, help="CSV: participant and a column per topic"), arg("after", type=Path)),
 )
-def gain(args: argparse.Namespace, root: Path) -> int:
+def gain(args: argparse.Namespace, root: Path) -> None:
     from coursekit.workshop import quizpage
 
     for name, value in quizpage.gain(args.before, args.after, quizpage.topics(root / quizpage.QUESTIONS)).items():
         print(f"{name}: {value}")
-    return 0
 
 
 @command(
@@ -86,12 +81,11 @@ def gain(args: argparse.Namespace, root: Path) -> int:
     arg("--lessons", nargs="+", default=[], metavar="NN", help="the book shows only these (default: all)"),
     arg("--dirty", action="store_true", help="pack HEAD also where files differ from it"),
 )
-def bundle(args: argparse.Namespace, root: Path) -> int:
+def bundle(args: argparse.Namespace, root: Path) -> None:
     from coursekit.workshop.bundle import make
 
     output = args.output.resolve() if args.output else None
     make(root, choose(root, args.lessons), args.data, output, args.profile, args.jobs, args.dirty)
-    return 0
 
 
 @command(
@@ -114,14 +108,13 @@ def grid(args: argparse.Namespace, root: Path) -> int:
 
 
 @command("the leaderboard of all grids (or those named): table, page, figure", arg("grids", nargs="*", metavar="NAME"))
-def board(args: argparse.Namespace, root: Path) -> int:
+def board(args: argparse.Namespace, root: Path) -> None:
     from coursekit.rerun import board, boardpage
 
     tidy = board.results_of(root, args.grids)
     page = boardpage.publish(root, tidy)
     print(page.read_text(encoding="utf-8"))
     print(f"Scores: {root / boardpage.STORED}; page and figure for the book: {page.parent}")
-    return 0
 
 
 @command(
@@ -137,18 +130,11 @@ def board(args: argparse.Namespace, root: Path) -> int:
 def atlas(args: argparse.Namespace, root: Path) -> int:
     from coursekit.rerun import atlas
 
-    own = atlas.plan(
-        root,
-        args.file,
-        args.model,
-        args.cells_per_shard,
-        args.counts_in,
-        args.device,
-        args.dtype,
-        {"pooling": args.pooling} if args.pooling else {},
-        args.threads,
-        {"gpu": args.gpus} if args.gpus else {},
-    )
+    names = ("cells_per_shard", "counts_in", "device", "dtype", "threads")
+    choices: dict[str, Any] = {name: getattr(args, name) for name in names}
+    choices["how"] = {"pooling": args.pooling} if args.pooling else {}
+    choices["resources"] = {"gpu": args.gpus} if args.gpus else {}
+    own = atlas.plan(root, args.file, args.model, **choices)
     made = atlas.make(own, args.jobs, args.on)
     print(atlas.words(own, made))
     return 0 if made else 1
@@ -160,11 +146,10 @@ def atlas(args: argparse.Namespace, root: Path) -> int:
     arg("number", type=int, nargs="?", default=0),
     name="atlas-step",
 )
-def atlas_step(args: argparse.Namespace, root: Path) -> int:
+def atlas_step(args: argparse.Namespace, root: Path) -> None:
     from coursekit.rerun.atlas import step
 
     step(args.plan, args.what, args.number)
-    return 0
 
 
 @command("", arg("plan", type=Path), arg("key"), name="grid-run")

@@ -1,6 +1,6 @@
 """How a command is entered, and the arguments that several share.
 
-A command is a function ``(args, root)`` that returns the exit status (0 well, 1 not well); ``@command`` enters it into COMMANDS.
+A command is a function ``(args, root)`` that returns the exit status (0 or nothing: well, 1: not well); ``@command`` enters it into COMMANDS.
 """
 
 from __future__ import annotations
@@ -12,7 +12,7 @@ from typing import Any
 
 from coursekit.course import PROFILES
 
-Command = Callable[[argparse.Namespace, Path], int]
+Command = Callable[[argparse.Namespace, Path], int | None]
 Adds = Callable[[argparse.ArgumentParser], Any]  # adds an argument to a command's parser
 # name → function, help (none for what jobs call), arguments
 COMMANDS: dict[str, tuple[Command, str, tuple[Adds, ...]]] = {}

@@ -30,7 +30,7 @@ def lesson(root: Path, name: str) -> list[Path]:
         raise CourseError(f"The number {name[:2]} is taken by {taken[0]}.")
     own = Lesson(root, name)
     words = {"NN": own.number, "TITLE": name[3:].replace("_", " ").capitalize()}
-    places = {"lesson.py": own.source, "checks.py": own.checks, "expected.toml": own.expected}
+    places = {"lesson.py.txt": own.source, "checks.py.txt": own.checks, "expected.toml": own.expected}
     for template, path in places.items():
         write_text(path, _filled(template, words))
     return list(places.values())

@@ -93,9 +93,9 @@ class Recorder:
             print(f"{len(found):,} scores kept for the leaderboard.")
 
     def used(self, kind: str, name: str, sha256: str, **more: Any) -> None:
-        """Note a dataset or model that this run used (``kind`` "dataset" or "model"), with the hash of its file.
+        """Note a dataset or model (``kind``) that this run used and scfm did not load, with the hash of its file.
 
-        Does the same as scfm does by itself: one JSON line in the file that SCFM_PROVENANCE names, if it names one.
+        As scfm does by itself: one JSON line in the file that SCFM_PROVENANCE names, if it names one.
         """
         path = os.environ.get("SCFM_PROVENANCE")
         if path:

@@ -44,30 +44,9 @@ def in_form(
     if lacking:
         raise ValueError(f"record.scores: the table has no column {', '.join(lacking)}; it needs {', '.join(COLUMNS)}.")
     found = table[list(COLUMNS)].reset_index(drop=True)
-    homeless = sorted(set(found["method"]) - set(roles))
-    strange = sorted({role for role in roles.values() if role not in ROLES})
-    if homeless or strange:
-        what = f"no role for {', '.join(homeless)}" if homeless else f"no role is called {', '.join(strange)}"
-        raise ValueError(f"record.scores: {what}. A method is one of: {', '.join(ROLES)}.")
-    unknown = sorted({*key, *lower_is_better} - set(found["metric"]))
-    if unknown or not key:
-        raise ValueError(
-            f"record.scores: {'no metric ' + ', '.join(unknown) if unknown else 'key names no metric'}; "
-            f"the table has {', '.join(sorted(set(found['metric'])))}."
-        )
     found["value"] = found["value"].astype(float)
-    if not np.isfinite(found["value"]).all():
-        worst = found.loc[~np.isfinite(found["value"])].iloc[0]
-        raise ValueError(
-            f"record.scores: {worst['metric']} of {worst['method']} on {worst['dataset']}, draw {worst['seed']}, is "
-            f"{worst['value']}; a score is a finite number."
-        )
-    twice = found.duplicated(UNIT)
-    if twice.any():
-        first = found.loc[twice].iloc[0]
-        raise ValueError(
-            f"record.scores: {first['metric']} of {first['method']} on {first['dataset']}, draw {first['seed']}, comes twice."
-        )
+    if problem := _refused(found, roles, key, lower_is_better):
+        raise ValueError(f"record.scores: {problem}")
     found["role"] = found["method"].map(dict(roles))
     found["better"] = np.where(found["metric"].isin(list(lower_is_better)), "lower", "higher")
     found["key"] = found["metric"].isin(list(key))
@@ -77,6 +56,29 @@ def in_form(
         wanted = list(zip(found["dataset"], found["method"], strict=True))
         found["ms_per_cell"] = [per_cell.get(pair, np.nan) for pair in wanted]
     return found
+
+
+def _refused(found: pd.DataFrame, roles: Mapping[str, str], key: Sequence[str], lower_is_better: Sequence[str]) -> str:
+    """What is wrong with scores, in words; "" where nothing is."""
+    import numpy as np
+
+    homeless = sorted(set(found["method"]) - set(roles))
+    strange = sorted({role for role in roles.values() if role not in ROLES})
+    if homeless or strange:
+        what = f"no role for {', '.join(homeless)}" if homeless else f"no role is called {', '.join(strange)}"
+        return f"{what}. A method is one of: {', '.join(ROLES)}."
+    unknown = sorted({*key, *lower_is_better} - set(found["metric"]))
+    if unknown or not key:
+        what = f"no metric {', '.join(unknown)}" if unknown else "key names no metric"
+        return f"{what}; the table has {', '.join(sorted(set(found['metric'])))}."
+    for wrong, said in (
+        (~np.isfinite(found["value"]), lambda row: f"is {row['value']}; a score is a finite number."),
+        (found.duplicated(UNIT), lambda row: "comes twice."),
+    ):
+        if wrong.any():
+            row = found.loc[wrong].iloc[0]
+            return f"{row['metric']} of {row['method']} on {row['dataset']}, draw {row['seed']}, {said(row)}"
+    return ""
 
 
 def keep(found: pd.DataFrame) -> bool:

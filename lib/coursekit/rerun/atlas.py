@@ -7,7 +7,7 @@ import os
 import shutil
 import sys
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -79,50 +79,40 @@ class Atlas:
         return cls(**json.loads(path.read_text(encoding="utf-8"))["atlas"])
 
 
-def plan(
-    root: Path,
-    file: Path,
-    model: str = "geneformer-mini",
-    cells_per_shard: int = CELLS_PER_SHARD,
-    counts_in: str = "X",
-    device: str = "auto",
-    dtype: str = "auto",
-    how: dict[str, Any] | None = None,
-    threads: int = 1,
-    resources: dict[str, Any] | None = None,
-) -> Atlas:
-    """Work out the shards of a file; its key is made of the file's bytes, the model, the library, the lock and the choices.
+def plan(root: Path, file: Path, model: str = "geneformer-mini", **choices: Any) -> Atlas:
+    """Work out the shards of a file; its key is made of the file's bytes, the model, the library, the lock and the ``choices``.
 
-    Raises CourseError for a file that is not there and for shards without cells; scfm's own errors for one that is no AnnData.
+    ``choices``: cells_per_shard, counts_in, device, dtype, how, threads, resources, as Atlas has them. Raises CourseError for a
+    file that is not there and for shards without cells; scfm's own errors for one that is no AnnData.
     """
     from scfm.files import shards
 
-    if cells_per_shard < 1:
-        raise CourseError(f"A shard holds at least one cell, not {cells_per_shard} (--cells-per-shard).")
+    choices = {"cells_per_shard": CELLS_PER_SHARD, "key": "", **choices}
+    if choices["cells_per_shard"] < 1:
+        raise CourseError(f"A shard holds at least one cell, not {choices['cells_per_shard']} (--cells-per-shard).")
     if not file.exists():
         raise CourseError(f"There is no file {file} (seen from {Path.cwd()}).")
-    file = file.resolve()
     model = files_from({"model": model}, Path.cwd())["model"]
-    total = shards.n_cells(file, counts_in)
+    own = Atlas(str(root), str(file.resolve()), model, cells=0, **choices)
+    total = shards.n_cells(own.file, own.counts_in)
     if total == 0:
         raise CourseError(f"{file.name} has no cells.")
     known = Path(model)
     parts = {
-        "cells": runkey.content_hash(file),
+        "cells": runkey.content_hash(Path(own.file)),
         "model": runkey.content_hash(known) if known.is_absolute() else runkey.listed(root, "model", "", (model,)),
         "name": known.name if known.is_absolute() else model,
         "library": runkey.library_hash(),
         "lock": file_hash(root / LOCK),
-        "choices": [cells_per_shard, counts_in, dtype, how or {}],
+        "choices": [own.cells_per_shard, own.counts_in, own.dtype, own.how],
     }
-    key = runkey.digest(parts)[:12]
-    return Atlas(
-        str(root), str(file), model, total, cells_per_shard, key, counts_in, device, dtype, how or {}, threads, resources or {}
-    )  # fmt: skip
+    return replace(own, cells=total, key=runkey.digest(parts)[:12])
 
 
 def step(plan_file: Path, what: str, number: int) -> None:
     """One job of an atlas: "tokens" or "embedding" of a shard, or "gather"."""
+    import torch
+
     from coursekit.rerun.watchdog import end_with
     from scfm import load_model
     from scfm.files import shards
@@ -135,19 +125,13 @@ def step(plan_file: Path, what: str, number: int) -> None:
             report = shards.gather(own.shards, temporary, own.file)
             write_json(own.report, report)
         return
-    _limit_threads(own.threads)
+    torch.set_num_threads(own.threads)
     if what == "tokens":
         first, last = shards.windows(own.cells, own.cells_per_shard)[number]
         shards.tokenize_shard(load_model(own.model), own.file, tokens, first, last, own.counts_in)
     else:
         model = load_model(own.model, device=own.device)
         shards.embed_shard(model, tokens, own.shards[number], own.dtype, **own.how)
-
-
-def _limit_threads(n: int) -> None:
-    import torch
-
-    torch.set_num_threads(n)
 
 
 def make(own: Atlas, jobs: int = 1, on: str | None = None, more: Sequence[str] = ()) -> bool:
@@ -177,16 +161,11 @@ def words(own: Atlas, made: bool) -> str:
         done = sum(path.is_file() for path in own.shards)
         log = own.folder / "snakemake.log"
         tail = log.read_text(encoding="utf-8", errors="replace").splitlines()[-40:]
-        return "\n".join(
-            [
-                *tail,
-                f"{done} of {len(own.shards)} shards are there; the rest failed, see {log}. The same command goes on.",
-            ]
-        )
+        said = f"{done} of {len(own.shards)} shards are there; the rest failed, see {log}. The same command goes on."
+        return "\n".join([*tail, said])
     report = json.loads(own.report.read_text(encoding="utf-8"))
-    empty = (
-        f", {report['empty_cells']:,} of them without a gene of the vocabulary (NaN)" if report["empty_cells"] else ""
-    )
+    n = report["empty_cells"]
+    empty = f", {n:,} of them without a gene of the vocabulary (NaN)" if n else ""
     return (
         f"{report['n_cells']:,} cells in {report['n_shards']} shards{empty}; largest process {report['peak_memory'] / 2**30:.2f} GiB.\n"
         f"{own.embedding}   (anndata.read_h5ad: X is the embedding, row i = cell i of {Path(own.file).name})"

@@ -10,6 +10,7 @@ import subprocess
 import sys
 from collections.abc import Callable, Sequence
 from pathlib import Path
+from typing import Any
 
 from coursekit.course import CourseError
 from coursekit.rerun.watchdog import me
@@ -42,23 +43,15 @@ def snakemake(
     home = Path(__file__).resolve().parents[3] / "workflow"
     command = [sys.executable, "-m", "snakemake", "--snakefile", str(home / "Snakefile")]
     # `none`: not the profile that the user's SNAKEMAKE_PROFILE names, which may send everything to a cluster
-    where = (
-        ["--profile", str(profile_folder(home, on))] if on else ["--profile", "none", "--cores", str(jobs * threads)]
-    )
-    where += ["--workflow-profile", "none"]
-    command += ["--directory", str(plan_file.parent), "--config", f"plan={plan_file}"]
-    command += [*OPTIONS, *where, *more]
-    env = dict(os.environ, COURSEKIT_GRID_DRIVER=me(), COURSEKIT_ROOT="", COURSE_PROFILE=str(profile_folder(home, on)))
+    profile = str(profile_folder(home, on))
+    where = ["--profile", profile] if on else ["--profile", "none", "--cores", str(jobs * threads)]
+    command += ["--directory", str(plan_file.parent), "--config", f"plan={plan_file}", *OPTIONS, *where]
+    command += ["--workflow-profile", "none", *more]
+    env = dict(os.environ, COURSEKIT_GRID_DRIVER=me(), COURSEKIT_ROOT="", COURSE_PROFILE=profile)
     with open(plan_file.with_name("snakemake.log"), "w", encoding="utf-8") as log:
         # On a cluster in a session of its own: a closed terminal must not end it before it has cancelled its jobs
-        child = subprocess.Popen(
-            command,
-            stdout=log,
-            stderr=subprocess.STDOUT,
-            stdin=subprocess.DEVNULL,
-            env=env,
-            start_new_session=on is not None,
-        )
+        streams: dict[str, Any] = {"stdout": log, "stderr": subprocess.STDOUT, "stdin": subprocess.DEVNULL}
+        child = subprocess.Popen(command, **streams, env=env, start_new_session=on is not None)
         try:
             while True:
                 with contextlib.suppress(subprocess.TimeoutExpired):
