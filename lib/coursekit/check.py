@@ -182,9 +182,7 @@ def _find(number: str) -> Checker:
         raise LookupError(f"the file notebooks/source/{path.name} is missing.")
     known = load(path)
     if number not in known:
-        raise LookupError(
-            f"notebooks/source/{path.name} has no checker for {number} (it has {', '.join(known) or 'none'})."
-        )
+        raise LookupError(f"{path.name} has no checker for {number} (it has {', '.join(known) or 'none'}).")
     return known[number]
 
 

@@ -67,7 +67,7 @@ def find_root(start: str | Path | None = None) -> Path:
     if given and start is None:
         if not (Path(given) / "notebooks" / "source").is_dir():
             raise CourseError(
-                f"COURSEKIT_ROOT is {given}, which is no folder of the course: it holds no notebooks/source."
+                f"COURSEKIT_ROOT is {given}, which is no folder of the course: no notebooks/source there."
             )
         return Path(given).resolve()
     for origin in (Path(start or Path.cwd()).resolve(), Path(__file__).resolve()):
@@ -114,9 +114,5 @@ def lesson_of(path: Path) -> str:
         return path.stem
     try:
         return str(json.loads(path.read_text(encoding="utf-8"))["metadata"]["coursekit"]["lesson"])
-    except (
-        ValueError,
-        LookupError,
-        TypeError,
-    ):  # another program wrote it; what is no notebook is refused when it is read
+    except (ValueError, LookupError, TypeError):  # another program's; what is no notebook is refused when it is read
         return path.stem[:2] if path.stem[:2].isdigit() else path.stem

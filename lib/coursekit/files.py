@@ -23,6 +23,14 @@ def write_json(path: Path, content: Any, **more: Any) -> None:
     write_text(path, json.dumps(content, indent=1, ensure_ascii=False, **more) + "\n")
 
 
+def filled(template: Path, **words: Any) -> str:
+    """The text of a template with each ``@WORD@`` replaced."""
+    text = template.read_text(encoding="utf-8")
+    for word, value in words.items():
+        text = text.replace(f"@{word}@", str(value))
+    return text
+
+
 def file_hash(path: Path) -> str | None:
     """The sha256 of a file; None where there is none."""
     return sha256(path) if path.is_file() else None

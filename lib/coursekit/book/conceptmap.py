@@ -137,10 +137,8 @@ def page(stops: Sequence[Stop]) -> str:
     for stop in stops:
         needs = f"Needs {stop.needs or ', '.join(stop.after) or 'nothing'}."
         brings = ", ".join(f"{{term}}`{word}`" for word in stop.words)
-        page_link = stop.link.replace(".html", ".ipynb")
-        lines.append(
-            f"- **[{stop.number} · {stop.question}]({page_link})** {needs}" + (f" Brings: {brings}." if brings else "")
-        )
+        page = stop.link.replace(".html", ".ipynb")
+        lines.append(f"- **[{stop.number} · {stop.question}]({page})** {needs}" + f" Brings: {brings}." * bool(brings))
     return "\n".join(lines) + "\n"
 
 

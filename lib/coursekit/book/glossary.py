@@ -64,9 +64,8 @@ def pattern(names: Iterable[str]) -> re.Pattern[str]:
 
 def finder(known: Sequence[Term]) -> tuple[re.Pattern[str], dict[str, Term]]:
     """One pattern for all terms, and the term of each lower-case name (see ``term_of``)."""
-    return pattern(name for term in known for name in term.names), {
-        name.lower(): term for term in known for name in term.names
-    }
+    by_name = {name: term for term in known for name in term.names}
+    return pattern(by_name), {name.lower(): term for name, term in by_name.items()}
 
 
 def term_of(found: str, by_name: dict[str, Term]) -> Term:

@@ -19,9 +19,8 @@ from coursekit.run.courserun import key_results
 
 Cards = Mapping[str, Mapping[str, Any]]  # lesson name -> run card
 
-_DOI = re.compile(
-    r"(?:https?://doi\.org/)?(10\.\d{4,}/(?:\([^\s()]*\)|[^\s()\]>,;\"])+)"
-)  # Elsevier's hold pairs of brackets
+# Elsevier's hold pairs of brackets
+_DOI = re.compile(r"(?:https?://doi\.org/)?(10\.\d{4,}/(?:\([^\s()]*\)|[^\s()\]>,;\"])+)")
 
 
 def lessons_table(lessons: list[Lesson], runs: Cards, prefix: str = "lessons/") -> str:
@@ -160,9 +159,9 @@ def _first(shape: Mapping[str, Any], keys: tuple[str, ...]) -> str:
 
 def _source(text: str) -> str:
     match = _DOI.search(text)
-    return (
-        _cell(text[: match.start()].rstrip(", ") + " ") + f"[{match[1]}](https://doi.org/{match[1]})" if match else text
-    )
+    if not match:
+        return text
+    return _cell(text[: match.start()].rstrip(", ") + " ") + f"[{match[1]}](https://doi.org/{match[1]})"
 
 
 def _toctree(names: list[str]) -> list[str]:

@@ -47,9 +47,7 @@ def build(
     """
     missing = [title for name, title in NEEDED.items() if importlib.util.find_spec(name) is None]
     if missing:
-        raise CourseError(
-            f"The book needs {', '.join(missing)}. `make site` installs them; by hand: pip install -e '.[site]'"
-        )
+        raise CourseError(f"The book needs {', '.join(missing)}. make site installs them")
     target = output or root / BUILT / "html"
     refuse_other_files(target)
     runs = gather(known, profile, jobs, fresh)

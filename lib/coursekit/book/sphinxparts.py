@@ -83,9 +83,8 @@ def _pieces(text: str, wanted: Any, by_name: Any, linked: set[str], docname: str
         if term in linked:
             continue
         linked.add(term)
-        link = addnodes.pending_xref(
-            "", refdomain="std", reftype="term", reftarget=term, refexplicit=True, refwarn=True, refdoc=docname
-        )
+        to = {"refdomain": "std", "reftype": "term", "reftarget": term, "refdoc": docname}
+        link = addnodes.pending_xref("", refexplicit=True, refwarn=True, **to)
         link += nodes.inline(match[0], match[0], classes=["xref", "std", "std-term"])
         pieces += [nodes.Text(text[end : match.start()]), link]
         end = match.end()

@@ -15,6 +15,7 @@ import tomllib
 from pathlib import Path
 from typing import Any
 
+from coursekit.files import filled
 from coursekit.machine.facts import installed, normalized
 
 # What runs and shows notebooks. No lesson imports it, and Colab has its own, in versions that its kernel is bound to.
@@ -39,9 +40,7 @@ def address(root: Path) -> tuple[str, str] | None:
     if not url:
         return None
     if not re.fullmatch(r"https://github\.com/[\w.-]+/[\w.-]+", url):
-        raise CourseError(
-            f"pyproject.toml: [tool.coursekit] repository is {url!r}; expected https://github.com/OWNER/NAME."
-        )
+        raise CourseError(f"pyproject.toml: repository is {url!r}; expected https://github.com/OWNER/NAME.")
     return url, str(own.get("branch", "main"))
 
 
@@ -50,7 +49,7 @@ def cell(root: Path) -> str:
     known = address(root)
     folder = known[0].rsplit("/", 1)[1] if known else "scfm-course"
     fetch = _CLONE.format(folder=folder, branch=known[1], url=known[0]) if known else _NO_ADDRESS
-    return _CELL.read_text(encoding="utf-8").replace("@FOLDER@", folder).replace("@FETCH@", fetch).rstrip("\n")
+    return filled(_CELL, FOLDER=folder, FETCH=fetch).rstrip("\n")
 
 
 def with_cell(notebook: Any, root: Path) -> Any:

@@ -61,54 +61,51 @@ def _canonical(text: str, written: str) -> list[str]:
 
 def _parts(lesson: Lesson, full: Any) -> list[str]:
     """Title, objectives, time, parameters, quiz, key points, further reading."""
-    problems = []
     cells = full["cells"]
     first = cells[0] if cells else {"cell_type": "", "source": ""}
     facts = of_title(first["source"] if first["cell_type"] == "markdown" else "")
-    title = facts["title"] or ""
-    if not (title.startswith(f"{lesson.number} · ") and title.endswith("?")):
-        problems.append(f"the first cell must be markdown with the title `# {lesson.number} · A question?`.")
-    if not facts["objectives"] or facts["needs"] is None:
-        problems.append(
-            "no objectives: the first cell needs the table `| You will be able to | Time | Needs |` with one row."
-        )
-    if facts["minutes"] is None:
-        problems.append('no time estimate: the column Time of the first table must say how long, as in "35 min".')
+    title, quizzes = facts["title"] or "", [cell["source"] for cell in cells if "quiz" in tags(cell)]
+    shown = [cell["source"] for cell in cells if cell["cell_type"] == "markdown" and "solution" not in tags(cell)]
+    prose = "\n\n".join(shown)
+    reading = re.search(r"^## Further reading\s*\n(.*)", prose, re.M | re.S)
+    wanted = {
+        f"the first cell must be markdown with the title `# {lesson.number} · A question?`.": (
+            title.startswith(f"{lesson.number} · ") and title.endswith("?")
+        ),
+        "no objectives: the first cell needs a table `| You will be able to | Time | Needs |`.": (
+            facts["objectives"] and facts["needs"] is not None
+        ),
+        'no time estimate: the column Time of the first table must say how long, as in "35 min".': facts["minutes"],
+        "no quiz cell.": quizzes,
+        "no key points: a heading `## Key points` with `- ` lines right below it.": (
+            re.search(r"^## Key points\s*\n(?:\s*\n)?- ", prose, re.M)
+        ),
+        "no further reading: a heading `## Further reading` with a https://doi.org/10. link.": (
+            reading and _DOI.search(reading[1])
+        ),
+    }
+    problems = [words for words, there in wanted.items() if not there]
+    return problems + _parameters(full) + [line for source in quizzes for line in _quiz(source)]
+
+
+def _parameters(full: Any) -> list[str]:
     try:
         known = parameters_of(full)
-        for name in ("profile", "seed"):
-            if name not in known:
-                problems.append(f"the parameters cell does not set `{name}`.")
-        if "profile" in known and known["profile"].default != "quick":
-            problems.append(
-                'the parameters cell must say `profile = "quick"`, so that a run without options needs no network.'
-            )
     except CourseError as error:
-        problems.append(str(error))
-    quizzes = [cell["source"] for cell in cells if "quiz" in tags(cell)]
-    if not quizzes:
-        problems.append("no quiz cell.")
-    for source in quizzes:
-        options = quiz_options(source)
-        if len(options) < 2 or not any(right for right, _, _ in options):
-            problems.append(
-                "a quiz needs two or more lines `- [ ] option -> feedback`, and at least one of them `- [x]`."
-            )
-        if unfold_quiz(fold_quiz(source)) != source:
-            problems.append(
-                "a quiz option cannot be folded and unfolded again: use only `code`, *em* and **strong** in it."
-            )
-    prose = "\n\n".join(
-        cell["source"] for cell in cells if cell["cell_type"] == "markdown" and "solution" not in tags(cell)
-    )
-    if not re.search(r"^## Key points\s*\n(?:\s*\n)?- ", prose, re.M):
-        problems.append("no key points: a heading `## Key points` with `- ` lines right below it.")
-    reading = re.search(r"^## Further reading\s*\n(.*)", prose, re.M | re.S)
-    if not reading or not _DOI.search(reading[1]):
-        problems.append(
-            "no further reading: a heading `## Further reading` with at least one https://doi.org/10. link."
-        )
-    return problems
+        return [str(error)]
+    found = [f"the parameters cell does not set `{name}`." for name in ("profile", "seed") if name not in known]
+    if "profile" in known and known["profile"].default != "quick":
+        found.append('the parameters cell must say `profile = "quick"`: a plain run needs no network.')
+    return found
+
+
+def _quiz(source: str) -> list[str]:
+    options, found = quiz_options(source), []
+    if len(options) < 2 or not any(right for right, _, _ in options):
+        found.append("a quiz needs two lines or more `- [ ] option -> feedback`, at least one of them `- [x]`.")
+    if unfold_quiz(fold_quiz(source)) != source:
+        found.append("a quiz option cannot be folded and unfolded: use only `code`, *em* and **strong** in it.")
+    return found
 
 
 def _exercises(lesson: Lesson, full: Any) -> list[str]:
@@ -143,7 +140,7 @@ def _exercises(lesson: Lesson, full: Any) -> list[str]:
     for number in numbers:
         if number not in present:
             problems.append(
-                f'exercise {number} has no checker: @checker("{number}", hints=[...]) in {lesson.checks.name}.'
+                f'{lesson.checks.name}: exercise {number} has no checker: @checker("{number}", hints=[...]).'
             )
     for number in present:
         if number not in numbers:
@@ -154,9 +151,7 @@ def _exercises(lesson: Lesson, full: Any) -> list[str]:
 def _reads_well(source: str) -> list[str]:
     """Lines that no page shows whole, and names that are not made for lessons."""
     wide = [line for line in source.split("\n") if len(line) > WIDTH]
-    found = [
-        f"a line of code has {len(line)} characters, and {WIDTH} fit a page: {line.strip()[:60]}…" for line in wide
-    ]
+    found = [f"a line of code has {len(line)} characters, and {WIDTH} fit a page: {line.strip()[:60]}" for line in wide]
     names = f"import what scfm, its rooms and studies offer, and from coursekit {', '.join(OF_COURSEKIT)}"
     with contextlib.suppress(SyntaxError):  # said by others
         found += [f"{name} is not made for lessons; {names}." for name in hidden_names(ast.parse(source))]

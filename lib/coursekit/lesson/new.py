@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from coursekit.course import CourseError, Lesson, lessons
-from coursekit.files import atomic_write, write_text
+from coursekit.files import atomic_write, filled, write_text
 
 TEMPLATES = Path(__file__).parent / "templates"
 TO_FILL = "to be filled in"
@@ -32,16 +32,8 @@ def lesson(root: Path, name: str) -> list[Path]:
     words = {"NN": own.number, "TITLE": name[3:].replace("_", " ").capitalize()}
     places = {"lesson.py.txt": own.source, "checks.py.txt": own.checks, "expected.toml": own.expected}
     for template, path in places.items():
-        write_text(path, _filled(template, words))
+        write_text(path, filled(TEMPLATES / template, **words))
     return list(places.values())
-
-
-def _filled(template: str, words: dict[str, Any]) -> str:
-    """A file of ``templates`` with each ``@WORD@`` replaced."""
-    text = (TEMPLATES / template).read_text(encoding="utf-8")
-    for word, value in words.items():
-        text = text.replace(f"@{word}@", str(value))
-    return text
 
 
 def dataset(root: Path, name: str, file: Path, label: str = "", batch: str = "") -> list[Path]:
@@ -81,7 +73,7 @@ def dataset(root: Path, name: str, file: Path, label: str = "", batch: str = "")
         "GENES": adata.n_vars,
         "COLUMNS": ",".join(columns) + " " * bool(columns),
     }
-    _append(root / "data" / "datasets.toml", _filled("dataset.toml", words))
+    _append(root / "data" / "datasets.toml", filled(TEMPLATES / "dataset.toml", **words))
     done = subprocess.run([sys.executable, str(root / "data" / "make_cards.py")], capture_output=True, text=True)
     if done.returncode:
         raise CourseError(f"The data card could not be written:\n{done.stderr.strip()}")
@@ -121,9 +113,7 @@ def model(root: Path, name: str, random: bool = False) -> list[Path]:
     if random:
         scfm.load_model("geneformer-mini", weights="random", seed=1).save(folder)
     if not all((folder / file).is_file() for file in ("config.json", "model.safetensors")):
-        raise CourseError(
-            f"There is no model in {folder}. Save one there first (`model.save(folder)`), or add --random."
-        )
+        raise CourseError(f"There is no model in {folder}. Save one there first (model.save(folder)), or add --random.")
     loaded = scfm.load_model(folder)  # a folder that cannot be read is not entered
     config = json.loads((folder / "config.json").read_text(encoding="utf-8"))
     shape = {
@@ -136,7 +126,7 @@ def model(root: Path, name: str, random: bool = False) -> list[Path]:
     hashes = [f'"{path.name}" = {{ sha256 = "{cache.sha256(path)}", bytes = {path.stat().st_size} }}' for path in files]
     words = {"NAME": name, "KIND": loaded.kind, "FILES": "\n".join(hashes)}
     words["SHAPE"] = "\n".join(f"{key} = {json.dumps(value)}" for key, value in shape.items())
-    _append(root / "data" / "models.toml", _filled("model.toml", words))
+    _append(root / "data" / "models.toml", filled(TEMPLATES / "model.toml", **words))
     card = folder / "README.md"
     if not card.exists():
         write_text(card, f"# {name}\n\n{loaded}\n\nTrained on: {TO_FILL}. What it can and cannot do: {TO_FILL}.\n")

@@ -78,16 +78,11 @@ def edition(full: Any, name: str, lesson: str) -> Any:
         metadata |= {"jupyter": {"source_hidden": True}} if "figure" in tags(cell) else {}  # JupyterLab folds it
         digest = hashlib.sha256(f"{cell['cell_type']}\n{metadata.get('tags')}\n{source}".encode()).hexdigest()[:10]
         seen[digest] = seen.get(digest, 0) + 1
-        make = {
-            "code": nbformat.v4.new_code_cell,
-            "markdown": nbformat.v4.new_markdown_cell,
-            "raw": nbformat.v4.new_raw_cell,
-        }[cell["cell_type"]]
+        make = getattr(nbformat.v4, f"new_{cell['cell_type']}_cell")
         twin = f"-{seen[digest]}" if seen[digest] > 1 else ""
         cells.append(make(source=source, metadata=metadata, id=f"{digest}{twin}"))
-    notebook = nbformat.v4.new_notebook(
-        cells=cells, metadata={**KERNEL, "coursekit": {"edition": name, "lesson": lesson}}
-    )
+    about = {**KERNEL, "coursekit": {"edition": name, "lesson": lesson}}
+    notebook = nbformat.v4.new_notebook(cells=cells, metadata=about)
     notebook["nbformat_minor"] = 5
     return notebook
 

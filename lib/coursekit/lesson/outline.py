@@ -66,9 +66,8 @@ def outline(lesson: Lesson) -> Outline:
     full, facts = read_source(lesson), facts_of(lesson)
     found = [_section(heading, start, end, full["cells"]) for heading, start, end in _bounds(full["cells"])]
     for section in found:
-        section.optional = section.heading not in CLOSING and any(
-            meant(section, own, note) for own in found for note in own.notes
-        )
+        skipped = any(meant(section, own, note) for own in found for note in own.notes)
+        section.optional = section.heading not in CLOSING and skipped
     total = sum(s.minutes + sum(e.minutes for e in s.exercises) for s in found)
     scale = (facts["minutes"] or 45) / (total or 1.0)
     for section in found:

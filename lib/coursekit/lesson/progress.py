@@ -87,9 +87,8 @@ def report(root: Path) -> str:
     lines, open_ones = [], []
     for lesson, exercises in chapters:
         done = sum(exercise.solved is not None for exercise in exercises)
-        lines.append(
-            f"{facts_of(lesson)['title']}\n    {done} of {len(exercises)}   " + "   ".join(e.mark() for e in exercises)
-        )
+        marks = "   ".join(exercise.mark() for exercise in exercises)
+        lines.append(f"{facts_of(lesson)['title']}\n    {done} of {len(exercises)}   {marks}")
         open_ones += [(lesson, exercise) for exercise in exercises if not exercise.solved]
     total = sum(len(exercises) for _, exercises in chapters)
     lines.append(f"\n{total - len(open_ones)} of {total} exercises solved (✓ solved, ✗ tried, ○ open).")

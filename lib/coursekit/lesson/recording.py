@@ -111,9 +111,7 @@ def to_plain(value: Any, name: str = "value") -> Any:
     plain = _plain(value, name)
     size = _count(plain)
     if size > MAX_VALUES:
-        raise ValueError(
-            f"record: {name!r} holds {size} values; at most {MAX_VALUES} are a result. Record a summary of them."
-        )
+        raise ValueError(f"record: {name!r} holds {size} values; at most {MAX_VALUES} are a result. Record a summary.")
     return plain
 
 
@@ -189,8 +187,7 @@ def in_words(plain: Any, width: int = 100) -> str:
     elif isinstance(plain, float):
         text = f"{plain:.4g}"
     elif isinstance(plain, dict):
-        text = ", ".join(f"{k}: {in_words(v, width)}" for k, v in plain.items())
-        text = f"{{{text}}}"
+        text = f"{{{', '.join(f'{k}: {in_words(v, width)}' for k, v in plain.items())}}}"
     elif isinstance(plain, list):
         text = f"[{', '.join(in_words(item, width) for item in plain)}]"
     else:

@@ -174,9 +174,7 @@ def _gpu(root: Path) -> Iterator[Finding]:
     if said.startswith("True"):
         yield Finding(OK, f"PyTorch sees the GPU (CUDA {said.split()[-1]})")
     else:
-        yield Finding(
-            WARN, f"PyTorch does not see the GPU ({said or 'it could not be asked'})", f"{SETUP} TORCH=default"
-        )
+        yield Finding(WARN, f"PyTorch does not see the GPU ({said or 'it was not asked'})", f"{SETUP} TORCH=default")
 
 
 def _caches(root: Path) -> Iterator[Finding]:

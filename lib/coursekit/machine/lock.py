@@ -76,9 +76,7 @@ def _uv(root: Path, extras: Iterable[str], out: Path, *more: str) -> None:
     try:
         done = subprocess.run(words, cwd=root, capture_output=True, text=True)
     except FileNotFoundError as error:
-        raise CourseError(
-            "make lock needs uv, which is not here. https://docs.astral.sh/uv, or: pipx install uv"
-        ) from error
+        raise CourseError("make lock needs uv, which is not here: https://docs.astral.sh/uv") from error
     if done.returncode:
         raise CourseError(f"uv found no versions that fit:\n{done.stderr.strip()}")
 

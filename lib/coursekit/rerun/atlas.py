@@ -62,9 +62,8 @@ class Atlas:
     @property
     def shards(self) -> list[Path]:
         """The files of the embedded shards, in order."""
-        return [
-            self.folder / "shards" / f"{number:05d}.parquet" for number in range(-(-self.cells // self.cells_per_shard))
-        ]
+        count = -(-self.cells // self.cells_per_shard)
+        return [self.folder / "shards" / f"{number:05d}.parquet" for number in range(count)]
 
     def write(self) -> Path:
         """Write plan.json, which every job reads."""

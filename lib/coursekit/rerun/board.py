@@ -319,7 +319,5 @@ def _folders_of(results: Path, store: Path) -> list[Path]:
     gone = sum(not cards.complete(folder) for folder in folders)
     if gone:
         name = results.parent.name
-        raise CourseError(
-            f"{gone} of the grid {name}'s {len(folders)} runs are gone from {store}. Make it again: make grid"
-        )
+        raise CourseError(f"{gone} of the grid {name}'s {len(folders)} runs are gone from {store}. Run: make grid")
     return folders

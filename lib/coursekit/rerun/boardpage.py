@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import math
+import re
 from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from coursekit.files import atomic_write, write_text
+from coursekit.files import atomic_write, filled, write_text
 from coursekit.rerun import board
 
 if TYPE_CHECKING:
@@ -15,6 +16,7 @@ if TYPE_CHECKING:
 
 PAGE = Path("runs") / "board"  # the book takes its pages from here (site.BOARD)
 STORED = Path("data") / "results" / "board.parquet"
+TEMPLATE = Path(__file__).with_name("board.md")
 SIGN = {"better": "**yes**", "worse": "no: worse", "undecided": "undecided"}
 
 
@@ -40,56 +42,19 @@ def write_page(root: Path, tidy: pd.DataFrame) -> Path:
 
 def page(table: pd.DataFrame, tidy: pd.DataFrame, alt: str) -> str:
     """The page as Markdown: the answer in one sentence, the figure with its ``alt`` text, and the tables."""
-    lines = ["---", "orphan: true", "---", "", "# Does the foundation model beat the baseline?", ""]
     if not len(table):
-        return "\n".join([*lines, "No lesson of the grids that were run compares a model with a baseline yet.", ""])
+        head = TEMPLATE.read_text(encoding="utf-8").split("<!-- strongest -->")[0]
+        return f"{head}No lesson of the grids that were run compares a model with a baseline yet.\n"
     strongest = table[table["strongest"]]
-    lines += _strongest(table, alt) if len(strongest) else ["No lesson of these grids has a baseline, only twins.", ""]
-    lines += [
-        "## Against every rival",
-        "",
-        "Twins are the same network untrained, or before its training: what lies above them was learned.",
-        "",
-        *_table(table, _RIVALS),
-        "",
-        "## What it cost",
-        "",
-        *_table(_costs(table, tidy), _COST),
-        "",
-        "Made by `make board` from run cards; every row can be repeated with `make grid`. Seconds and memory are this machine's; "
-        "all else is the same on every machine, up to the last digits.",
-    ]
-    return "\n".join(lines) + "\n"
-
-
-def _strongest(table: pd.DataFrame, alt: str) -> list[str]:
-    """The answer, its figure, and the two tables about the strongest baseline."""
-    strongest = table[table["strongest"]]
-    return [
-        *_answer(strongest),
-        "",
-        f"![{alt}](leaderboard.png)",
-        "",
-        "Each dot: the model's score minus that of the strongest baseline (the one with the best mean of all that the lesson "
-        "compares), both on the same cells and labels, with its 95 % interval; right of zero the model is better.",
-        "",
-        "## Against the strongest baseline",
-        "",
-        *_table(strongest, _STRONGEST),
-        "",
-        "*gain*: mean paired difference with its 95 % bootstrap interval (runs first, draws within them second); its sign is such "
-        "that more is better. *p*: paired randomization test, corrected for all comparisons on this page (Holm). It asks whether "
-        "other draws of cells and labels *from the same set* would say the same, and nothing about other sets. *yes* and *worse* "
-        "need both, interval and test.",
-        "",
-        "## Over the datasets",
-        "",
-        *_table(board.over_datasets(table), _DATASETS),
-        "",
-        "A claim about models in general needs datasets, not draws: below six of them no signed-rank test can reach 5 %, so none "
-        "is given.",
-        "",
-    ]
+    tables = {"RIVALS": _table(table, _RIVALS), "COST": _table(_costs(table, tidy), _COST)}
+    if len(strongest):
+        tables |= {"STRONGEST": _table(strongest, _STRONGEST), "ANSWER": _answer(strongest)}
+        tables["DATASETS"] = _table(board.over_datasets(table), _DATASETS)
+    text = filled(TEMPLATE, ALT=alt, **{name: "\n".join(lines) for name, lines in tables.items()})
+    if not len(strongest):
+        only = "No lesson of these grids has a baseline, only twins.\n\n"
+        return re.sub(r"<!-- strongest -->.*<!-- /strongest -->\n", only, text, flags=re.S)
+    return re.sub(r"<!-- /?strongest -->\n", "", text)
 
 
 def _answer(strongest: pd.DataFrame) -> list[str]:

@@ -223,9 +223,7 @@ def _exclude(file: Path, spec: dict[str, Any], chosen: Sequence[Lesson]) -> dict
         own = {name: value for name, value in rule.items() if name != "lesson"}
         fitting = [lesson.name for lesson in meant if own.keys() <= parameters.get(lesson.name, own).keys()]
         if not fitting:
-            raise CourseError(
-                f"{file}: no lesson has the parameters of the rule {rule} in exclude; it leaves out nothing."
-            )
+            raise CourseError(f"{file}: no lesson has the parameters of the rule {rule} in exclude.")
         for name in set(fitting) & found.keys():
             known = parameters[name]
             words = [f"{parameter}={value}" for parameter, value in own.items()]

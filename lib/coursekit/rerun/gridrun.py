@@ -51,9 +51,8 @@ def make(plan: Plan, jobs: int = 1, on: str | None = None, more: Sequence[str] =
                     failed.append((run, cards.read(path)))
                 else:
                     lost.append(run)
-        write_table(
-            gather(r.folder(plan.store) for r in plan.runs if r.key not in still), plan.folder / "results.parquet"
-        )
+        made = gather(run.folder(plan.store) for run in plan.runs if run.key not in still)
+        write_table(made, plan.folder / "results.parquet")
         begun = {run.key for run in missing}
         there = [run for run in plan.runs if run.key not in begun]
         return Report(there, [run for run in missing if run.key not in still], failed, lost)
@@ -82,12 +81,10 @@ def _run(plan: Plan, missing: list[GridRun], jobs: int, on: str | None, more: Se
 def preview(plan: Plan) -> str:
     """What would run, and what would not, without running anything."""
     titles, missing = plan.titles(), {run.key for run in plan.missing()}
-    lines = [
-        f"{'to run' if run.key in missing else 'current':<8} {run.lesson:<24} {titles[run.key]}" for run in plan.runs
-    ]
-    return "\n".join(
-        [*lines, f"{len(plan.runs)} runs: {len(plan.runs) - len(missing)} current, {len(missing)} to run."]
-    )
+    state = {run.key: "to run" if run.key in missing else "current" for run in plan.runs}
+    lines = [f"{state[run.key]:<8} {run.lesson:<24} {titles[run.key]}" for run in plan.runs]
+    n, new = len(plan.runs), len(missing)
+    return "\n".join([*lines, f"{n} runs: {n - new} current, {new} to run."])
 
 
 def words(plan: Plan, report: Report) -> str:
@@ -99,9 +96,8 @@ def words(plan: Plan, report: Report) -> str:
     for run in plan.runs:
         path = run.folder(plan.store) / "card.json"
         card = failed.get(run.key) or (cards.read(path) if path.is_file() else None)
-        status = (
-            "FAILED" if run.key in failed else "no run" if card is None else "made" if run.key in made else "current"
-        )
+        state = "made" if run.key in made else "current"
+        status = "FAILED" if run.key in failed else state if card else "no run"
         cost = f"{card['seconds'] / 60:>7.1f} {card['peak_memory_bytes'] / 2**20:>6,.0f} MiB" if card else ""
         lines.append(f"{run.lesson:<24} {titles[run.key]:<48} {status:<8} {cost}".rstrip())
     for run, card in report.failed:

@@ -9,6 +9,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+import psutil
 from papermill.clientwrap import PapermillNotebookClient
 from papermill.engines import NBClientEngine, papermill_engines
 from papermill.log import logger
@@ -23,8 +24,6 @@ class KernelWatch:
     """Samples, in a thread, the resident memory of a process and all its children; remembers them, to end them."""
 
     def __init__(self, pid: int, every: float = 0.05) -> None:
-        import psutil
-
         self.every, self.peak = every, 0  # seconds, bytes
         self._root = psutil.Process(pid)
         self._seen: set[Any] = {self._root}
@@ -34,8 +33,6 @@ class KernelWatch:
 
     def stop(self) -> int:
         """Stop watching and end what is left of the process and its children; returns the peak in bytes."""
-        import psutil
-
         self._done.set()
         self._thread.join()
         for process in self._seen:
@@ -44,8 +41,6 @@ class KernelWatch:
         return self.peak
 
     def _watch(self) -> None:
-        import psutil
-
         while True:
             total = 0
             with contextlib.suppress(psutil.Error):

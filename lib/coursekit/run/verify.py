@@ -21,9 +21,7 @@ def verify(root: Path, path: Path, folder: Path | None = None, bar: bool = False
     if old["status"] != "passed":
         raise CourseError(f"The run of {path} failed, so there is nothing to compare: {old.get('error', '')}")
     if old["edition"] not in ("solution", "learner"):
-        raise CourseError(
-            f"The card is of the file {old['edition']}, not of a lesson of the course; run that file again by hand."
-        )
+        raise CourseError(f"The card is of the file {old['edition']}, not of a lesson of the course; run it by hand.")
     again = run(
         choose(root, [old["lesson"]])[0],
         old["parameters"],

@@ -17,7 +17,7 @@ from pathlib import Path
 from typing import Any
 
 from coursekit.course import CourseError, Lesson
-from coursekit.files import atomic_write, sha256, write_text
+from coursekit.files import atomic_write, filled, sha256, write_text
 from coursekit.workshop import wheelhouse
 
 SCRIPTS = Path(__file__).parent / "bundled"
@@ -130,9 +130,7 @@ def cached(names: Sequence[str]) -> dict[str, Path]:
             elif name in entries():
                 found |= _dataset_files(name)
             else:
-                raise CourseError(
-                    f"{name!r} is neither a data set of data/datasets.toml nor a model of data/models.toml."
-                )
+                raise CourseError(f"{name!r} is neither a data set of datasets.toml nor a model of models.toml.")
         except (OSError, ValueError, RuntimeError) as error:
             raise CourseError(f"{name} cannot be packed: {error}") from error
     lock = cache.find("downloads/lock.json")
@@ -158,19 +156,12 @@ def _dataset_files(name: str) -> dict[str, Path]:
 
 def scripts(about: Mapping[str, Any]) -> dict[str, bytes]:
     """The files at the top of the archive: set-up, start, what this is, and what it was made from."""
-    filled = {
-        "@COMMIT@": about["commit"],
-        "@PYTHON@": about["python"],
-        "@PLATFORM@": about["platform"],
-        "@COUNT@": str(len(about["wheels"])),
-        "@DATA@": ", ".join(about["data"]) or "nothing beside what comes with the course",
+    words = {name.upper(): about[name] for name in ("commit", "python", "platform")}
+    data = ", ".join(about["data"]) or "nothing beside what comes with the course"
+    found = {
+        path.name: filled(path, COUNT=len(about["wheels"]), DATA=data, **words).encode()
+        for path in sorted(SCRIPTS.iterdir())
     }
-    found = {}
-    for path in sorted(SCRIPTS.iterdir()):
-        text = path.read_text(encoding="utf-8")
-        for word, value in filled.items():
-            text = text.replace(word, value)
-        found[path.name] = text.encode()
     found["bundle.json"] = (json.dumps(about, indent=1) + "\n").encode()
     return found
 
@@ -219,9 +210,8 @@ def words(archive: Path, files: Mapping[str, Path | bytes], seconds: float) -> s
 
 
 def _tree(place: str, folder: Path) -> dict[str, Path]:
-    return {
-        f"{place}/{path.relative_to(folder).as_posix()}": path for path in sorted(folder.rglob("*")) if path.is_file()
-    }
+    files = sorted(path for path in folder.rglob("*") if path.is_file())
+    return {f"{place}/{path.relative_to(folder).as_posix()}": path for path in files}
 
 
 def _sha256(content: Path | bytes) -> str:

@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 import copy
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 from coursekit.course import Lesson
-from coursekit.files import write_text
+from coursekit.files import filled, write_text
 from coursekit.lesson.notebook import edition, read_source, to_json
 from coursekit.lesson.outline import OPENING, outline
 from coursekit.lesson.resume import Place
@@ -17,7 +17,7 @@ from coursekit.run.last import last_seconds
 from coursekit.workshop import quizpage
 from coursekit.workshop.plan import Slot, Workshop
 
-CSS = Path(__file__).with_name("paper.css")
+CSS, END = (Path(__file__).with_name(name) for name in ("paper.css", "schedule.md"))
 FOLDER = Path("runs") / "workshop"
 TOGETHER = 6
 START = 9 * 60  # minutes after midnight
@@ -48,41 +48,27 @@ def markdown(made: Workshop) -> str:
     for k, day in enumerate(made.days):
         lines += ["", f"## Day {k + 1}" if len(made.days) > 1 else "## Schedule", ""]
         lines += ["| Time | Minutes | What |", "|---|---|---|"]
-        now, lesson = START, ""
-        lines_of_day = rows(day)
-        for place, slot in enumerate(lines_of_day):
-            words = _words(slot, lines_of_day[place + 1 :])
-            if slot.number and slot.kind != "bridge" and slot.number != lesson:
-                lesson = slot.number
-                title = next(part.outline.title for part in made.parts if part.outline.number == lesson)
-                words = f"**{title}**<br>{words}"
-            lines.append(f"| {_clock(now)} | {slot.minutes} | {words.replace('|', '&#124;')} |")
-            now += slot.minutes
-        lines.append(f"| {_clock(now)} | | *End* |")
+        lines += _table_of(rows(day), made)
     lines += ["", "## What is done, and what is not", "", "| Lesson | Minutes | Left out, to read later | Computing |"]
     lines.append("|---|---|---|---|")
     for part in made.parts:
         gone = ", ".join(part.skipped) or "nothing"
         lines.append(f"| {part.outline.title} | {part.minutes} | {gone} | {_computing(part.outline.lesson)} |")
-    lines += [
-        "",
-        "Start a lesson's cells before you begin to talk: what computes while you explain costs nobody time. The seconds are those "
-        "of the last run on this machine.",
-        "",
-        "## Who fell behind",
-        "",
-        "Every lesson starts from its own first cell and needs no cell of another one: at each new lesson all are level again. "
-        "Within a lesson, a new cell with two lines runs the solution up to a place, which takes as long as the cells above it do "
-        "(about a minute at most in the profile `quick`):",
-        "",
-        "```python",
-        "from coursekit import resume",
-        _resume(made),
-        "```",
-        "",
-        'A place that is not there, `resume("03")` for example, is answered with all that are.',
-    ]
-    return "\n".join(lines) + "\n"
+    return "\n".join(lines) + "\n" + filled(END, RESUME=_resume(made))
+
+
+def _table_of(day: Sequence[Slot], made: Workshop) -> Iterator[str]:
+    """The rows of one day; a lesson's title stands where it begins."""
+    now, lesson = START, ""
+    for place, slot in enumerate(day):
+        words = _words(slot, day[place + 1 :])
+        if slot.number and slot.kind != "bridge" and slot.number != lesson:
+            lesson = slot.number
+            title = next(part.outline.title for part in made.parts if part.outline.number == lesson)
+            words = f"**{title}**<br>{words}"
+        yield f"| {_clock(now)} | {slot.minutes} | {words.replace('|', '&#124;')} |"
+        now += slot.minutes
+    yield f"| {_clock(now)} | | *End* |"
 
 
 def _resume(made: Workshop) -> str:

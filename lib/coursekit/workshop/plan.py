@@ -66,9 +66,7 @@ def in_minutes(hours: str | float) -> int:
     except ValueError:
         value = math.nan
     if not low <= value <= high:
-        raise CourseError(
-            f"A workshop takes {low:g} to {high:g} hours, and HOURS is {str(hours)!r}. For example: make workshop HOURS=3"
-        )
+        raise CourseError(f"A workshop takes {low:g} to {high:g} hours, and HOURS is {str(hours)!r}.")
     return round(value * 60)
 
 

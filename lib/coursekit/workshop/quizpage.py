@@ -49,9 +49,7 @@ def topics(path: Path) -> list[Topic]:
         for time in TIMES:
             options = quiz_options(parts.get(time, ""))
             if len(options) < 3 or sum(good for good, _, _ in options) != 1:
-                raise CourseError(
-                    f"{path.name}: topic {name!r}, {time}: three or more options, exactly one of them right."
-                )
+                raise CourseError(f"{path.name}: topic {name!r}, {time}: three or more options, exactly one right.")
         found.append(topic)
     return found
 

@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import Any
 
 from coursekit.course import CourseError, Lesson
-from coursekit.files import write_text
+from coursekit.files import filled, write_text
 from coursekit.lesson.facts import FURTHER_READING, KEY_POINTS, facts_of, lines_under
 from coursekit.lesson.lint import exercise_ids
 from coursekit.lesson.notebook import from_json, read_source, tags
@@ -51,25 +51,21 @@ def deck(lesson: Lesson, run: Path) -> str:
             slides += _points(lines_under(lesson, KEY_POINTS), own)
         elif section.heading != FURTHER_READING:
             slides += list(_section(section, full, outputs))
-    text = PAGE.read_text(encoding="utf-8").replace("@TITLE@", html.escape(own.title))
-    return text.replace("@SLIDES@", "\n".join(slides))
+    return filled(PAGE, TITLE=html.escape(own.title), SLIDES="\n".join(slides))
 
 
 def _title(own: Outline, cells: Sequence[Any]) -> str:
     facts = facts_of(own.lesson)
     body = f"<h1>{html.escape(own.title)}</h1><p class='small'>{own.minutes} minutes. Needs: {rich(facts['needs'] or 'nothing')}.</p>"
-    notes = (
-        f"You will be able to: {facts['objectives'] or ''}. Start all cells now (Run All); they compute while you talk."
-    )
+    notes = f"You will be able to: {facts['objectives'] or ''}. Start all cells now: they compute while you talk."
     return _slide(body, notes)
 
 
 def _section(section: Section, cells: Sequence[Any], outputs: Sequence[list[Any]]) -> Iterator[str]:
     start, end = section.cells
     minutes = section.minutes + sum(e.minutes for e in section.exercises)
-    notes = "\n\n".join(
-        [f"About {minutes:.0f} minutes." + (" May be skipped." if section.optional else ""), *section.notes]
-    )
+    spare = " May be skipped." if section.optional else ""
+    notes = "\n\n".join([f"About {minutes:.0f} minutes.{spare}", *section.notes])
     body = "".join(f"<p>{rich(sentence)}</p>" for sentence in key_sentences(cells[start:end]))
     heading = rich(section.heading)
     if section.heading != OPENING or body:
@@ -113,9 +109,7 @@ def _exercise(cells: Sequence[Any], i: int) -> str:
     told = next((c["source"] for c in reversed(cells[:i]) if f"### Exercise {number}" in c["source"]), "")
     words = told.split(f"### Exercise {number}", 1)[-1].strip()
     body = f"<h2>Exercise {number}</h2><div class='text'>{_blocks(words)}</div><pre tabindex='0'><code>{html.escape(cells[i]['source'])}</code></pre>"
-    return _slide(
-        body, f"Exercise {number}: give the room five minutes; the hints come one at a time when a check fails."
-    )
+    return _slide(body, f"Exercise {number}: give the room five minutes; each check that fails gives a hint.")
 
 
 def _quiz(source: str) -> str:
@@ -129,13 +123,8 @@ def _quiz(source: str) -> str:
 
 
 def _points(points: Sequence[str], own: Outline) -> list[str]:
-    return [
-        _slide(
-            f"<h2>Key points</h2><ul>{''.join(f'<li>{rich(p)}</li>' for p in points[k : k + POINTS])}</ul>",
-            f"End of {own.title}",
-        )
-        for k in range(0, len(points), POINTS)
-    ]
+    lists = ["".join(f"<li>{rich(p)}</li>" for p in points[k : k + POINTS]) for k in range(0, len(points), POINTS)]
+    return [_slide(f"<h2>Key points</h2><ul>{one}</ul>", f"End of {own.title}") for one in lists]
 
 
 def _slide(body: str, notes: str) -> str:

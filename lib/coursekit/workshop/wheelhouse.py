@@ -82,7 +82,6 @@ def _pip(words: Sequence[str], alone: bool = False) -> str:
     if alone:
         env = {name: value for name, value in env.items() if not name.startswith("PIP_")}
         env["PIP_CONFIG_FILE"] = os.devnull
-    done = subprocess.run(
-        [sys.executable, "-m", "pip", *words, "-q"], env=env, capture_output=True, text=True, stdin=subprocess.DEVNULL
-    )
+    command = [sys.executable, "-m", "pip", *words, "-q"]
+    done = subprocess.run(command, env=env, capture_output=True, text=True, stdin=subprocess.DEVNULL)
     return "" if done.returncode == 0 else "\n".join((done.stdout + done.stderr).strip().splitlines()[-12:]) or "?"
