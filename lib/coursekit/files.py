@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import json
+import tomllib
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -21,6 +22,11 @@ def write_text(path: Path, text: str) -> None:
 def write_json(path: Path, content: Any, **more: Any) -> None:
     """Write JSON that a person can read, whole or not at all; ``more`` goes to json.dumps."""
     write_text(path, json.dumps(content, indent=1, ensure_ascii=False, **more) + "\n")
+
+
+def read_toml(path: Path) -> dict[str, Any]:
+    """What a TOML file holds; nothing where there is none."""
+    return tomllib.loads(path.read_text(encoding="utf-8")) if path.is_file() else {}
 
 
 def filled(template: Path, **words: Any) -> str:

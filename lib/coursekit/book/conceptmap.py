@@ -11,10 +11,12 @@ from pathlib import Path
 
 from coursekit.book import glossary
 from coursekit.course import Lesson
+from coursekit.files import filled
 from coursekit.lesson.facts import facts_of
 
 WIDTH, GAP_X, GAP_Y, LINE, PAD = 290, 36, 46, 19, 14  # pixels
 WORDS_SHOWN = 6
+PAGE = Path(__file__).parent / "templates" / "map.md"
 _COLOURS = (
     "text{font:14px system-ui,sans-serif;fill:#1f2328}.title{font-weight:600}.words{font-size:12.5px;fill:#57606a}"
     "rect{fill:#f6f8fa;stroke:#0072b2;stroke-width:1.5}.arrow{fill:none;stroke:#57606a;stroke-width:1.5}.tip{fill:#57606a}"
@@ -123,23 +125,13 @@ def in_words(stops: Sequence[Stop]) -> str:
 
 def page(stops: Sequence[Stop]) -> str:
     """The page of the map as Markdown (MyST), with the same said as a list whose words lead to the glossary."""
-    lines = [
-        "# Map of the course",
-        "",
-        "Each box is a lesson with the words that it brings; an arrow says *needs*. The map is drawn from the lessons' own first "
-        "cells and from the [glossary](glossary.md), so it cannot be out of step with them.",
-        "",
-        f'<div class="scroll" tabindex="0" role="region" aria-label="Map of the course">{svg(stops)}</div>',
-        "",
-        "## The same in words",
-        "",
-    ]
+    lines = []
     for stop in stops:
         needs = f"Needs {stop.needs or ', '.join(stop.after) or 'nothing'}."
         brings = ", ".join(f"{{term}}`{word}`" for word in stop.words)
         page = stop.link.replace(".html", ".ipynb")
         lines.append(f"- **[{stop.number} · {stop.question}]({page})** {needs}" + f" Brings: {brings}." * bool(brings))
-    return "\n".join(lines) + "\n"
+    return filled(PAGE, MAP=svg(stops), ROWS="\n".join(lines))
 
 
 def _lines(stop: Stop) -> tuple[list[str], list[str]]:

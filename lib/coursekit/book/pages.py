@@ -7,16 +7,17 @@ from __future__ import annotations
 
 import html
 import re
-import tomllib
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 from coursekit.course import Lesson
+from coursekit.files import filled, read_toml
 from coursekit.lesson.facts import FURTHER_READING, facts_of, lines_under
 from coursekit.lesson.recording import in_words
 from coursekit.run.courserun import key_results
 
+TEMPLATES = Path(__file__).parent / "templates"
 Cards = Mapping[str, Mapping[str, Any]]  # lesson name -> run card
 
 # Elsevier's hold pairs of brackets
@@ -38,15 +39,7 @@ def lessons_table(lessons: list[Lesson], runs: Cards, prefix: str = "lessons/") 
 
 def results(lessons: list[Lesson], runs: Cards) -> str:
     """The page of results: one row per lesson, then everything that each lesson recorded, all from the run cards."""
-    lines = [
-        "# What the lessons found",
-        "",
-        "Made from the run cards of the executed lessons in this book: nothing here is typed by hand. `make verify` repeats a "
-        "run and compares.",
-        "",
-        "| Lesson | Key results | Minutes | Peak memory | Machine |",
-        "|---|---|---|---|---|",
-    ]
+    lines = []
     for lesson in lessons:
         card, title = runs.get(lesson.name), facts_of(lesson)["title"]
         if card is None:
@@ -67,7 +60,7 @@ def results(lessons: list[Lesson], runs: Cards) -> str:
         used = [f"{entry['kind']} {entry['name']} (`{str(entry['sha256'])[:12]}…`)" for entry in card["used"]]
         lines += ["", f"Used: {'; '.join(used) or 'nothing that was noted'}.", ""]
         lines += [f'<a href="downloads/{lesson.name}.card.json" download>The run card as JSON</a>']
-    return "\n".join(lines) + "\n"
+    return filled(TEMPLATES / "results.md", ROWS="\n".join(lines))
 
 
 def _machine(card: Mapping[str, Any]) -> str:
@@ -102,16 +95,8 @@ def _cell(text: str) -> str:
 
 def data_pages(root: Path) -> dict[str, str]:
     """A page per dataset, and the page that lists them: docname -> Markdown."""
-    known = _toml(root / "data" / "datasets.toml")
-    lines = [
-        "# Datasets",
-        "",
-        "Every dataset that `scfm.load_dataset` knows by name. *Evaluation* sets are kept out of the corpus that the small model of "
-        "the course was trained on.",
-        "",
-        "| Name | What it is | Cells | Genes | Counts | Role | Licence |",
-        "|---|---|---|---|---|---|---|",
-    ]
+    known = read_toml(root / "data" / "datasets.toml")
+    lines = []
     pages = {}
     for path in sorted((root / "data" / "cards").glob("*.md")):
         facts = known.get(path.stem, {})
@@ -123,33 +108,25 @@ def data_pages(root: Path) -> dict[str, str]:
         ]
         lines.append(f"| {' | '.join(row)} |")
         pages[f"data/{path.stem}"] = path.read_text(encoding="utf-8")
-    pages["data/index"] = "\n".join([*lines, "", *_toctree(sorted(name.split("/")[1] for name in pages))])
+    pages["data/index"] = _index("datasets.md", lines, pages)
     return pages
 
 
 def model_pages(root: Path) -> dict[str, str]:
     """A page per model that comes with the course (its own card), and the page that lists all known ones."""
-    known = _toml(root / "data" / "models.toml").get("models", {})
+    known = read_toml(root / "data" / "models.toml").get("models", {})
     pages = {}
     for path in sorted((root / "data" / "models").glob("*/README.md")):
         text = re.sub(r"\A---\n.*?\n---\n", "", path.read_text(encoding="utf-8"), flags=re.S).lstrip()
         pages[f"models/{path.parent.name}"] = text
-    lines = [
-        "# Models",
-        "",
-        "Every checkpoint that `scfm.load_model` knows by name. Those with a card of their own come with the course; the others are fetched "
-        "once and checked by their hash, or read from a folder.",
-        "",
-        "| Name | Layers | Width | Trained on | Licence | Source |",
-        "|---|---|---|---|---|---|",
-    ]
+    lines = []
     for name, facts in known.items():
         shape = facts.get("architecture", {})
         layers, width = (_first(shape, keys) for keys in (("num_hidden_layers", "nlayers"), ("hidden_size", "embsize")))
         here = f"[{name}]({name}.md)" if f"models/{name}" in pages else f"`{name}`"
         words = (layers, width, facts.get("cells", ""), facts.get("licence", ""), _source(facts.get("citation", "")))
         lines.append(f"| {here} | {' | '.join(words)} |")
-    pages["models/index"] = "\n".join([*lines, "", *_toctree(sorted(name.split("/")[1] for name in pages))])
+    pages["models/index"] = _index("models.md", lines, pages)
     return pages
 
 
@@ -164,12 +141,10 @@ def _source(text: str) -> str:
     return _cell(text[: match.start()].rstrip(", ") + " ") + f"[{match[1]}](https://doi.org/{match[1]})"
 
 
-def _toctree(names: list[str]) -> list[str]:
-    return ["```{toctree}", ":hidden:", "", *names, "```", ""]
-
-
-def _toml(path: Path) -> dict[str, Any]:
-    return tomllib.loads(path.read_text(encoding="utf-8")) if path.is_file() else {}
+def _index(template: str, rows: list[str], pages: Mapping[str, str]) -> str:
+    """The page that lists ``pages``, with a row for each entry."""
+    names = sorted(name.split("/")[1] for name in pages)
+    return filled(TEMPLATES / template, ROWS="\n".join(rows), PAGES="\n".join(names))
 
 
 def citations(line: str) -> list[tuple[str, str]]:
@@ -197,19 +172,15 @@ def bibliography(root: Path, lessons: list[Lesson]) -> str:
         for line in lines_under(lesson, FURTHER_READING):
             add(line, f"[lesson {lesson.number}](lessons/{lesson.name}.ipynb)")
     in_lessons = set(found)
-    for name, facts in _toml(root / "data" / "datasets.toml").items():
+    for name, facts in read_toml(root / "data" / "datasets.toml").items():
         if isinstance(facts, dict) and facts.get("doi"):
             own, _, carrier = str(facts.get("citation", name)).replace("file by ", "").partition(";")
             for text in (f"{_DOI.sub('', own)} {facts['doi']}", carrier):
                 add(text, f"[{name}](data/{name}.md)")
-    for name, facts in _toml(root / "data" / "models.toml").get("models", {}).items():
+    for name, facts in read_toml(root / "data" / "models.toml").get("models", {}).items():
         card = root / "data" / "models" / name / "README.md"
         add(str(facts.get("citation", "")), f"[{name}](models/{name}.md)" if card.is_file() else f"`{name}`")
-    lines = [
-        "# Papers",
-        "",
-        "Every paper that a lesson, a dataset or a model of this course rests on, gathered from their own pages.",
-    ]
+    lines = []
     for heading, chosen in (
         ("Read on after a lesson", [found[key] for key in found if key in in_lessons]),
         ("Behind the data and the models", [found[key] for key in found if key not in in_lessons]),
@@ -218,4 +189,4 @@ def bibliography(root: Path, lessons: list[Lesson]) -> str:
         for entry in sorted(chosen, key=lambda entry: entry["words"].lower()):
             link = f"[doi:{entry['doi']}](https://doi.org/{entry['doi']})"
             lines.append(f"- {entry['words'] or entry['doi']}. {link}. See {', '.join(entry['where'])}.")
-    return "\n".join(lines) + "\n"
+    return filled(TEMPLATES / "papers.md", ROWS="\n".join(lines))

@@ -5,6 +5,9 @@ from __future__ import annotations
 import ast
 from pathlib import Path
 
+from coursekit.files import filled
+
+INDEX = Path(__file__).parent / "templates" / "reference.md"
 NOT_SHOWN = ("inside",)  # what a reader need not know
 _MEMBERS = "```{{eval-rst}}\n.. automodule:: {name}\n   :members:\n   :ignore-module-all:\n```\n"
 
@@ -18,20 +21,15 @@ def pages(root: Path) -> dict[str, str]:
     rooms = sorted(path.parent for path in home.glob("*/__init__.py") if path.parent.name not in NOT_SHOWN)
     found = {f"reference/{path.stem}": _module(path) for path in modules}
     found |= {f"reference/{room.name}": _room(room) for room in rooms}
-    lines = [
-        "# Reference",
-        "",
-        "What `scfm` offers, from its own docstrings: first what lessons name, then the rooms.",
-        "",
-    ]
-    for heading, paths in (("Modules", modules), ("Rooms", [room / "__init__.py" for room in rooms])):
-        lines += [f"## {heading}", ""]
-        for path in paths:
-            name = path.stem if heading == "Modules" else path.parent.name
-            lines.append(f"- [scfm.{name}]({name}.md): {_docstring(path).splitlines()[0]}")
-        lines.append("")
-    toctree = ["```{toctree}", ":hidden:", "", *sorted(name.split("/")[1] for name in found), "```", ""]
-    return found | {"reference/index": "\n".join([*lines, *toctree])}
+    listed = {"MODULES": "\n".join(map(_line, modules)), "ROOMS": "\n".join(map(_line, rooms))}
+    names = "\n".join(sorted(name.split("/")[1] for name in found))
+    return found | {"reference/index": filled(INDEX, PAGES=names, **listed)}
+
+
+def _line(path: Path) -> str:
+    """A module or room in the list: its link, and what it is about."""
+    about = _docstring(path / "__init__.py" if path.is_dir() else path).splitlines()[0]
+    return f"- [scfm.{path.stem}]({path.stem}.md): {about}"
 
 
 def _module(path: Path) -> str:

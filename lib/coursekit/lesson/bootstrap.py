@@ -11,11 +11,10 @@ import importlib.util
 import re
 import subprocess
 import sys
-import tomllib
 from pathlib import Path
 from typing import Any
 
-from coursekit.files import filled
+from coursekit.files import filled, read_toml
 from coursekit.machine.facts import installed, normalized
 
 # What runs and shows notebooks. No lesson imports it, and Colab has its own, in versions that its kernel is bound to.
@@ -33,9 +32,7 @@ def address(root: Path) -> tuple[str, str] | None:
     """
     from coursekit.course import CourseError
 
-    path = root / "pyproject.toml"
-    settings = tomllib.loads(path.read_text(encoding="utf-8")) if path.is_file() else {}
-    own = settings.get("tool", {}).get("coursekit", {})
+    own = read_toml(root / "pyproject.toml").get("tool", {}).get("coursekit", {})
     url = str(own.get("repository", "")).rstrip("/").removesuffix(".git")
     if not url:
         return None
@@ -96,7 +93,7 @@ def _fits(text: str, version: str) -> bool:
 def install() -> list[str]:
     """Install what the course needs and this Python lacks; returns it. Says when a session has to be started again."""
     root = Path(__file__).resolve().parents[3]
-    project = tomllib.loads((root / "pyproject.toml").read_text(encoding="utf-8"))["project"]
+    project = read_toml(root / "pyproject.toml")["project"]
     wanted = missing([text for text in project["dependencies"] if not (_on_colab() and _name(text) in RUNNING)])
     if wanted:
         print(f"Installing {len(wanted)} packages that are missing; this takes a few minutes once.", flush=True)

@@ -10,13 +10,12 @@ from __future__ import annotations
 import re
 import subprocess
 import tempfile
-import tomllib
 from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
 from coursekit.course import CourseError
-from coursekit.files import write_text
+from coursekit.files import read_toml, write_text
 from coursekit.machine import facts
 
 EXTRAS = ("dev", "site", "browser", "grid")  # each lock holds what its extra adds to those before it
@@ -124,4 +123,4 @@ def _torch(root: Path) -> str:
 
 
 def _project(root: Path) -> dict[str, Any]:
-    return dict(tomllib.loads((root / "pyproject.toml").read_text(encoding="utf-8"))["project"])
+    return dict(read_toml(root / "pyproject.toml")["project"])

@@ -11,12 +11,11 @@ import hashlib
 import importlib.util
 import json
 import re
-import tomllib
 from pathlib import Path
 from typing import Any
 
 from coursekit.course import CourseError, Lesson
-from coursekit.files import file_hash, sha256
+from coursekit.files import file_hash, read_toml, sha256
 from coursekit.machine.facts import LOCK
 
 MACHINERY = (  # of coursekit: what touches a result
@@ -112,9 +111,7 @@ def _data(root: Path) -> Path:
     return own if (own / "datasets.toml").is_file() else Path(__file__).resolve().parents[3] / "data"
 
 
-@functools.cache
-def _list(path: Path) -> dict[str, Any]:
-    return tomllib.loads(path.read_text(encoding="utf-8")) if path.is_file() else {}
+_list = functools.cache(read_toml)
 
 
 def digest(value: Any) -> str:

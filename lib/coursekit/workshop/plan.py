@@ -7,12 +7,12 @@ from __future__ import annotations
 
 import itertools
 import math
-import tomllib
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 from coursekit.course import CourseError
+from coursekit.files import read_toml
 from coursekit.lesson.outline import CLOSING, Outline
 
 LONGEST = 90  # minutes of work without a break
@@ -72,9 +72,8 @@ def in_minutes(hours: str | float) -> int:
 
 def first_lessons(root: Path) -> list[str]:
     """The lessons that even a short workshop should have, as [tool.coursekit] workshop-first in pyproject.toml names them."""
-    path = root / "pyproject.toml"
-    settings = tomllib.loads(path.read_text(encoding="utf-8")) if path.is_file() else {}
-    return [str(number) for number in settings.get("tool", {}).get("coursekit", {}).get("workshop-first", [])]
+    own = read_toml(root / "pyproject.toml").get("tool", {}).get("coursekit", {})
+    return [str(number) for number in own.get("workshop-first", [])]
 
 
 def plan(known: Sequence[Outline], minutes: int, wanted: Sequence[str] = (), first: Sequence[str] = ()) -> Workshop:
