@@ -82,36 +82,40 @@ def run(
         if scores.is_file():  # only now: whatever happens to the folder meanwhile, what the card names is there
             folder.mkdir(parents=True, exist_ok=True)
             shutil.move(scores, folder / SCORES)
-    try:
-        results = recording.collect(watch.notebook)
-    except ValueError as error:
-        results, failure = {}, failure or str(error)
-    card = {
-        "card": cards.VERSION,
+    about = {
         "lesson": lesson.name,
         "edition": file.name if file else edition,
-        "status": "failed" if failure else "passed",
         "started": started.isoformat(timespec="seconds"),
         "seconds": round(time.monotonic() - clock, 3),
-        "peak_memory_bytes": watch.peak_memory,
         "parameters": values,
         "seed": values.get("seed"),
         "threads": threads,
         "used": used,
-        "scores": file_hash(folder / SCORES),
-        "results": results,
-        "exercises": recording.outputs_of(watch.notebook, CHECK_MIME),
-        "cells": _cell_times(watch.notebook),
-        **cards.surroundings(lesson.root),
     }
-    return _kept(lesson, folder, watch.notebook, card, failure)
+    return _kept(lesson, folder, watch, about, failure)
 
 
-def _kept(lesson: Lesson, folder: Path, executed: Any, card: dict[str, Any], failure: str) -> Run:
+def _kept(lesson: Lesson, folder: Path, watch: Any, about: dict[str, Any], failure: str) -> Run:
     """Write all files of a run, the card last: where it is, everything is."""
     from coursekit.run.engine import write_notebook
     from coursekit.run.page import write_page
 
+    executed = watch.notebook
+    try:
+        results = recording.collect(executed)
+    except ValueError as error:
+        results, failure = {}, failure or str(error)
+    card = {
+        "card": cards.VERSION,
+        **about,
+        "status": "failed" if failure else "passed",
+        "peak_memory_bytes": watch.peak_memory,
+        "scores": file_hash(folder / SCORES),
+        "results": results,
+        "exercises": recording.outputs_of(executed, CHECK_MIME),
+        "cells": _cell_times(executed),
+        **cards.surroundings(lesson.root),
+    }
     write_notebook(folder / "notebook.ipynb", executed)
     write_page(folder / "notebook.html", executed, lesson.name)
     if failure:

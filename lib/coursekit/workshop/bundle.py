@@ -67,16 +67,13 @@ def make(
     archive = output or root / BUNDLES / f"{stem}.tar.gz"
     (root / ".cache").mkdir(exist_ok=True)
     with tempfile.TemporaryDirectory(prefix="bundle-", dir=root / ".cache") as scratch:
-        work = Path(scratch)
-        checkout(root, work / "course")
-        files: dict[str, Path | bytes] = {
-            **scripts(about),
-            **{f"wheels/{path.name}": path for path in wheels},
-            **_tree("course", work / "course"),
-            **_tree("book", site.build(root, known, profile, jobs, work / "book")),
-            **{f"executed/{name}/{file}": folder / file for name, folder in runs.items() for file in EXECUTED},
-            **{f"cache/{name}": path for name, path in cache.items()},
-        }
+        checkout(root, Path(scratch) / "course")
+        book = site.build(root, known, profile, jobs, Path(scratch) / "book")
+        files: dict[str, Path | bytes] = {**scripts(about), **_tree("course", Path(scratch) / "course")}
+        files |= _tree("book", book)
+        files |= {f"wheels/{path.name}": path for path in wheels}
+        files |= {f"executed/{name}/{file}": folder / file for name, folder in runs.items() for file in EXECUTED}
+        files |= {f"cache/{name}": path for name, path in cache.items()}
         pack(files, archive, stem, int(when))
         print(words(archive, files, time.monotonic() - clock))
     return archive
