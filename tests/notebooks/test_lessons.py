@@ -9,6 +9,7 @@ from unittest import mock
 
 import nbformat
 import pytest
+from offline import outside_references
 
 from coursekit import check
 from coursekit.course import Lesson, lessons
@@ -17,7 +18,6 @@ from coursekit.lesson.lint import exercise_ids
 from coursekit.lesson.notebook import read_source, tags
 from coursekit.run import expect
 from coursekit.run.execute import Run, prepare
-from coursekit.run.page import outside_references
 
 ROOT = Path(__file__).resolve().parents[2]
 LESSONS = lessons(ROOT)
