@@ -7,16 +7,12 @@ from __future__ import annotations
 
 import importlib
 from pathlib import Path
-from typing import TYPE_CHECKING
 
 from scfm.models.registry import kind_of
 from scfm.store import cache
 from studies.judging import (
     TISSUES,
 )
-
-if TYPE_CHECKING:
-    pass
 
 
 def main() -> None:

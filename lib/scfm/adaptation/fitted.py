@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import copy
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
 import torch
@@ -15,9 +15,6 @@ from scfm.adaptation.heads import Head
 from scfm.adaptation.reading import check_cells, reader_of
 from scfm.adaptation.report import Report
 from scfm.models.base import Model
-
-if TYPE_CHECKING:
-    pass
 
 
 class Fitted:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import dataclasses
-from typing import TYPE_CHECKING
 
 from scfm import embed
 from scfm.adaptation.adapters import Adapted
@@ -11,9 +10,6 @@ from scfm.adaptation.choices import Choices
 from scfm.adaptation.features import Reader
 from scfm.models.base import Model
 from scfm.tokenized import TokenizedCells
-
-if TYPE_CHECKING:
-    pass
 
 
 def reader_of(adapted: Adapted, choices: Choices, dtype: str | None = None) -> Reader:

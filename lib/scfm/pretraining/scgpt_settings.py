@@ -3,12 +3,8 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
 
 from scfm.pretraining.training import Schedule
-
-if TYPE_CHECKING:
-    pass
 
 
 @dataclass(frozen=True)
