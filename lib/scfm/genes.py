@@ -103,6 +103,20 @@ def ensembl_to_symbol() -> dict[str, str]:
     return dict(zip(table["ensembl_id"], table["gene_symbol"], strict=True))
 
 
+@functools.lru_cache(maxsize=1)
+def symbols_of_ensembl() -> dict[str, list[str]]:
+    """Ensembl id (human) → all symbols that the gene has or had, the usual one first."""
+    symbols: dict[str, list[str]] = {}
+    for gene, symbol in zip(*(gene_table()[column] for column in ("ensembl_id", "gene_symbol")), strict=True):
+        symbols.setdefault(gene, []).append(symbol)
+    return symbols
+
+
+def present_id(ensembl_id: str) -> str:
+    """The id that the gene goes by in most data sets: releases gave some genes a new one (CCL5, SOD2) under the same symbol."""
+    return symbol_to_ensembl().get(ensembl_to_symbol().get(ensembl_id, ""), ensembl_id)
+
+
 # --- Geneformer's kind: Ensembl id → token and median ---------------------------------------------
 
 # where the published dictionaries lie: in the hub's layout, or in a folder of SCFM_CACHE under their older file names
@@ -447,6 +461,20 @@ class SymbolVocabulary(Vocabulary):
         """Token id of each gene symbol (int32; -1: not in the vocabulary)."""
         return np.asarray([self.tokens.get(str(symbol), -1) for symbol in names], dtype=np.int32)
 
+    def column_tokens(self, var: pd.DataFrame) -> np.ndarray:
+        """Token of each gene by its symbol; where that is of another release, by the other symbols of its Ensembl id.
+
+        A token whose symbol another column bears is left to that column.
+        """
+        found = self.tokens_of(var[self.column])
+        if "ensembl_id" in var:
+            borne, names = set(found.tolist()), symbols_of_ensembl()
+            for k in np.flatnonzero(found < 0):
+                others = names.get(_bare(str(var["ensembl_id"].iloc[k])), ())
+                token = next((self.tokens[name] for name in others if name in self.tokens), -1)
+                found[k] = -1 if token in borne else token
+        return found
+
 
 # --- do a dataset and a vocabulary fit? -----------------------------------------------------------
 
@@ -485,7 +513,7 @@ def overlap(adata: anndata.AnnData, vocabulary: Vocabulary) -> Overlap:
             f"adata.var has no column {vocabulary.column!r}; read the file with scfm.load_dataset, which makes it."
         )
     names = adata.var[vocabulary.column].astype(str).to_numpy()
-    known = vocabulary.tokens_of(names) >= 0
+    known = vocabulary.column_tokens(adata.var) >= 0
     per_gene = np.asarray(adata.X.sum(axis=0)).ravel()
     # the genes that are missed most are the ones to look at first
     missed = np.flatnonzero(~known)

@@ -118,7 +118,7 @@ def of_corpus(
         )
     known = json.loads(log.read_text(encoding="utf-8"))
     settings = known["settings"]
-    corpus = read_corpus(list(known["corpus"]))
+    corpus = read_corpus(list(known["corpus"]), known.get("left_out"))
     # which cells were held out goes by their place in the corpus: with other cells in it, they are not those that were
     if changed := [name for name, sha256 in known["corpus"].items() if corpus.hashes[name] != sha256]:
         raise ValueError(

@@ -293,13 +293,35 @@ def bin_values(value, n, whole, tally, quantiles, randomly, edges, left, right, 
 
 
 @njit(cache=True, nogil=True)
+def _mix(word):
+    """Bits of a 64-bit word, thoroughly mixed (splitmix64's finisher, Steele et al. 2014, 10.1145/2660193.2660195)."""
+    word = (word ^ (word >> np.uint64(30))) * np.uint64(0xBF58476D1CE4E5B9)
+    word = (word ^ (word >> np.uint64(27))) * np.uint64(0x94D049BB133111EB)
+    return word ^ (word >> np.uint64(31))
+
+
+@njit(cache=True, nogil=True)
+def _sample_keys(token, value, n, seed):
+    """A random key for each of a cell's genes: it goes by what the cell holds, not by the order of rows or columns."""
+    own = np.empty(n, np.uint64)
+    cell = _mix(np.uint64(seed))
+    for i in range(n):
+        own[i] = _mix(np.uint64(token[i]) + np.uint64(0x9E3779B97F4A7C15))
+        cell += _mix(own[i] + np.uint64(np.int64(value[i] * 1024.0)))  # a sum: the same in any order
+    for i in range(n):
+        own[i] = _mix(own[i] ^ cell)
+    return own
+
+
+@njit(cache=True, nogil=True)
 def encode_bins(
     indptr, indices, data, column_token, n_genes, quantiles, scale_to, log1p, zeros, cls, seed, sample_seed,
     first, last, offsets, tokens, values,
 ):  # fmt: skip
     """Write tokens and values of each cell: <cls> with 0, then the genes in the order of their columns.
 
-    No quantiles: the values stay unbinned. Where there are more genes than room, a random sample is kept.
+    No quantiles: the values stay unbinned. Where there are more genes than room, a random sample is kept; it goes by the
+    genes and values of the cell, so it is the same in any row, file or shard and in any order of columns.
     """
     n_columns = len(column_token)
     value = np.empty(n_columns, np.float64)
@@ -339,13 +361,6 @@ def encode_bins(
                 n_up_to[count] += 1
                 top = max(top, count)
                 whole &= x == count
-        mixed = np.uint64(sample_seed)
-        if sampled:  # from what the cell holds, so that its sample is the same in any row, file or shard
-            for i in range(n):
-                gene = column_token[token[i]] if zeros else token[i]
-                word = np.uint64(gene) * np.uint64(0x9E3779B97F4A7C15) + np.uint64(np.int64(value[i] * 1024.0))
-                word = (word ^ (word >> np.uint64(32))) * np.uint64(0xD6E8FEB86659FD93)
-                mixed += word ^ (word >> np.uint64(29))
         if len(quantiles) > 0:
             if seed >= 0:
                 np.random.seed(seed)  # noqa: NPY002 (again for each cell: its bins do not depend on the cells before it)
@@ -367,12 +382,12 @@ def encode_bins(
             if not sampled:
                 tokens[out : out + n] = token[:n]
                 values[out : out + n] = bins[:n]
-        if sampled:
-            np.random.seed((mixed ^ (mixed >> np.uint64(32))) & np.uint64(0xFFFFFFFF))  # noqa: NPY002
+        if sampled:  # those with the smallest keys
+            keys = _sample_keys(token, bins, n, sample_seed)
+            last_key = np.partition(keys, room - 1)[room - 1]
             taken = 0
             for i in range(n):
-                # a gene is kept with the chance that just fills the room (Knuth's selection sampling): order is kept
-                if np.random.random() * (n - i) < room - taken:  # noqa: NPY002
+                if keys[i] <= last_key:
                     tokens[out + taken] = token[i]
                     values[out + taken] = bins[i]
                     taken += 1

@@ -32,19 +32,31 @@ def main() -> None:
     parser.add_argument("--threads", type=int, default=None)
     recipe: Any = RECIPES["scgpt-mini" if "scgpt-mini" in sys.argv[1:] else "geneformer-mini"]
     settings = recipe.Settings()
-    options = ("name", "steps", "max_len", "hidden", "layers", "min_cells", "minibatch", "learning_rate", "seed")
+    options = (
+        "name",
+        "steps",
+        "max_len",
+        "hidden",
+        "layers",
+        "min_cells",
+        "minibatch",
+        "learning_rate",
+        "seed",
+        "share_of_cells",
+    )
     for name in options:
         value = getattr(settings, name)
         parser.add_argument(f"--{name.replace('_', '-')}", type=type(value), default=value, help=f"default {value}")
     parser.add_argument("--checkpoint-every", type=int, default=250, help="steps between checkpoints (default 250)")
     parser.add_argument("--cold", action="store_true", help="no warm start of the gene embeddings")
     given = parser.parse_args()
-    names = given.files
+    names, left_out = given.files, {}
     if not names:
         own = Path(given.corpus)
         path, table = (own, None) if own.suffix == ".toml" else (cache.repo_data() / "corpora.toml", given.corpus)
         content = tomllib.loads(path.read_text(encoding="utf-8"))
-        names = (content[table] if table else next(iter(content.values())))["train"]
+        chosen = content[table] if table else next(iter(content.values()))
+        names, left_out = chosen["train"], chosen.get("left_out", {})
     if given.threads:
         import torch
 
@@ -52,7 +64,7 @@ def main() -> None:
     settings = replace(settings, **{name: getattr(given, name) for name in options}, warm_start=not given.cold)
     work = given.work or Path("runs/pretrain") / settings.name
     out = given.out or work / "model"
-    report = recipe.pretrain(read_corpus(names), settings, work, out, given.checkpoint_every)
+    report = recipe.pretrain(read_corpus(names, left_out), settings, work, out, given.checkpoint_every)
     print(recipe.summary(report))
     print(f"The model is in {out}.")
 

@@ -18,7 +18,7 @@ import numpy as np
 from scfm import genes
 from scfm.pretraining.corpus import SPECIAL, Corpus, gene_directions, make_vocabulary
 from scfm.pretraining.minibatches import length_grouped, mask_tokens, ranked, stream
-from scfm.pretraining.training import Schedule, check_held_out, on_device, run, split
+from scfm.pretraining.training import Schedule, check_held_out, learned_from, on_device, run, split
 from scfm.store import cache
 
 if TYPE_CHECKING:
@@ -107,6 +107,7 @@ def pretrain(corpus: Corpus, settings: Settings, work: Path, out: Path, checkpoi
     train, held_out = split(corpus, settings)
     vocabulary = make_vocabulary(corpus, train, settings.name, settings.min_cells, settings.max_len)
     columns = vocabulary.columns(corpus.ensembl_ids)
+    train = learned_from(train, settings)
     sample = ranked(corpus.counts[held_out], corpus.n_counts[held_out], columns, settings.max_len)
     check_held_out(length_grouped(sample, EVALUATED, np.random.default_rng(0)), held_out, EVALUATED, settings)
     network: Any = new_network(settings, len(vocabulary))
@@ -121,7 +122,7 @@ def pretrain(corpus: Corpus, settings: Settings, work: Path, out: Path, checkpoi
     report = run(
         network,
         settings,
-        corpus.hashes,
+        corpus,
         lambda pool: stream(corpus, train, columns, settings, pool),
         loss_of,
         lambda: evaluate(network, sample, seed=0),

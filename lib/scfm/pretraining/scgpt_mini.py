@@ -26,7 +26,7 @@ from scfm.models.scgpt import GENE_MEANS
 from scfm.pretraining.corpus import Corpus, gene_directions
 from scfm.pretraining.minibatches import augment
 from scfm.pretraining.scgpt_settings import Settings
-from scfm.pretraining.training import check_held_out, on_device, pools_of_cells, run, split
+from scfm.pretraining.training import check_held_out, learned_from, on_device, pools_of_cells, run, split
 from scfm.pretraining.value_minibatches import Minibatch, ValueCells, symbol_vocabulary
 from scfm.store import cache
 
@@ -157,6 +157,7 @@ def pretrain(corpus: Corpus, settings: Settings, work: Path, out: Path, checkpoi
     train, held_out = split(corpus, settings)
     vocabulary, column_token = symbol_vocabulary(corpus, train, settings)
     cells = ValueCells(corpus, vocabulary, settings, column_token)
+    train = learned_from(train, settings)
     sample = cells.minibatches(held_out, corpus.counts[held_out], np.random.default_rng([settings.seed, 4]), (0.5,))
     check_held_out(sample, held_out, settings.minibatch, settings)
     network: Any = new_network(settings, vocabulary)
@@ -187,7 +188,7 @@ def pretrain(corpus: Corpus, settings: Settings, work: Path, out: Path, checkpoi
     report |= run(
         network,
         settings,
-        corpus.hashes,
+        corpus,
         pools,
         loss_of,
         lambda: evaluate(network, sample),

@@ -42,6 +42,9 @@ class Schedule:
     thin_share: float = 0.7  # this share of the cells has its counts thinned to 20-100 %
     panel_share: float = 0.3  # this share keeps a random 5-100 % of its genes, as a small gene panel would
     held_out_cells: float = 0.05
+    share_of_cells: float = (
+        1.0  # of the training cells that are learned from; vocabulary and medians come from all of them
+    )
     seed: int = 0
 
 
@@ -60,6 +63,12 @@ def split(corpus: Corpus, settings: Schedule) -> tuple[np.ndarray, np.ndarray]:
     rng = np.random.default_rng([settings.seed, 0])
     held_out = rng.random(len(corpus)) < settings.held_out_cells
     return np.flatnonzero(~held_out), np.flatnonzero(held_out)
+
+
+def learned_from(train: np.ndarray, settings: Schedule) -> np.ndarray:
+    """Indices of the training cells that the network learns from: a random ``share_of_cells``, the smaller in the larger."""
+    order = np.random.default_rng([settings.seed, 6]).permutation(train)
+    return np.sort(order[: round(settings.share_of_cells * len(train))])
 
 
 def check_held_out(minibatches: list, held_out: np.ndarray, size: int, settings: Schedule) -> None:
@@ -95,7 +104,7 @@ def on_device(network: torch.nn.Module, *arrays: np.ndarray) -> list[torch.Tenso
 def run(
     network: torch.nn.Module,
     settings: Schedule,
-    corpus_hashes: dict[str, str | None],
+    corpus: Corpus,
     pools: Callable[[int], Iterator[list]],
     loss_of: Callable[[Any, np.random.Generator], torch.Tensor],
     evaluate: Callable[[], dict[str, float]],
@@ -129,7 +138,7 @@ def run(
         lr=settings.learning_rate,
         betas=(0.9, 0.98),
     )
-    fingerprint = {"settings": asdict(settings), "corpus": corpus_hashes}
+    fingerprint = {"settings": asdict(settings), **corpus.identity}
     log: list[dict] = []
     pool, step, seconds = 0, 0, 0.0
     checkpoint = work / "checkpoint.pt"

@@ -326,6 +326,33 @@ def test_the_sample_of_a_long_cell_does_not_depend_on_its_row(zeros):
     assert len({tuple(whole[i].tolist()) for i in range(40)}) > 20
 
 
+@pytest.mark.parametrize("zeros", [False, True])
+def test_the_sample_of_a_long_cell_does_not_depend_on_the_order_of_the_columns(zeros):
+    adata = as_adata(np.random.default_rng(1).poisson(3.0, (30, N_GENES)))
+    how = {"max_len": 6, "include_zeros": zeros}
+    whole = bin_encode(adata, symbols(), **how)
+    turned = bin_encode(adata[:, np.random.default_rng(2).permutation(N_GENES)].copy(), symbols(), **how)
+    for i in range(30):
+        one, other = (dict(zip(c[i].tolist(), c[i : i + 1].values.tolist(), strict=True)) for c in (whole, turned))
+        assert one == other
+
+
+def test_a_symbol_of_another_release_takes_no_gene_away():
+    """FAM46C became TENT5C: the Ensembl id says that they are one gene, and the vocabulary knows one of the names."""
+    adata = as_adata(np.random.default_rng(0).poisson(2.0, (5, 3)))
+    adata.var["ensembl_id"] = ["ENSG00000183508", "ENSG00000000003", "ENSG00000000005"]
+    known = SymbolVocabulary("small", {"FAM46C": 7, "TSPAN6": 8, "TNMD": 9}, {"<pad>": 100, "<cls>": 101, "<eoc>": 102})
+    for name, expected in (("FAM46C", 7), ("TENT5C", 7), ("nonsense", 7)):
+        adata.var["gene_symbol"] = [name, "TSPAN6", "TNMD"]
+        assert known.column_tokens(adata.var).tolist() == [expected, 8, 9]
+    # a token whose own symbol another column bears stays with that column
+    adata.var["gene_symbol"] = ["TENT5C", "FAM46C", "TNMD"]
+    assert known.column_tokens(adata.var).tolist() == [-1, 7, 9]
+    adata.var["gene_symbol"] = ["TENT5C", "TSPAN6", "TNMD"]
+    del adata.var["ensembl_id"]
+    assert known.column_tokens(adata.var).tolist() == [-1, 8, 9]
+
+
 def test_zeros_can_be_kept():
     counts = np.array([[0, 3, 0, 1], [2, 0, 0, 0]])
     cells = bin_encode(as_adata(counts), symbols(), n_bins=None, include_zeros=True)

@@ -47,6 +47,45 @@ def test_corpus_lays_datasets_on_one_set_of_genes(blood: corpus.Corpus) -> None:
     assert (twice.counts[700:] != blood.counts).nnz == 0
 
 
+def test_an_id_that_a_release_replaced_counts_as_the_present_one(monkeypatch) -> None:
+    """CCL5 has two ids in the course's table; a corpus gives it one token, which both ids find."""
+    import scfm
+
+    old, new = "ENSG00000161570", "ENSG00000271503"
+    adata = scfm.load_dataset("pbmc68k")
+    ids = adata.var["ensembl_id"].astype(str).to_numpy()
+    ids[ids == new] = old
+    adata.var["ensembl_id"] = ids
+    assert old in ids
+    monkeypatch.setattr("scfm.datasets.load_dataset", lambda name: adata)
+    found = corpus.read_corpus(["pbmc68k"])
+    assert new in found.ensembl_ids
+    assert old not in found.ensembl_ids
+    vocabulary = corpus.make_vocabulary(found, np.arange(len(found)), "small", 1, 40)
+    assert vocabulary.token(old) == vocabulary.token(new) == vocabulary.token("CCL5")
+    assert len(set(vocabulary.symbols.values())) == len(vocabulary.symbols)
+
+
+def test_cells_are_left_out_by_a_column_and_unknown_ones_are_refused() -> None:
+    kinds = corpus.read_corpus(["pbmc68k"], {"pbmc68k": {"bulk_labels": ["Dendritic"]}})
+    assert len(kinds) < 700
+    assert kinds.identity["left_out"] == {"pbmc68k": {"bulk_labels": ["Dendritic"]}}
+    with pytest.raises(ValueError, match="no column 'plate'"):
+        corpus.read_corpus(["pbmc68k"], {"pbmc68k": {"plate": ["1"]}})
+    with pytest.raises(ValueError, match="no cell whose bulk_labels is Neuron"):
+        corpus.read_corpus(["pbmc68k"], {"pbmc68k": {"bulk_labels": ["Neuron"]}})
+
+
+def test_a_smaller_share_of_cells_lies_in_the_larger(blood: corpus.Corpus) -> None:
+    train, _ = geneformer_mini.split(blood, SMALL)
+    parts = [
+        geneformer_mini.learned_from(train, dataclasses.replace(SMALL, share_of_cells=share))
+        for share in (0.0625, 0.25, 1.0)
+    ]
+    assert [len(part) for part in parts] == [round(share * len(train)) for share in (0.0625, 0.25, 1.0)]
+    assert set(parts[0]) < set(parts[1]) < set(parts[2]) == set(train)
+
+
 def test_medians_are_of_the_nonzero_values_only() -> None:
     counts = sp.csr_matrix(np.array([[2, 0, 0], [4, 1, 0], [0, 3, 0]], dtype=np.float32))
     medians = corpus.nonzero_medians(counts, np.array([1e4, 1e4, 2e4]))
@@ -167,6 +206,7 @@ def test_pretraining_learns_and_says_so_in_its_log(blood: corpus.Corpus, tmp_pat
     assert report["log"][0]["loss"] < np.log(report["n_genes"])  # a guess among all genes alike
     assert {p.name for p in (tmp_path / "out").iterdir()} == {
         "config.json", "model.safetensors", "vocabulary.tsv.gz", "rank_tokenizer.json", "training_log.json",
+        "alternative_names.tsv.gz",
     }  # fmt: skip
     import scfm
 
