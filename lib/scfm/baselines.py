@@ -6,15 +6,11 @@ They are cheap, need no pretraining and stand in the same table as the models in
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from scfm.metrics import small_fit
-
-if TYPE_CHECKING:
-    import anndata
+from scfm.linear import small_fit
 
 if TYPE_CHECKING:
     import anndata
@@ -29,30 +25,46 @@ def log_normalize(adata: anndata.AnnData) -> sp.csr_matrix:
     return (sp.diags(1e4 / totals) @ sp.csr_matrix(adata.X)).log1p().astype(np.float32).tocsr()
 
 
-def variable_genes(adata: anndata.AnnData, n_genes: int = 2000) -> np.ndarray:
-    """Columns of the highly variable genes (scanpy, flavour "seurat"): genes that vary more than others of their mean."""
+def variable_genes(adata: anndata.AnnData, n_genes: int = 2000, batches: Sequence[str] | None = None) -> np.ndarray:
+    """Columns of the highly variable genes (scanpy, flavour "seurat"): genes that vary more than others of their mean.
+
+    With ``batches`` (cell,) genes are chosen within each and those taken that most agree on, so that a gene is not chosen because it differs
+    between the batches.
+    """
     import anndata as ad
     import scanpy as sc
 
     if adata.n_vars <= n_genes:
         return np.arange(adata.n_vars)
     work = ad.AnnData(log_normalize(adata))
-    sc.pp.highly_variable_genes(work, n_top_genes=n_genes, flavor="seurat")
+    if batches is not None:
+        work.obs["batch"] = np.asarray(batches).astype(str)
+    sc.pp.highly_variable_genes(
+        work, n_top_genes=n_genes, flavor="seurat", batch_key=None if batches is None else "batch"
+    )
     return np.flatnonzero(work.var["highly_variable"].to_numpy())
 
 
-def hvg_matrix(adata: anndata.AnnData, n_genes: int = 2000, clip: float = 10.0) -> np.ndarray:
+def hvg_matrix(
+    adata: anndata.AnnData, n_genes: int = 2000, clip: float = 10.0, batches: Sequence[str] | None = None
+) -> np.ndarray:
     """Log-normalized, scaled highly variable genes: scanpy's usual input to PCA. (cell, gene) float32."""
-    dense = log_normalize(adata)[:, variable_genes(adata, n_genes)].toarray()
+    dense = log_normalize(adata)[:, variable_genes(adata, n_genes, batches)].toarray()
     deviation = dense.std(axis=0)
     return np.clip((dense - dense.mean(axis=0)) / np.where(deviation > 0, deviation, 1.0), -clip, clip)
 
 
-def pca(adata: anndata.AnnData, n_components: int = 50, n_genes: int = 2000, seed: int = 0) -> np.ndarray:
+def pca(
+    adata: anndata.AnnData,
+    n_components: int = 50,
+    n_genes: int = 2000,
+    seed: int = 0,
+    batches: Sequence[str] | None = None,
+) -> np.ndarray:
     """Principal components of the highly variable genes, the field's default embedding. (cell, n_components) float32."""
     from sklearn.decomposition import PCA
 
-    matrix = hvg_matrix(adata, n_genes)
+    matrix = hvg_matrix(adata, n_genes, batches=batches)
     n_components = min(n_components, min(matrix.shape) - 1)
     # exact and the same on every run; cheap, because there are never many genes
     solver = "covariance_eigh" if matrix.shape[1] <= 5000 else "arpack"
@@ -89,53 +101,6 @@ def harmony(embedding: np.ndarray, batches: Sequence[str], seed: int = 0) -> np.
     )
     corrected = np.asarray(found.Z_corr)
     return (corrected if corrected.shape == embedding.shape else corrected.T).astype(np.float32)
-
-
-@dataclass(frozen=True)
-class LinearHead:
-    """classes: str (class,) in alphabetical order; weight (class, d) and bias (class,) on (x - center) / scale."""
-
-    classes: np.ndarray
-    center: np.ndarray
-    scale: float
-    weight: np.ndarray
-    bias: np.ndarray
-
-    def logits(self, features: np.ndarray) -> np.ndarray:
-        """(cell, d) → (cell, class)."""
-        return (features - self.center) / self.scale @ self.weight.T + self.bias
-
-    def predict(self, features: np.ndarray) -> np.ndarray:
-        """(cell, d) → the most probable class, str (cell,)."""
-        return self.classes[self.logits(features).argmax(axis=1)]
-
-    @property
-    def n_parameters(self) -> int:
-        """Trained numbers: (d + 1) · classes."""
-        return self.weight.size + self.bias.size
-
-
-def linear_head(features: np.ndarray, names: Sequence[str] | np.ndarray, class_weight: Any = None) -> LinearHead:
-    """Learn a head from features (cell, d) and one name per cell; center and scale come from these cells only.
-
-    class_weight: None, "balanced", or {class: weight}. As :func:`scfm.adapt` with ``method="head"`` does it.
-    """
-    from sklearn.linear_model import LogisticRegression
-
-    center = features.mean(axis=0, dtype=np.float64)
-    scale = max(float(np.sqrt(np.mean((features - center) ** 2))), 1e-12)
-    with small_fit():
-        found = LogisticRegression(max_iter=500, class_weight=class_weight).fit((features - center) / scale, names)
-    weight, bias = found.coef_, found.intercept_
-    if len(found.classes_) == 2:  # one row there, two logits here, with the same difference
-        weight, bias = np.concatenate([-weight, weight]) / 2, np.concatenate([-bias, bias]) / 2
-    return LinearHead(np.asarray(found.classes_).astype(str), center, scale, weight, bias)
-
-
-def softmax(logits: np.ndarray, temperature: float = 1.0) -> np.ndarray:
-    """Probabilities of logits (cell, class); a temperature above 1 makes them softer."""
-    shifted = (logits - logits.max(axis=1, keepdims=True)) / temperature
-    return np.exp(shifted) / np.exp(shifted).sum(axis=1, keepdims=True)
 
 
 def gene_features(

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from scfm.baselines import softmax
+from scfm.linear import softmax
 
 if TYPE_CHECKING:
     import pandas as pd

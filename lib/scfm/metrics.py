@@ -15,12 +15,14 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from scfm.linear import linear_head, small_fit, standard
 from scfm.stats import TooFewCells
 
 if TYPE_CHECKING:
     import pandas as pd
 
 SMALLEST_CLASS = 20
+RESOLUTION = 1.0  # of Leiden's clustering where no label may choose it: scanpy's own default
 LEARNED_SHARE = 0.6  # of a class at most: the others are there to be tested
 # what a missing label, batch or donor is as text: the datasets' own word, and what numpy and pandas make of one
 NO_LABEL = ("unknown", "", "nan", "NaN", "None", "<NA>")
@@ -45,32 +47,41 @@ def _neighbours(embedding: np.ndarray, k: int) -> Any:
 def clustering(embedding: np.ndarray, labels: Sequence[str] | np.ndarray, seed: int = 0) -> dict[str, float]:
     """NMI, ARI, ASW and their mean AvgBIO of an embedding (cell, d) against known cell types.
 
-    NMI and ARI are of the Leiden clustering at the best of scib's resolutions; ASW is rescaled to 0..1 (0.5: no structure).
-    AvgBIO as in Kedzierska et al. 2025 (10.1186/s13059-025-03574-x).
+    NMI and ARI are of the Leiden clustering at the best of ten resolutions, chosen *with the labels*, as scib and the papers do it
+    (Kedzierska et al. 2025, 10.1186/s13059-025-03574-x); ``nmi_fixed``, ``ari_fixed`` and ``avg_bio_fixed`` are of the resolution
+    :data:`RESOLUTION`, which no label chose. ASW is rescaled to 0..1 (0.5: no structure).
     """
     names = _checked(embedding, labels)
     with _quiet():
         import scib_metrics
 
-        found = scib_metrics.nmi_ari_cluster_labels_leiden(
-            _neighbours(embedding, 15), names, optimize_resolution=True, n_jobs=1, seed=seed
-        )
+        near = _neighbours(embedding, 15)
+        leiden = scib_metrics.nmi_ari_cluster_labels_leiden
+        tuned = leiden(near, names, optimize_resolution=True, n_jobs=1, seed=seed)
+        fixed = leiden(near, names, optimize_resolution=False, resolution=RESOLUTION, n_jobs=1, seed=seed)
         asw = float(scib_metrics.silhouette_label(np.asarray(embedding, np.float32), names))
-    nmi, ari = float(found["nmi"]), float(found["ari"])
-    return {"nmi": nmi, "ari": ari, "asw": asw, "avg_bio": (nmi + ari + asw) / 3}
+    found = {"asw": asw}
+    for ending, of_clusters in (("", tuned), ("_fixed", fixed)):
+        nmi, ari = float(of_clusters["nmi"]), float(of_clusters["ari"])
+        found |= {f"nmi{ending}": nmi, f"ari{ending}": ari, f"avg_bio{ending}": (nmi + ari + asw) / 3}
+    return found
 
 
 def mixing(embedding: np.ndarray, labels: Sequence[str] | np.ndarray, batches: Sequence[str]) -> dict[str, float]:
-    """How well batches (donors, technologies) are mixed: iLISI, batch ASW, graph connectivity. All 0..1, 1 = well mixed."""
+    """How well batches (donors, technologies) are mixed: iLISI, batch ASW, graph connectivity. All 0..1, 1 = well mixed.
+
+    ``avg_batch`` is the mean of the last two, scGPT's AvgBATCH (Cui et al. 2024, 10.1038/s41592-024-02201-0).
+    """
     names, batch_names = _checked(embedding, labels), _batches(batches)
     with _quiet():
         import scib_metrics
 
-        return {
+        found = {
             "ilisi": ilisi(embedding, batches),
             "asw_batch": float(scib_metrics.silhouette_batch(np.asarray(embedding, np.float32), names, batch_names)),
             "graph_connectivity": float(scib_metrics.graph_connectivity(_neighbours(embedding, 15), names)),
         }
+    return found | {"avg_batch": (found["asw_batch"] + found["graph_connectivity"]) / 2}
 
 
 def ilisi(embedding: np.ndarray, batches: Sequence[str] | np.ndarray) -> float:
@@ -200,22 +211,6 @@ def label_draws(
 # --- probes -----------------------------------------------------------------------------------------
 
 
-@contextlib.contextmanager
-def small_fit() -> Iterator[None]:
-    """For a small classifier of scikit-learn: no word about convergence, and one thread of BLAS.
-
-    One that has not quite converged is still a classifier; on a few hundred rows a second thread costs more than it brings
-    (twice the time).
-    """
-    from sklearn.exceptions import ConvergenceWarning
-    from threadpoolctl import threadpool_limits
-
-    with warnings.catch_warnings(), threadpool_limits(1, user_api="blas"):
-        warnings.simplefilter("ignore", ConvergenceWarning)
-        warnings.filterwarnings("ignore", "y_pred contains classes not in y_true")  # scored are those that are tested
-        yield
-
-
 def probe(
     embeddings: Mapping[str, np.ndarray],
     labels: Sequence[str] | np.ndarray,
@@ -225,7 +220,8 @@ def probe(
     groups: Sequence[str] | np.ndarray | None = None,
     kind: str = "logistic",
     shuffle_labels: bool = False,
-    scale: str = "common",
+    scale: str | None = None,
+    strength: float | None = None,
 ) -> pd.DataFrame:
     """What a simple classifier reads out of each embedding, from few labels; the same draws for all of them.
 
@@ -233,10 +229,8 @@ def probe(
     and tested on cells it did not see (see :func:`label_draws`). ``shuffle_labels`` trains on permuted labels: the control,
     which must fall to chance.
 
-    Features are centered and divided by one number for all (``scale="common"``), both learned from the training cells. The
-    usual alternative, each feature by its own deviation (``"each"``), blows the last principal components up to the size of
-    the first and so weakens PCA. This default was chosen after both had been compared on pbmc68k, pbmc_zheng_facs and
-    pancreas_baron_175, so on these sets it is no choice made in advance; lesson 03 shows both.
+    Scale and regularization are chosen inside the labelled cells, for each embedding by itself, unless given
+    (:func:`scfm.linear.linear_head`; neighbours count features on the common scale).
 
     Returns a long table: method, metric (accuracy, balanced_accuracy, macro_f1), labels_per_class, seed (the draw), value. With
     ``groups`` (tested in turn) also group, the one tested; seed then counts the draws of this group, for :func:`over_groups`. A group
@@ -248,13 +242,9 @@ def probe(
         As :func:`label_draws`; or no group can be tested with what the others teach.
     """
     import pandas as pd
-    from sklearn.linear_model import LogisticRegression
     from sklearn.metrics import balanced_accuracy_score, f1_score
     from sklearn.neighbors import KNeighborsClassifier
-    from sklearn.preprocessing import StandardScaler
 
-    if scale not in ("common", "each"):
-        raise ValueError(f"scale is {scale!r}; it can be 'common' or 'each'.")
     if kind not in ("logistic", "knn"):
         raise ValueError(f"kind is {kind!r}; it can be 'logistic' or 'knn'.")
     names = np.asarray(labels).astype(str)
@@ -272,13 +262,13 @@ def probe(
         if shuffle_labels:
             given = np.random.default_rng([seed, draw]).permutation(given)
         for method, embedding in embeddings.items():
-            model = LogisticRegression(max_iter=500) if kind == "logistic" else KNeighborsClassifier(5)
-            scaler = StandardScaler(with_std=scale == "each").fit(embedding[train])
-            scaled = scaler.transform(embedding)
-            if scale == "common":
-                scaled = scaled / max(float(np.sqrt(np.mean(scaled[train] ** 2))), 1e-12)
+            if kind == "logistic":
+                answer = linear_head(embedding[train], given, scale=scale, strength=strength).predict(embedding[test])
+            else:
+                center, size = standard(embedding[train], scale or "common")
+                neighbours = KNeighborsClassifier(5).fit((embedding[train] - center) / size, given)
+                answer = neighbours.predict((embedding[test] - center) / size)
             with small_fit():
-                answer = model.fit(scaled[train], given).predict(scaled[test])
                 scores = {
                     "accuracy": float(np.mean(answer == names[test])),
                     "balanced_accuracy": float(balanced_accuracy_score(names[test], answer)),

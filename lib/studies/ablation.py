@@ -23,6 +23,7 @@ import scfm
 from scfm import baselines, datasets, metrics, stats
 from scfm.integration.recipe import OBJECTIVES, finetune
 from scfm.integration.study import prepare
+from scfm.linear import linear_head
 from scfm.models.scgpt import ScGPT
 from scfm.objectives import Weights
 from scfm.store import cache
@@ -163,14 +164,10 @@ def scores(
 
 
 def _read_off(embedding: np.ndarray, names: np.ndarray, given: np.ndarray) -> float:
-    """Balanced accuracy of a logistic regression from the cells ``given`` on all others, features scaled as metrics.probe does."""
-    from sklearn.linear_model import LogisticRegression
+    """Balanced accuracy of a linear head from the cells ``given`` on all others."""
     from sklearn.metrics import balanced_accuracy_score
 
-    x = embedding - embedding[given].mean(axis=0)
-    x = x / max(float(np.sqrt(np.mean(x[given] ** 2))), 1e-12)
-    with metrics.small_fit():
-        answer = LogisticRegression(max_iter=500).fit(x[given], names[given]).predict(x[~given])
+    answer = linear_head(embedding[given], names[given]).predict(embedding[~given])
     return float(balanced_accuracy_score(names[~given], answer))
 
 

@@ -1,6 +1,6 @@
 """From a table of a few draws to statements: intervals that are honest for five draws, paired tests, verdicts, a decision.
 
-The draws of labels are few (five in the ladder), so the intervals are Student's t, never the bootstrap (:func:`scfm.stats.student`).
+Intervals are Student's t over the draws of labels (:func:`scfm.stats.interval`).
 """
 
 from __future__ import annotations
@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from scfm import stats
-from scfm.stats import student
+from scfm.stats import interval
 from scfm.store import cache
 
 if TYPE_CHECKING:
@@ -87,7 +87,7 @@ def paired(
                     difference = (part[ours] - part[rival]).dropna().to_numpy()
                     if len(difference) < 2:
                         continue
-                    found = student(difference, level)
+                    found = interval(difference, level)
                     p = 1.0 if np.ptp(difference) == 0 else float(ttest_1samp(difference, 0).pvalue)
                     rows.append((model, dataset, budget, ours, rival, found.mean, found.low, found.high, len(difference), p, found.verdict()))  # fmt: skip
     columns = ["model", "dataset", "labels_per_class", "ours", "rival", "mean", "low", "high", "n", "p", "verdict"]
@@ -202,7 +202,7 @@ def cheapest(
         for method in part.columns:
             gap = part[best[dataset]] - part[method]
             lost.setdefault(method, []).append(float(gap.mean()))
-            if method != best[dataset] and student(gap).verdict() == "better":
+            if method != best[dataset] and interval(gap).verdict() == "better":
                 allowed.discard(method)
         allowed &= set(part.columns)
     chosen = min(allowed, key=lambda m: (cost[m], methods.index(m)), default=NO_ONE)

@@ -28,10 +28,10 @@ QUESTIONS = (  # the columns of what_orders
 
 
 def with_interval(values: Sequence[float] | np.ndarray) -> pd.Series:
-    """Mean, low and high (95 %, bootstrap over cells) of values (cell,): for ``groupby(...).apply``."""
+    """Mean, low and high (95 %) of values (cell,): for ``groupby(...).apply``."""
     import pandas as pd
 
-    found = stats.interval(values, n_boot=500)
+    found = stats.interval(values)
     return pd.Series({"mean": found.mean, "low": found.low, "high": found.high})
 
 

@@ -89,7 +89,7 @@ def against_one_step(table: pd.DataFrame) -> pd.DataFrame:
     for (model, dataset), part in error.groupby(["model", "dataset"], sort=False):
         one = part[part["steps"] == 1].drop_duplicates("seed").set_index("seed")["value"]
         for key, some in part[part["steps"] > 1].groupby(["steps", "confidence", "exact", "feed"], sort=False):
-            gap = stats.of_draws(100 * (some.set_index("seed")["value"] / one - 1).dropna().to_numpy())
+            gap = stats.interval(100 * (some.set_index("seed")["value"] / one - 1).dropna().to_numpy())
             rows.append((model, dataset, *key, gap.mean, gap.low, gap.high, gap.verdict(lower_is_better=True)))
     columns = ["model", "dataset", "steps", "confidence", "exact", "feed", "mean", "low", "high", "verdict"]
     return pd.DataFrame(rows, columns=columns)
@@ -108,7 +108,7 @@ def against_random_order(table: pd.DataFrame, steps: int = 4) -> pd.DataFrame:
     for dataset, part in error.groupby("dataset", sort=False):
         by_order = part.pivot_table(index="seed", columns="confidence", values="value", sort=False)
         for order in by_order.columns.drop("random", errors="ignore"):
-            gap = stats.of_draws(100 * (by_order[order] / by_order["random"] - 1).dropna().to_numpy())
+            gap = stats.interval(100 * (by_order[order] / by_order["random"] - 1).dropna().to_numpy())
             rows.append((dataset, order, gap.mean, gap.low, gap.high))
     return pd.DataFrame(rows, columns=["dataset", "confidence", "mean", "low", "high"])
 

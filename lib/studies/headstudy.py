@@ -17,7 +17,8 @@ import numpy as np
 
 from scfm import baselines, metrics, stats
 from scfm.adaptation import openset
-from scfm.baselines import celltypist_answers, gene_features, linear_head
+from scfm.baselines import celltypist_answers, gene_features
+from scfm.linear import linear_head
 from scfm.store import cache
 from studies import comparisons, sets
 

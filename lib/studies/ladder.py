@@ -206,20 +206,16 @@ class Contestants:
 
     def _from_scratch(self, method: str, train: np.ndarray, test: np.ndarray) -> dict[str, float]:
         """Logistic regression on the genes, or on their principal components; both see all cells, but not their labels."""
-        from sklearn.linear_model import LogisticRegression
-
         from scfm import baselines
+        from scfm.linear import linear_head
 
         make = baselines.hvg_matrix if method == "logistic HVG" else baselines.pca
         matrix = self.once(method, lambda: make(self.adata))
         started, cpu = time.monotonic(), time.process_time()
-        center = matrix[train].mean(axis=0)
-        size = max(float(np.sqrt(np.mean((matrix[train] - center) ** 2))), 1e-12)  # one number: see metrics.probe
-        with metrics.small_fit():
-            model = LogisticRegression(max_iter=500).fit((matrix[train] - center) / size, self.kinds[train])
+        head = linear_head(matrix[train], self.kinds[train])
         seconds, cpu = time.monotonic() - started, time.process_time() - cpu
-        found = scores(self.kinds[test], model.predict((matrix[test] - center) / size))
-        n = float(model.coef_.size + model.intercept_.size)
+        found = scores(self.kinds[test], head.predict(matrix[test]))
+        n = float(head.n_parameters)
         return found | {"trained_parameters": n, "total_parameters": n, "seconds": seconds, "cpu_seconds": cpu}
 
 

@@ -17,6 +17,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from scfm import baselines, metrics, stats
+from scfm.linear import linear_head, small_fit
 from studies.tables import RECIPE, Growing, weights_of
 
 if TYPE_CHECKING:
@@ -72,26 +73,28 @@ def views(adata: anndata.AnnData, model: Model) -> dict[str, np.ndarray]:
 def readable(
     seen: dict[str, np.ndarray], kinds: np.ndarray, per_class: int = 10, n_draws: int = 20, seed: int = 0
 ) -> pd.DataFrame:
-    """Balanced accuracy of logistic regression on each view, and on :data:`FEW`: the genes that best tell the *training* cells
-    apart (F test), chosen anew in each draw. Long table: method, metric, labels_per_class, seed (the draw), value."""
+    """Balanced accuracy of a linear head on each view, and on :data:`FEW`.
+
+    FEW are the genes that best tell the *training* cells apart (F test), chosen anew in each draw. Long table: method, metric, labels_per_class,
+    seed (the draw), value.
+    """
     import pandas as pd
     from sklearn.feature_selection import SelectKBest
-    from sklearn.linear_model import LogisticRegression
     from sklearn.metrics import balanced_accuracy_score
 
     table = metrics.probe(seen, kinds, per_class, n_draws, seed)
     rows = []
     matrix = seen["all genes"]
     for draw, (train, test) in enumerate(metrics.label_draws(kinds, per_class, n_draws, seed)):
-        with metrics.small_fit():  # silent about genes that no training cell expresses, too
-            vary = np.flatnonzero(np.ptp(matrix[train], axis=0) > 0)  # the F value of a constant is rounding error
+        vary = np.flatnonzero(np.ptp(matrix[train], axis=0) > 0)  # the F value of a constant is rounding error
+        with small_fit():  # silent about genes that no training cell expresses
             best = SelectKBest(k=min(10, len(vary))).fit(matrix[train][:, vary], kinds[train]).get_support()
-            chosen = vary[best]
-            answer = LogisticRegression(max_iter=500).fit(matrix[train][:, chosen], kinds[train]).predict(matrix[test][:, chosen])  # fmt: skip
-        score = float(balanced_accuracy_score(kinds[test], answer))
+            few = matrix[:, vary[best]]
+            answer = linear_head(few[train], kinds[train]).predict(few[test])
+            score = float(balanced_accuracy_score(kinds[test], answer))
         rows.append((FEW, "balanced_accuracy", per_class, draw, score))
-    few = pd.DataFrame(rows, columns=table.columns)
-    return pd.concat([table[table["metric"] == "balanced_accuracy"], few], ignore_index=True)
+    of_few = pd.DataFrame(rows, columns=table.columns)
+    return pd.concat([table[table["metric"] == "balanced_accuracy"], of_few], ignore_index=True)
 
 
 def markers(adata: anndata.AnnData, model: Model, per_type: int = 10) -> pd.DataFrame:

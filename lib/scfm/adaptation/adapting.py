@@ -161,9 +161,15 @@ class Adaptation:
         """Standardize; a linear head starts as (and on a frozen network is) logistic regression."""
         choices = self.choices
         features = self.kept[self.learned] if self.kept is not None else self.source.start(self.learned, progress)[0]
-        self.head.standardize(features, choices.scale)
-        if choices.head == "linear" and (choices.method == "head" or choices.start == "probe"):
-            self.head.fit(features, self.known.targets[self.learned], self.weights)
+        targets = self.known.targets[self.learned]
+        if choices.solved:
+            self.head.solve(features, targets, self.weights, choices.scale)
+        elif (
+            choices.head == "linear" and choices.start == "probe"
+        ):  # where training begins: no need to choose a strength
+            self.head.solve(features, targets, self.weights, choices.scale or "common", strength=1.0)
+        else:
+            self.head.standardize(features, choices.scale or "common")
 
     def learn(self, remembered: Memory | None, embeddings: Any, work: Path | None, progress: bool) -> Run:
         """Solve for a linear head on a frozen network; train everything else."""

@@ -58,7 +58,8 @@ class Choices:
     layer: int | None = None  # 0 the last, -1 the one before; None = -1 for a frozen Geneformer (its embedding), else 0
     head: str = "linear"  # "linear" | "mlp" (Linear, Tanh, Dropout, Linear: BERT's pooler and classifier)
     head_dropout: float = 0.0  # of the small network
-    scale: str = "common"  # "common" | "each" | "none": standardization of the features, see scfm.metrics.probe
+    # standardization of the features: "common" | "each" | "none"; None = chosen for a solved head (scfm.linear), else "common"
+    scale: str | None = None
     start: str = "probe"  # "probe": a linear head starts as logistic regression on the untrained network; "random"
     class_weight: Any = None  # None, "balanced" (rare classes count as much as frequent ones), or {class: weight}
 
@@ -104,7 +105,7 @@ class Choices:
         one_of(self.method, METHODS, "method")
         one_of(self.level, ("cell", "gene"), "level")
         one_of(self.head, ("linear", "mlp"), "head")
-        one_of(self.scale, ("common", "each", "none"), "scale")
+        one_of(self.scale, (None, "common", "each", "none"), "scale")
         one_of(self.start, ("probe", "random"), "start")
         one_of(self.schedule, ("linear", "cosine", "constant"), "schedule")
         one_of(self.dtype, ("auto", "float32", "bfloat16"), "dtype")

@@ -13,7 +13,7 @@ import torch
 from torch import Tensor, nn
 
 from scfm.inside.seeded import seeded
-from scfm.metrics import small_fit
+from scfm.linear import linear_head, solve, standard
 
 IGNORE = -100  # a cell without a label in this column (torch's own default for cross-entropy)
 
@@ -50,41 +50,41 @@ class Head(nn.Module):
 
     @torch.no_grad()
     def standardize(self, features: np.ndarray, scale: str) -> None:
-        """Learn center and scale: one number for all features (``"common"``), one for each (``"each"``), or neither.
-
-        ``"common"`` keeps weak features weak; see :func:`scfm.metrics.probe` for how that default came about.
-        """
+        """Learn center and scale: one number for all features (``"common"``), one for each (``"each"``), or neither."""
         if scale == "none":
             return
-        center = features.mean(axis=0, dtype=np.float64)
-        square = ((features - center) ** 2).mean(axis=0)
-        deviation = np.full_like(square, np.sqrt(square.mean())) if scale == "common" else np.sqrt(square)
+        center, size = standard(features, scale)
         self.center.copy_(torch.from_numpy(center))
-        self.scale.copy_(torch.from_numpy(np.where(deviation > 1e-12, deviation, 1.0)))
+        self.scale.copy_(torch.as_tensor(size))
 
     @torch.no_grad()
-    def fit(self, features: np.ndarray, targets: np.ndarray, weights: list[np.ndarray]) -> None:
-        """Logistic regression (scikit-learn's, L2 with C = 1) of each linear reader.
+    def solve(
+        self,
+        features: np.ndarray,
+        targets: np.ndarray,
+        weights: list[np.ndarray],
+        scale: str | None = None,
+        strength: float | None = None,
+    ) -> None:
+        """Standardize, and solve each linear reader as logistic regression: what :func:`scfm.linear.linear_head` does.
 
-        targets: int64 (cell, column). weights: per column, the weight of each class.
+        targets: int64 (cell, column). weights: per column, the weight of each class. A scale or strength that is None is chosen inside
+        these cells; several columns share the common scale.
         """
-        from sklearn.linear_model import LogisticRegression
-
-        x = (torch.from_numpy(features).to(self.device) - self.center) / self.scale
+        given = [dict(enumerate(own)) for own in weights]
+        if scale is None and len(self.readers) == 1:
+            known = targets[:, 0] != IGNORE
+            scale, strength = linear_head(features[known], targets[known, 0], given[0], None, strength).chosen
+        self.standardize(features, scale or "common")
+        x = ((torch.from_numpy(features).to(self.device) - self.center) / self.scale).cpu().numpy()
         for number, reader in enumerate(self.readers):
             assert isinstance(reader, nn.Linear)  # the small network is trained by gradient steps
             known = targets[:, number] != IGNORE
-            with small_fit():
-                found = LogisticRegression(max_iter=500, class_weight=dict(enumerate(weights[number]))).fit(
-                    x.cpu().numpy()[known], targets[known, number]
-                )
-            weight, bias = found.coef_, found.intercept_
-            if len(found.classes_) == 2:  # one row there, two logits here, with the same difference
-                weight, bias = np.concatenate([-weight, weight]) / 2, np.concatenate([-bias, bias]) / 2
-            for row, c in enumerate(found.classes_):  # a class of this column without a training cell keeps logit -30
+            classes, weight, bias, *_ = solve(x[known], targets[known, number], given[number], strength)
+            for row, c in enumerate(classes):  # a class of this column without a training cell keeps logit -30
                 reader.weight[c] = torch.from_numpy(weight[row])
                 reader.bias[c] = float(bias[row])
-            for c in set(range(len(reader.bias))) - set(found.classes_.tolist()):
+            for c in set(range(len(reader.bias))) - set(classes.tolist()):
                 reader.weight[c] = 0
                 reader.bias[c] = -30.0
 

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from scfm.baselines import LinearHead, linear_head, softmax
+from scfm.linear import LinearHead, linear_head, softmax
 
 if TYPE_CHECKING:
     import pandas as pd

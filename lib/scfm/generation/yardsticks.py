@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from scfm.generation.simple_generators import SIMPLE, Generator, RealCells
-from scfm.metrics import small_fit
+from scfm.linear import small_fit
 
 if TYPE_CHECKING:
     import pandas as pd

@@ -6,7 +6,7 @@ import math
 
 import pytest
 
-from scfm.stats import Interval, of_draws
+from scfm.stats import Interval, interval
 
 
 @pytest.mark.parametrize(
@@ -31,5 +31,5 @@ def test_decided_is_what_lies_beyond_the_margin_as_a_whole(
 
 
 def test_a_single_draw_decides_nothing() -> None:
-    assert of_draws([0.4]).verdict() == "undecided"
-    assert of_draws([0.4, 0.41, 0.42]).verdict() == "better"
+    assert interval([0.4]).verdict() == "undecided"
+    assert interval([0.4, 0.41, 0.42]).verdict() == "better"

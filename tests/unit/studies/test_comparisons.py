@@ -7,31 +7,10 @@ import pandas as pd
 import pytest
 from scipy import stats as scipy_stats
 
-from scfm import stats
-from scfm.stats import student
 from studies import comparisons, ladder_figure
 from studies.comparisons import cheapest, paired, verdicts
 
 COLUMNS = ["model", "method", "dataset", "labels_per_class", "seed", "metric", "value"]
-
-
-def test_students_interval_is_scipys_and_covers_where_the_bootstrap_does_not() -> None:
-    rng = np.random.default_rng(0)
-    samples = rng.normal(0.7, 0.05, (2000, 5))
-    ours = [student(s) for s in samples]
-    low, high = scipy_stats.t.interval(0.95, 4, loc=samples.mean(1), scale=scipy_stats.sem(samples, axis=1))
-    np.testing.assert_allclose([i.low for i in ours], low)
-    np.testing.assert_allclose([i.high for i in ours], high)
-    covered = np.mean([i.low <= 0.7 <= i.high for i in ours])
-    boot = np.mean([(b := stats.interval(s, n_boot=300)).low <= 0.7 <= b.high for s in samples])
-    assert 0.935 < covered < 0.965
-    assert boot < 0.88  # what the t interval is there for
-
-
-@pytest.mark.parametrize("values", [[0.5], [], [0.5, np.nan], [[0.1, 0.2], [0.3, 0.4]]])
-def test_an_interval_of_one_draw_is_refused(values) -> None:
-    with pytest.raises(stats.TooFewCells, match="two finite values"):
-        student(values)
 
 
 def table(scores: dict[tuple[str, str], dict[int, float]], noise: float = 0.01, seeds: int = 5, dataset: str = "in") -> pd.DataFrame:  # fmt: skip

@@ -70,6 +70,63 @@ def test_the_place_of_a_gap_tells_which_genes_fit() -> None:
     assert fits[0, 1:].argmax() + 1 == 4
 
 
+def test_a_gene_counted_once_is_a_ceiling_for_all_behind_it() -> None:
+    """Values: 5 counted once; 1 counted so often that it stands second; then 3, 2: each larger than all to its right but 1."""
+    sentence = np.array([0, 5, 1, 3, 2])  # the first is <cls>
+    both = two_sided([sentence.tolist()] * 3)
+    floors, ceilings = both.window(sentence, np.ones(5, bool))
+    assert floors[1:] == pytest.approx([3, 3, 2, 1])
+    assert ceilings[2:] == pytest.approx([5, 5, 3])
+    assert ceilings[1] > 5  # nothing to its left bounds the first
+    hidden_3 = np.array([True, True, True, False, True])
+    floors, ceilings = both.window(sentence, hidden_3)
+    assert (floors[3], ceilings[3]) == pytest.approx((2, 5))
+
+
+def two_sided(cells: list[list[int]]) -> gene_guessers.BothSides:
+    frequency = np.array([0.0, 0.2, 0.2, 0.2, 0.2, 0.2])
+    tokens = TokenizedCells.from_lists(cells)
+    return gene_guessers.BothSides(place(tokens), tokens, frequency, 0.3, seed=0)
+
+
+def test_both_sides_leave_what_stands_between_them() -> None:
+    cells = [[5, 4, 3, 2, 1]] * 60
+    both = two_sided(cells)
+    part = TokenizedCells.from_lists(cells[:1])
+    hidden = np.array([False, False, True, False, False])  # between 4 and 2 stood 3
+    floor, ceiling = both.fit(part, hidden)
+    assert floor.shape == ceiling.shape == (1, 6)
+    assert (floor + ceiling)[0, 1:].argmax() + 1 == 3
+    assert both.fits.shape[:2] == (2, 8)
+
+
+def test_what_is_common_is_not_taken_for_what_is_telling() -> None:
+    """Where true genes lie no differently from all genes that could stand there, a distance tells nothing."""
+    rng = np.random.default_rng(0)
+    both = two_sided([[0, *rng.permutation(np.arange(1, 6)).tolist()] for _ in range(3000)])
+    seen = np.abs(both.fits[0]) > 0  # bins that occurred
+    assert np.abs(both.fits[0][seen]).mean() < 0.5
+
+
+def test_tuned_weights_trust_the_guesser_that_knows() -> None:
+    rng = np.random.default_rng(0)
+    truth = rng.integers(0, 5, 200)
+    knows = np.where(np.arange(5) == truth[:, None], 0.0, -1.0)
+    noise = rng.normal(size=(200, 5))
+    weights, loss = gene_guessers.tuned_weights((knows, noise), np.ones((200, 5), bool), truth)
+    assert weights[0] > 3
+    assert abs(weights[1]) < 0.5
+    assert loss < 0.1 < np.log(5)
+
+
+def test_too_few_cells_to_learn_from_are_refused() -> None:
+    model = scfm.load_model("geneformer-mini")
+    cells = model.tokenize(scfm.load_dataset("pbmc68k")[:60].copy())
+    on_panel = np.ones(len(model.vocabulary), bool)
+    with pytest.raises(gene_guessers.TooFewCells, match="leave 20 of 60"):
+        gene_guessers.contest(model, {}, cells, on_panel, n_draws=4, cells_per_draw=10)
+
+
 def test_shuffled_words_are_the_same_words_and_the_answers_come_back() -> None:
     part = TokenizedCells.from_lists([[0, 7, 8, 9], [0, 5, 6]])
     hidden = np.array([False, True, False, True, False, False, True])
@@ -97,11 +154,11 @@ def played() -> tuple[pd.DataFrame, dict[str, float], float]:
 def test_all_are_asked_the_same_and_the_network_as_the_library_asks_it(played) -> None:
     results, seconds, loss = played
     assert not results.duplicated(["guesser", "told", "seed", "metric"]).any()
-    with_rules = {"similar cells", "similar cells + place"}
+    with_rules = {"similar cells", "similar cells + place", "similar cells + both sides", "the same, tuned"}
     assert set(results[results["told"] == RULES[0]]["guesser"]) == set(results["guesser"]) - with_rules
     own = results[(results["guesser"] == "pretrained") & (results["told"] == RULES[0]) & (results["metric"] == "loss")]
     assert own["value"].iloc[0] == pytest.approx(loss, abs=1e-4)
-    assert set(seconds) == {"pretrained", "random twin", "similar cells", "place in line"}
+    assert set(seconds) == {"pretrained", "random twin", "similar cells", "place in line", "both sides"}
     assert min(seconds.values()) > 0
 
 

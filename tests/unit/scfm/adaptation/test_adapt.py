@@ -14,6 +14,7 @@ from scfm.adaptation import adapters, heads, labels, loop, tasks
 from scfm.adaptation.adapters import digest
 from scfm.adaptation.choices import Choices
 from scfm.adaptation.reading import reader_of, resolve
+from scfm.linear import linear_head
 
 KINDS = ("geneformer", "scgpt")
 RUNGS = ("head", "lora", "partial", "full")
@@ -243,8 +244,9 @@ def test_a_linear_head_is_logistic_regression_on_scaled_features() -> None:
     model, (cells, types) = tiny_task.model(), tiny_task.cells()
     fit = scfm.adapt(model, cells, types, "head", **FAST, validation=0)
     x = fit.embed(cells, progress=False).astype(np.float64)
-    x = (x - x.mean(0)) / np.sqrt(((x - x.mean(0)) ** 2).mean())
-    expected = LogisticRegression(max_iter=500).fit(x, types).predict_proba(x)
+    scale, strength = linear_head(x, types).chosen  # by cross-validation inside these cells
+    x = (x - x.mean(0)) / (np.sqrt(((x - x.mean(0)) ** 2).mean()) if scale == "common" else x.std(0))
+    expected = LogisticRegression(C=strength, max_iter=500).fit(x, types).predict_proba(x)
     np.testing.assert_allclose(fit.predict_proba(cells, progress=False), expected, atol=2e-3)
     given = scfm.adapt(model, cells, types, "head", **FAST, validation=0, embeddings=fit.embed(cells, progress=False))
     np.testing.assert_array_equal(
