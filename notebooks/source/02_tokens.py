@@ -306,7 +306,7 @@ def thin(adata, share, rng):
 KEPT = (1.0, 0.25, 0.1)  # shares of the molecules
 asked = [depth.what_orders((adata if share == 1 else thin(adata, share, rng)).X.tocsr(), median) for share in KEPT]
 told = {
-    (share, question): stats.interval(answers[question].to_numpy(), n_boot=300)
+    (share, question): stats.interval(answers[question].to_numpy())
     for share, answers in zip(KEPT, asked)
     for question in depth.QUESTIONS
 }
@@ -360,7 +360,7 @@ tied = pd.DataFrame(
     columns=["counts", "surprise"],
 )
 for column in tied:
-    found = stats.interval(tied[column].to_numpy(), n_boot=500)
+    found = stats.interval(tied[column].to_numpy())
     record(f"tied_{column}", found.mean, tolerance=0.01)
     print(f"Genes of a cell that share their value with another, {column}: {found}")
 
@@ -598,7 +598,7 @@ for i in range(adata.n_obs):
     place = np.flatnonzero(np.isin(long[i][1:-1] if framed else long[i], list(in_half)))
     if len(place):
         places_moved.append(np.mean(place - np.arange(len(place))))
-found = stats.interval(shift, n_boot=500)
+found = stats.interval(shift)
 record("bin_shift_half_the_genes", found.mean, tolerance=0.2)
 print(f"Half of the genes taken away: bins of the others move by {found.mean:.1f}", end=" ")
 print(
@@ -755,7 +755,7 @@ for full, less in zip(itself["log-normalized"], thinned[0.10]["log-normalized"],
     shared = (full > 0) & (less > 0)
     if shared.any():
         relative.append(np.median(less[shared] / full[shared]) - 1)
-found = stats.interval(relative, n_boot=500)
+found = stats.interval(relative)
 record("log_change_at_10", found.mean, tolerance="10%")
 print(f"And the log-normalized values of genes still seen? They change by {100 * found.mean:+.0f} %", end=" ")
 print(f"[{100 * found.low:+.0f}, {100 * found.high:+.0f}] (median gene):", end=" ")

@@ -206,7 +206,7 @@ for train, test in metrics.label_draws(types, labels_per_class, 5, seed + 1000):
     pair["mlp"] = mlp.predict(embeddings=features[test])
     deep.append({k: np.mean([np.mean(a[types[test] == c] == c) for c in kinds]) for k, a in pair.items()})
 deep = pd.DataFrame(deep)
-gain = stats.student((deep["mlp"] - deep["linear"]).to_numpy())  # five draws are too few for a bootstrap
+gain = stats.interval((deep["mlp"] - deep["linear"]).to_numpy())  # five draws are too few for a bootstrap
 record("mlp_minus_linear", gain.mean, tolerance=0.05)
 print(f"Linear {deep['linear'].mean():.3f}, MLP {deep['mlp'].mean():.3f}", end=" ")
 print(f"with {mlp.report.trained_parameters:,} numbers; difference {gain} (5 draws)")

@@ -417,8 +417,8 @@ plots.show(
 rng = np.random.default_rng(seed)
 worlds = rng.normal(0.7, 0.03, (400, 5))  # five scores, four hundred times, from a world whose mean is 0.7
 hits = {
-    "bootstrap": np.mean([stats.interval(w, n_boot=500).overlaps(stats.Interval(0.7, 0.7, 0.7)) for w in worlds]),
-    "Student's t": np.mean([stats.student(w).overlaps(stats.Interval(0.7, 0.7, 0.7)) for w in worlds]),
+    "bootstrap": np.mean([stats.bootstrap(w, n_boot=500).overlaps(stats.Interval(0.7, 0.7, 0.7)) for w in worlds]),
+    "Student's t": np.mean([stats.interval(w).overlaps(stats.Interval(0.7, 0.7, 0.7)) for w in worlds]),
 }
 print("Intervals that hold the truth, of those that claim 95 %:", "; ".join(f"{k} {v:.0%}" for k, v in hits.items()))
 record("coverage", {k: float(v) for k, v in hits.items()}, tolerance=0.04)
@@ -488,7 +488,7 @@ for (who, name), part in compared[compared["ours"] == "full"].groupby(["model", 
 def mean_gap(names):
     """Full fine-tuning minus logistic regression on PCA: the mean over sets and budgets, draw by draw."""
     wide = pd.concat([comparisons.wide(table, who, name) for name in names])
-    return stats.student((wide["full"] - wide["logistic PCA"]).groupby("seed").mean().to_numpy())
+    return stats.interval((wide["full"] - wide["logistic PCA"]).groupby("seed").mean().to_numpy())
 
 
 # one number for the course's table: over all sets and budgets, so that no favourable one is picked

@@ -272,7 +272,7 @@ per_draw = errors.pivot_table(index="seed", columns=["method", "observed"], valu
 
 
 def difference(one, other):
-    return stats.of_draws((per_draw[one] - per_draw[other]).to_numpy())
+    return stats.interval((per_draw[one] - per_draw[other]).to_numpy())
 
 
 zero_shot, with_means, ridge = ((m, n_observed) for m in (generated.ZERO_SHOT, generated.WITH_MEANS, generated.RIDGE))
@@ -795,7 +795,7 @@ plots.show(
 both = completed[(completed["steps"] == 4) & (completed["confidence"] == doubt) & (completed["feed"] == "expected")]
 both = both[both["dataset"] == names[0]]
 wide = both.pivot_table(index=["metric", "seed"], columns="exact", values="value")
-worse = stats.of_draws(100 * (wide.loc["squared_error", False] / wide.loc["squared_error", True] - 1).to_numpy())
+worse = stats.interval(100 * (wide.loc["squared_error", False] / wide.loc["squared_error", True] - 1).to_numpy())
 saved = {key: float((wide.loc[key, True] / wide.loc[key, False]).median()) for key in ("tokens", "looks", "seconds")}
 record("block_causal_error_percent", worse.mean, tolerance=3)
 record("block_causal_saves", {k: saved[k] for k in ("tokens", "looks")}, tolerance="5%")
@@ -1005,7 +1005,7 @@ for draw in range(n_draws):
 for layer in network.transformer_encoder.layers:
     layer.self_attn.__class__ = attention
 as_trained, with_projection = np.array(changed).T
-projection = stats.of_draws(100 * (with_projection / as_trained - 1))
+projection = stats.interval(100 * (with_projection / as_trained - 1))
 record("with_out_proj_percent", projection.mean, tolerance="any")
 record("out_proj_matters", bool(projection.low > 0))
 
