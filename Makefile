@@ -18,6 +18,7 @@ FILE ?=
 HOURS ?= 3
 LESSONS ?=
 DATA ?=
+FOR ?=
 WHAT ?=
 PYTEST ?=
 PY = .venv/bin/python
@@ -34,7 +35,7 @@ SNAKEMAKE = .venv/grid-ready
 endif
 
 .DEFAULT_GOAL := help
-.PHONY: help setup site workshop slides bundle progress course run rerun verify table test test-full test-gpu check format build new readme grid board atlas doctor bench bench-atlas pretrain ladder lock clean clean-all clean-env
+.PHONY: help setup site workshop slides bundle progress course run data rerun verify table test test-full test-gpu check format build new readme grid board atlas doctor bench bench-atlas pretrain ladder lock clean clean-all clean-env
 
 help:  ## this list
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-12s %s\n", $$1, $$2}' $(firstword $(MAKEFILE_LIST))
@@ -51,6 +52,10 @@ run: $(READY)  ## run one lesson: make run NB=03 P="dataset=kang seed=1" PROFILE
 rerun: $(READY)  ## run a lesson again with its last parameters, changed by P: make rerun NB=03 P="seed=2"
 	@test -n "$(NB)" || { echo 'Which lesson? For example: make rerun NB=03 P="seed=2"'; exit 2; }
 	@$(PY) -m coursekit run "$(NB)" --again $(if $(P),--with $(P)) $(ARGS)
+
+data: $(READY)  ## fetch and make data sets: make data FOR="03 cpu" | FOR=mini (a corpus) | FOR="kang_ifnb_pbmc pbmc3k"
+	@test -n "$(FOR)" || { echo 'Which sets? For example: make data FOR="03 cpu"'; exit 2; }
+	@$(PY) -m coursekit data $(FOR)
 
 verify: $(READY)  ## repeat a run and compare its results: make verify CARD=runs/.../card.json
 	@test -n "$(CARD)" || { echo 'Which run? For example: make verify CARD=runs/03_.../card.json'; exit 2; }

@@ -8,6 +8,7 @@ from __future__ import annotations
 import tomllib
 from pathlib import Path
 from typing import Any
+from urllib.parse import quote
 
 HERE = Path(__file__).parent
 SOURCES = {
@@ -18,10 +19,17 @@ SOURCES = {
     "download": "downloaded on first use: {file}",
     "census": "a slice of CZ CELLxGENE Census {census_version}, drawn on first use",
 }
-CONVERTED = (
-    "downloaded from its carrier and converted on first use, checked against the listed counts; or put it as `{file}` into a folder "
-    "that SCFM_CACHE names"
+MADE = (
+    "made at first use, or by `make data FOR={name}`, from the public files below, and checked against the listed cells, genes, labels and "
+    "counts; or put it as `{file}` into a folder that SCFM_CACHE names"
 )
+KINDS = {
+    "matrix": "a matrix of R",
+    "seurat": "a Seurat object",
+    "experiment": "a Bioconductor experiment",
+    "tables": "tables",
+    "10x": "folders of 10x",
+}
 COUNTS = {"UMI": "UMI counts", "reads": "read counts (no UMI)"}
 SPLITS = {
     "evaluation": "kept for evaluation: geneformer-mini has not seen it",
@@ -38,7 +46,7 @@ def render(name: str, entry: dict[str, Any]) -> str:
     columns = ", ".join(f"{role} = `{column}`" for role, column in entry["columns"].items())
     rows = {
         "Load": f'`scfm.load_dataset("{name}")`',
-        "Where": CONVERTED.format(**entry) if "origin" in entry else SOURCES[entry["source"]].format(**entry),
+        "Where": (MADE if "origin" in entry else SOURCES[entry["source"]]).format(name=name, **entry),
         "Size": ", ".join(size),
         "Organism, tissue": f"{entry['organism']}, {entry['tissue']}",
         "Values": COUNTS[entry["counts"]],
@@ -47,8 +55,8 @@ def render(name: str, entry: dict[str, Any]) -> str:
         "Licence": entry["licence"],
         "Citation": entry["citation"]
         + (f" · [doi:{entry['doi']}](https://doi.org/{entry['doi']})" if entry.get("doi") else ""),
-        "Taken from": entry.get("carrier", ""),
-        "Addresses": "<br>".join(entry.get("urls", _addresses(entry.get("origin")))),
+        **(_made_from(entry["origin"]) if "origin" in entry else {}),
+        "Addresses": "<br>".join(entry.get("urls", ())),
         "Hash": digest or ("as its source" if "of" in entry else "none published: the first download is recorded"),
         "Labels": "<br>".join(
             [*entry["labels"]["urls"], f"sha256 `{entry['labels']['sha256']}`"] if "labels" in entry else []
@@ -59,8 +67,19 @@ def render(name: str, entry: dict[str, Any]) -> str:
     return f"<!-- made by data/make_cards.py from data/datasets.toml -->\n# {name}\n\n{entry['title']}.\n{notes}\n| | |\n|---|---|\n{table}\n"
 
 
-def _addresses(origin: dict[str, Any] | None) -> list[str]:
-    return [origin["urls"][0].format(file=file) for file in origin["files"]] if origin else []
+def _made_from(origin: dict[str, Any]) -> dict[str, str]:
+    """The raw files, the recipe's kind and the hash of what has to come out."""
+    files = [
+        f"[{one['repo']} : {one['path']}](https://raw.githubusercontent.com/{one['repo']}/{one['commit']}/{quote(one['path'])}), "
+        f"{one['bytes']:,} bytes, git blob `{one['blob']}`"
+        for one in origin["files"].values()
+    ]
+    others = [f"`{what['shared_with']}`" for what in origin.get("obs", {}).values() if "shared_with" in what]
+    flags = f"; the flag of shared cells from {' and '.join(others)}" if others else ""
+    return {
+        "Made from": "<br>".join(files) + flags,
+        "Recipe": f"{KINDS[origin['kind']]} (`origin` of its entry in data/datasets.toml); content `{origin['content']}`",
+    }
 
 
 def cards() -> dict[str, str]:

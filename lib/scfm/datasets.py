@@ -239,7 +239,7 @@ def _read_entry(name: str, entry: dict[str, Any], seed: int) -> tuple[anndata.An
             )
         return _recover_pbmc68k(path), sha256
     if entry["source"] == "cache" and "origin" in entry and not cache.find(entry["file"]):
-        return _converted(name, entry), entry["sha256"]  # the same content, so it goes by the listed file's hash
+        return _converted(name), entry["sha256"]  # the same content, so it goes by the listed file's hash
     if entry["source"] == "cache":
         path = _in_cache(name, entry)
     elif entry["source"] == "census":
@@ -281,12 +281,12 @@ def _in_cache(name: str, entry: dict[str, Any]) -> Path:
     return path
 
 
-def _converted(name: str, entry: dict[str, Any]) -> anndata.AnnData:
+def _converted(name: str) -> anndata.AnnData:
     from scfm.files.convert import converted
 
     found = cache.find(f"{CONVERTED}/{name}.h5ad")
     folder = found.parent if found else cache.writable() / CONVERTED
-    return converted(name, entry, _downloads(entry["origin"]["files"][0]), folder)
+    return converted(name, entries(), folder)
 
 
 def _downloads(file: str) -> Path:

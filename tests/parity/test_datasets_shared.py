@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import importlib.util
-import re
 from collections.abc import Callable
 from pathlib import Path
 
@@ -65,12 +64,11 @@ def test_form_and_counts(name: str, shared: Callable[[str], Path]) -> None:
     assert adata.obs_names.tolist() == stored.obs_names.tolist()
 
 
-@pytest.mark.parametrize("name", [name for name in NAMES if "origin" in entries()[name]])
-def test_what_is_made_from_a_deposit_has_to_be_the_listed_file(name: str, shared: Callable[[str], Path]) -> None:
+@pytest.mark.parametrize("name", NAMES)
+def test_what_is_made_from_public_files_has_to_be_the_listed_file(name: str, shared: Callable[[str], Path]) -> None:
     entry = entries()[name]
     found = content_hash(anndata.read_h5ad(shared(entry["file"])), entry["columns"])
     assert found == entry["origin"]["content"]
-    assert all(re.search(r"[@/][0-9a-f]{40}/", url) for url in entry["origin"]["urls"])  # a commit, not a branch
 
 
 def test_labels_that_are_missing_are_unknown(shared: Callable[[str], Path]) -> None:

@@ -113,6 +113,18 @@ def course(args: argparse.Namespace, root: Path) -> int:
     return 1 if failed else 0
 
 
+@command(
+    "fetch and make the data sets of lessons (with a profile), of a corpus, or by name",
+    arg("wanted", nargs="+", metavar="NAME", help="03 cpu | mini | kang_ifnb_pbmc pbmc3k"),
+)
+def data(args: argparse.Namespace, root: Path) -> int:
+    from coursekit.run import data
+
+    rows = data.prepare(data.wanted(root, args.wanted), lambda line: print(line, flush=True))
+    print("\n" + data.table(rows))
+    return 1 if any(row.why for row in rows) else 0
+
+
 @command("run a card's lesson again and compare", arg("card", type=file_path, help="card.json or its folder"))
 def verify(args: argparse.Namespace, root: Path) -> int:
     from coursekit.run.verify import verify

@@ -4,6 +4,7 @@ notebook      from one source to its editions
 build         write the notebooks, or check that they are what the source says
 lint          the form of a lesson
 params        its parameters, and what a person gives for them
+sets          which data sets it takes in a profile
 facts         its title, table, key points, further reading
 outline       its sections with minutes, for who teaches it
 quiz          a quiz cell's question, options and fold-outs

@@ -11,5 +11,6 @@ compare       recorded values against what they should be
 expect        tests/notebooks/expected/NN.toml
 verify        run a card again and compare
 page          an executed notebook as one HTML file
+data          data sets at hand before they are needed
 maths         formulas as MathML
 """

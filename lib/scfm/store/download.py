@@ -10,8 +10,9 @@ import datetime
 import json
 import logging
 import os
+import re
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -22,6 +23,7 @@ log = logging.getLogger("scfm")
 
 LOCK = "lock.json"
 _BLOCK = 1 << 18
+_HASH = re.compile("^[0-9a-f]{40}-")  # before a carrier's name
 
 
 class Truncated(Exception):
@@ -32,11 +34,19 @@ class Resuming:
     """A pooch downloader for http(s) that continues a partial file of the same address and version.
 
     ``part``: where the partial file lies; beside it ``.from`` holds the address and the server's version tag (ETag or date),
-    so that two versions of a file are never glued together.
+    so that two versions of a file are never glued together. ``verify`` raises DownloadError for a file that is another one: then a
+    partial file is continued from any address, since what does not fit together is found out. ``headers``: sent with each request.
     """
 
-    def __init__(self, part: Path, timeout: float = 60.0) -> None:
+    def __init__(
+        self,
+        part: Path,
+        timeout: float = 60.0,
+        verify: Callable[[Path], None] | None = None,
+        headers: Mapping[str, str] | None = None,
+    ) -> None:
         self.part, self.note, self.timeout = part, part.with_name(part.name + ".from"), timeout
+        self.verify, self.headers = verify, dict(headers or {})
 
     def __call__(self, url: str, output_file: Any, pooch: Any = None, check_only: bool = False) -> None:
         """Fetch ``url`` to ``output_file``, as pooch calls a downloader."""
@@ -47,12 +57,12 @@ class Resuming:
         address, _, version = (
             self.note.read_text(encoding="utf-8").partition("\n") if self.note.exists() else ("", "", "")
         )
-        if started and not (address == url and version):
+        if started and not (address == url and version) and not self.verify:
             started = 0
         # identity: a compressed transfer could not be continued by byte position
-        headers = {"Accept-Encoding": "identity"}
+        headers = {"Accept-Encoding": "identity", **self.headers}
         if started:
-            headers |= {"Range": f"bytes={started}-", "If-Range": version}
+            headers |= {"Range": f"bytes={started}-"} | ({} if self.verify else {"If-Range": version})
         try:
             with requests.get(url, headers=headers, stream=True, timeout=self.timeout) as reply:
                 if reply.status_code == 416:  # nothing is left to send, or the partial file is longer than the file
@@ -65,7 +75,7 @@ class Resuming:
                 self.note.write_text(f"{url}\n{'' if tag.startswith('W/') else tag}", encoding="utf-8")
                 length = reply.headers.get("Content-Length")
                 total = started + int(length) if length else None
-                name = self.part.name.strip(".").removesuffix(".part")
+                name = _HASH.sub("", self.part.name.strip(".").removesuffix(".part"))
                 with (
                     self.part.open("ab" if started else "wb") as file,
                     tqdm(total=total, initial=started, unit="B", unit_scale=True, desc=name) as bar,
@@ -80,8 +90,21 @@ class Resuming:
             raise Truncated(f"only {size:,} of {total:,} bytes came")
         if size == 0:
             raise DownloadError("the file that came is empty")
+        if self.verify:
+            self._verified(bool(started))
         os.replace(self.part, output_file)
         self.note.unlink(missing_ok=True)
+
+    def _verified(self, continued: bool) -> None:
+        assert self.verify is not None
+        try:
+            self.verify(self.part)
+        except DownloadError as error:
+            self.part.unlink()
+            self.note.unlink(missing_ok=True)
+            if continued:  # what had come before may be at fault
+                raise Truncated(f"{error}; it was deleted") from error
+            raise DownloadError(f"{error}; it was deleted") from error
 
 
 def _blocks(reply: Any) -> Iterator[bytes]:
@@ -118,12 +141,15 @@ def fetch(
     attempts: int = 3,
     wait: float = 1.0,
     record: bool = True,
+    verify: Callable[[Path], None] | None = None,
+    headers: Mapping[str, str] | None = None,
 ) -> Path:
     """Return the path of ``folder/name``, downloading it first if it is not there; its hash is checked either way.
 
     ``urls`` are tried in order, each up to ``attempts`` times while it breaks off, ``wait`` seconds apart (growing).
     Without a published hash (``sha256``, else ``md5``) the first download is recorded in ``folder/lock.json``, and says so; not with
-    ``record=False``, for a file whose content is checked in another way.
+    ``record=False``, for a file whose content is checked in another way, nor with ``verify``, which raises DownloadError for
+    another file than the wanted one. ``headers``: sent with each request.
 
     Raises
     ------
@@ -134,6 +160,10 @@ def fetch(
 
     folder = Path(folder)
     target = folder / name
+    if verify:
+        record = False
+        if target.exists():
+            return _verified(target, verify)
     locked = _locked(folder).get(name, {}).get("sha256")
     known = f"sha256:{sha256}" if sha256 else f"md5:{md5}" if md5 else f"sha256:{locked}" if locked else None
     if target.exists() and (known is None or _has(target, known)):
@@ -149,20 +179,37 @@ def fetch(
     folder.mkdir(parents=True, exist_ok=True)
     with FileLock(folder / f".{name}.lock"):  # two notebooks may want the same file at once
         if not target.exists():
-            url = _from_any(name, urls, folder, known, attempts, wait, bool(sha256 or md5))
+            downloader = Resuming(folder / f".{name}.part", verify=verify, headers=headers)
+            url = _from_any(name, urls, folder, known, attempts, wait, bool(sha256 or md5), downloader)
             if known is None and record:
                 _record(folder, name, url)
     return target
 
 
+def _verified(target: Path, verify: Callable[[Path], None]) -> Path:
+    try:
+        verify(target)
+    except DownloadError as error:
+        raise DownloadError(
+            f"{target} is not what it should be: {error}. Delete it and it is downloaded again."
+        ) from error
+    return target
+
+
 def _from_any(
-    name: str, urls: Sequence[str], folder: Path, known: str | None, attempts: int, wait: float, published: bool
+    name: str,
+    urls: Sequence[str],
+    folder: Path,
+    known: str | None,
+    attempts: int,
+    wait: float,
+    published: bool,
+    downloader: Resuming,
 ) -> str:
     import pooch
     import requests
 
     pooch.get_logger().setLevel("WARNING")  # it would print paths and an advice that is not ours
-    downloader = Resuming(folder / f".{name}.part")
     reasons = []
     for url in urls:
         reason = "it broke off"

@@ -3,13 +3,15 @@
 from __future__ import annotations
 
 import gzip
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
+from typing import Any
 
 import anndata
 import numpy as np
 import pandas as pd
 import pytest
+from carrier_server import CarrierServer
 from scipy import sparse
 
 from coursekit.workshop import bundle
@@ -18,23 +20,39 @@ from scfm.datasets import at_hand, entries, list_datasets, load_dataset
 from scfm.errors import DatasetError, DownloadError, FileFormatError
 from scfm.files.convert import content_hash
 from scfm.store import cache
+from scfm.store.carriers import MIRROR, Carrier, blob_sha1
 from studies import ablation, sets
 
 RDATA = Path(__file__).parent / "data" / "pbmc_facs_small.RData"
-FACS, LINES = "pbmc_zheng_facs", "lung_celllines_5batch"
+FACS, LINES, KANG = "pbmc_zheng_facs", "lung_celllines_5batch", "kang_ifnb_pbmc"
 SYMBOLS = ["GAPDH", "CD79A", "CD19", "HLA-DRA", "LYZ", "S100A9", "CD3D", "CD8A", "GNLY"]
 BATCHES = ["sc_celseq2", "sc_dropseq", "sc_celseq2_5cl_p1", "sc_celseq2_5cl_p2", "sc_celseq2_5cl_p3"]
 
 
 @pytest.fixture
-def listed(monkeypatch: pytest.MonkeyPatch) -> Callable[..., None]:
-    """Let a set of the list come from the local server, with the content that is expected of it."""
+def mirror(empty_cache: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[CarrierServer]:
+    """A mirror that serves nothing yet."""
+    monkeypatch.setenv("NO_PROXY", "*")
+    server = CarrierServer({})
+    monkeypatch.setenv(MIRROR, server.url)
+    yield server
+    server.close()
 
-    def change(name: str, url: str, content: str) -> None:
-        entry = entries()[name]
-        changed = {**entry, "origin": {**entry["origin"], "urls": [url], "content": content}}
-        known = {**entries(), name: changed}
-        monkeypatch.setattr(datasets, "entries", lambda: known)
+
+@pytest.fixture
+def listed(mirror: CarrierServer, monkeypatch: pytest.MonkeyPatch) -> Callable[..., None]:
+    """Let a set of the list be made of other files, which the mirror serves, and give the content that is expected of it."""
+
+    def change(name: str, files: dict[str, bytes], content: str) -> None:
+        entry = datasets.entries()[name]
+        known = {
+            what: {**facts, "blob": blob_sha1(files[what]), "bytes": len(files[what])}
+            for what, facts in entry["origin"]["files"].items()
+        }
+        mirror.files |= {Carrier(**facts): files[what] for what, facts in known.items()}
+        changed = {**entry, "origin": {**entry["origin"], "files": known, "content": content}}
+        everything = {**datasets.entries(), name: changed}
+        monkeypatch.setattr(datasets, "entries", lambda: everything)
 
     return change
 
@@ -56,17 +74,20 @@ def sorted_cells() -> anndata.AnnData:
     )
 
 
+def without_recipe(name: str) -> dict[str, Any]:
+    """Its entry, as that of a set whose file lay in a cache folder only."""
+    return {key: value for key, value in entries()[name].items() if key != "origin"}
+
+
 def expected(name: str, adata: anndata.AnnData) -> str:
     return content_hash(adata, entries()[name]["columns"])
 
 
 def test_a_file_of_r_becomes_the_listed_set(
-    site: tuple[Path, str], empty_cache: Path, listed: Callable[..., None]
+    mirror: CarrierServer, empty_cache: Path, listed: Callable[..., None]
 ) -> None:
-    folder, url = site[0], f"{site[1]}/{{file}}"
-    (folder / "pbmc_facs.RData").write_bytes(RDATA.read_bytes())
     cells = sorted_cells()
-    listed(FACS, url, expected(FACS, cells))
+    listed(FACS, {"pbmc_facs.RData": RDATA.read_bytes()}, expected(FACS, cells))
     assert list_datasets().loc[FACS, "availability"] == "download (converted here)"
     adata = load_dataset(FACS)
     assert (adata.X != cells.X).nnz == 0
@@ -78,7 +99,7 @@ def test_a_file_of_r_becomes_the_listed_set(
     assert adata.var["gene_symbol"].tolist() == SYMBOLS
     assert adata.uns["scfm"]["sha256"] == entries()[FACS]["sha256"]
 
-    (folder / "pbmc_facs.RData").unlink()
+    mirror.files.clear()
     assert load_dataset(FACS).n_obs == 12  # from the cache, without the server
     made = empty_cache / "converted" / f"{FACS}.h5ad"
     assert list(made.parent.iterdir()) == [made]
@@ -93,33 +114,45 @@ def test_a_file_of_r_becomes_the_listed_set(
 
 @pytest.mark.parametrize("what", ["other counts", "no R file", "other object", "not there"])
 def test_another_deposit_is_refused_and_nothing_is_kept(
-    what: str, site: tuple[Path, str], empty_cache: Path, listed: Callable[..., None], monkeypatch: pytest.MonkeyPatch
+    what: str, mirror: CarrierServer, empty_cache: Path, listed: Callable[..., None], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    folder, url = site[0], f"{site[1]}/{{file}}"
-    if what != "not there":
-        (folder / "pbmc_facs.RData").write_bytes(b"no file of R" if what == "no R file" else RDATA.read_bytes())
-    listed(FACS, url, "0" * 64)
+    content = b"no file of R" if what == "no R file" else RDATA.read_bytes()
+    listed(FACS, {"pbmc_facs.RData": content}, "0" * 64)
     if what == "other object":
-        monkeypatch.setattr("rdata.read_rda", lambda path: {"something": 1})
+        monkeypatch.setattr("scfm.files.r_objects.read_r", lambda path: {"something": 1})
     if what == "not there":
-        with pytest.raises(DownloadError, match="no such file"):
+        mirror.files.clear()
+        with pytest.raises(DownloadError, match=r"(?s)no such file.*gone for good.*In its place: pbmc68k comes with"):
             load_dataset(FACS)
     else:
-        with pytest.raises(FileFormatError, match=r"could not be made from pbmc_facs\.RData.*kang") as caught:
+        with pytest.raises(FileFormatError, match=r"could not be made from pbmc_facs\.RData.*make doctor") as caught:
             load_dataset(FACS)
         assert ("12 cells and 9 genes" in str(caught.value)) == (what == "other counts")
+        assert ("pbmc_facs of pbmc_facs$counts (there is something)" in str(caught.value)) == (what == "other object")
     assert not (empty_cache / "converted").exists()
-    assert not (empty_cache / "downloads" / "lock.json").exists()  # a wrong file's hash must not refuse the right one
+
+
+def test_a_lost_carrier_says_what_to_take_instead(mirror: CarrierServer) -> None:
+    with pytest.raises(
+        DownloadError, match=r"kang_ifnb_pbmc cannot be made.*\n(.*\n)*In its place: scfm.load_dataset\('kang-2000'\)"
+    ):
+        load_dataset(KANG)
+
+
+def test_what_a_killed_run_left_is_cleared_away(empty_cache: Path, listed: Callable[..., None]) -> None:
+    half = empty_cache / "converted" / f".{FACS}.h5ad.0123abcd.part"
+    half.parent.mkdir()
+    half.write_bytes(b"half")
+    listed(FACS, {"pbmc_facs.RData": RDATA.read_bytes()}, expected(FACS, sorted_cells()))
+    load_dataset(FACS)
+    assert [path.name for path in half.parent.iterdir()] == [f"{FACS}.h5ad"]
 
 
 @pytest.mark.parametrize("named", [False, True])
 def test_tables_of_r_become_the_listed_set(
-    named: bool, site: tuple[Path, str], empty_cache: Path, listed: Callable[..., None]
+    named: bool, mirror: CarrierServer, empty_cache: Path, listed: Callable[..., None]
 ) -> None:
-    """Genes that one batch lacks are zero there; spike-ins, cells that are not listed and genes of no cell are left out."""
-    folder, url = site[0], f"{site[1]}/{{file}}"
-    cells = pd.read_csv(cache.repo_data() / "listed" / f"{LINES}.cells.tsv", sep="\t", index_col=0)
-    batch_of = np.array([max((b for b in BATCHES if cell.startswith(f"{b}_")), key=len) for cell in cells.index])
+    """Genes that one batch lacks are zero there; spike-ins, cells that are no good and genes of no cell are left out."""
     rng = np.random.default_rng(0)
     symbols = {
         "ENSG00000005238": "ATOSB",
@@ -128,37 +161,56 @@ def test_tables_of_r_become_the_listed_set(
         "ENSG00000999999": "ENSG00000999999",
     }
     genes = list(symbols)  # one symbol of the listed file, two of the course's table, and a gene without one
-    tables = []
+    files, tables, obs = {}, [], []
     for batch in BATCHES:
-        own = cells.index[batch_of == batch]
+        own = [f"c{i}" for i in range(7)]
         has = genes[:-1] if batch == "sc_dropseq" else genes
-        table = pd.DataFrame(rng.poisson(1.0, (len(has), len(own))), index=has, columns=own)
-        tables.append(table)
-        stored = table.rename(columns=lambda cell, batch=batch: cell.removeprefix(f"{batch}_"))
-        stored.insert(0, "nobody", 9)
-        stored.loc["ENSG00000000011"] = [9] + [0] * len(own)
+        table = pd.DataFrame(rng.poisson(2.0, (len(has), len(own))), index=has, columns=own)
+        stored = table.copy()
+        stored.insert(0, "nobody", 9)  # no word about it
+        stored.insert(4, "doublet", 9)
+        stored.insert(6, "outlier", 9)
+        stored.loc["ENSG00000000011"] = [9 if cell in ("nobody", "doublet", "outlier") else 0 for cell in stored]
         stored.loc["ERCC-00002"] = 100
-        text = stored.to_csv()
-        (folder / f"{batch}.count.csv.gz").write_bytes(gzip.compress((text if named else text[1:]).encode()))
-    whole = pd.concat([table.reindex(sorted(genes), fill_value=0).T for table in tables]).loc[cells.index]
+        about = pd.DataFrame(
+            {"cell_line_demuxlet": rng.choice(["H1975", "A549"], 9), "demuxlet_cls": "SNG", "outliers": "FALSE"},
+            index=[*own[::-1], "doublet", "outlier"],
+        )
+        about.loc["doublet", "demuxlet_cls"], about.loc["outlier", "outliers"] = "DBL", "TRUE"
+        kept = own
+        if "5cl" in batch:
+            about.insert(0, "cell_number", [1, 1, 0, 1, 2, 1, 1, 1, 1])
+            kept = [cell for cell in own if cell not in ("c4", "c2")]
+        for what, frame in (("count", stored), ("metadata", about)):
+            text = frame.to_csv()
+            files[f"{batch}.{what}.csv.gz"] = gzip.compress((text if named else text[1:]).encode())
+        tables.append(table[kept])
+        obs.append(
+            pd.DataFrame(
+                {"cell_type": about.loc[kept, "cell_line_demuxlet"].to_numpy(), "batch": batch},
+                index=[f"{batch}_{cell}" for cell in kept],
+            )
+        )
+    whole = pd.concat([table.reindex(sorted(genes), fill_value=0).T for table in tables])
     wanted = anndata.AnnData(
         X=sparse.csr_matrix(whole.to_numpy(np.float32)),
-        obs=cells.assign(batch=batch_of),
+        obs=pd.concat(obs),
         var=pd.DataFrame({"gene_symbol": [symbols[gene] for gene in sorted(genes)]}, index=sorted(genes)),
     )
-    listed(LINES, url, expected(LINES, wanted))
+    listed(LINES, files, expected(LINES, wanted))
     adata = load_dataset(LINES)
     assert (adata.X != wanted.X).nnz == 0
-    assert adata.obs_names.tolist() == cells.index.tolist()
-    assert adata.obs["cell_type"].tolist() == cells["cell_type"].tolist()
-    assert adata.obs["batch"].tolist() == batch_of.tolist()
-    assert adata.var["gene_symbol"].tolist() == [symbols[gene] for gene in sorted(genes)]
+    assert adata.obs_names.tolist() == wanted.obs_names.tolist()
+    assert adata.obs["technology"].tolist() == [
+        "Drop-seq" if batch == "sc_dropseq" else "CEL-seq2" for batch in wanted.obs["batch"]
+    ]
+    assert adata.var["gene_symbol"].tolist() == wanted.var["gene_symbol"].tolist()
 
 
 def test_a_sample_of_a_download_is_always_the_same(
     empty_cache: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
-    """kang_ifnb_pbmc cannot be downloaded: where it is not, cells of the same study are loaded, and it is said."""
+    """Where a set is nowhere and has no recipe, its fallback is loaded, and it is said."""
     whole = load_dataset("pbmc68k")
     whole.obs = pd.DataFrame(
         {"cell_type": "B", "label": ["ctrl", "stim"] * 350, "replicate": "patient_101"}, index=whole.obs_names
@@ -170,9 +222,10 @@ def test_a_sample_of_a_download_is_always_the_same(
         **entries(),
         "kang": {**entries()["kang"], "sha256": cache.sha256(path)},
         "kang-2000": {**entries()["kang-2000"], "cells": 100},
+        KANG: without_recipe(KANG),
     }
     monkeypatch.setattr(datasets, "entries", lambda: known)
-    first, second = load_dataset("kang-2000", seed=1), load_dataset("kang_ifnb_pbmc", seed=2)
+    first, second = load_dataset("kang-2000", seed=1), load_dataset(KANG, seed=2)
     assert "kang-2000 is loaded instead" in caplog.text
     assert first.n_obs == 100
     assert first.obs_names.tolist() == second.obs_names.tolist()
@@ -183,7 +236,15 @@ def test_a_sample_of_a_download_is_always_the_same(
     assert bundle._dataset_files("kang-2000") == {f"downloads/{path.name}": path}
 
 
-def test_a_profile_takes_what_can_be_had(empty_cache: Path, caplog: pytest.LogCaptureFixture) -> None:
+def test_a_profile_takes_what_can_be_had(
+    empty_cache: Path, caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    both = [KANG, "pancreas_baron_175"]
+    assert at_hand(both, exact=True) == both  # made when they are loaded
+    known = entries() | {
+        name: without_recipe(name) for name in (KANG, "pancreas_baron_175", "kang_ifnb_muscat_1267genes")
+    }
+    monkeypatch.setattr(datasets, "entries", lambda: known)
     names = [FACS, "kang_ifnb_pbmc", LINES, "pancreas_baron_175", "pbmc68k-2batch"]
     assert at_hand(names) == [FACS, "kang-2000", LINES, "pbmc68k-2batch"]
     assert "kang-2000 is taken instead" in caplog.text

@@ -158,7 +158,7 @@ def test_the_list_says_what_is_at_hand(empty_cache: Path) -> None:
     assert len(table) == len(entries()) == 43
     assert table.loc["pbmc68k", "availability"] == "bundled"
     assert table.loc["kang", "availability"] == "download"
-    assert table.loc["pbmc_3chem", "availability"].startswith("not here")
+    assert table.loc["pbmc_3chem", "availability"] == "download (converted here)"
     (empty_cache / "downloads").mkdir()
     (empty_cache / "downloads" / entries()["kang"]["file"]).write_bytes(b"x")
     assert list_datasets().loc["kang", "availability"] == "in cache"
@@ -180,6 +180,14 @@ def test_every_entry_is_complete(name: str) -> None:
     if entry["source"] in ("bundled", "cache"):
         assert entry["sha256"]
         assert entry["bytes"]
+    if entry["source"] == "cache":  # and every raw file of its recipe
+        origin = entry["origin"]
+        assert re.fullmatch(r"[0-9a-f]{64}", origin["content"])
+        for facts in origin["files"].values():
+            assert re.fullmatch(r"[0-9a-f]{40}", facts["blob"])
+            assert re.fullmatch(r"[0-9a-f]{40}", facts["commit"])  # a commit, not a branch
+            assert 0 < facts["bytes"] < 5_000_000
+        assert set(re.findall(r"'file': '([^']+)'", str(origin))) <= set(origin["files"])
 
 
 def test_the_cards_are_those_of_the_list() -> None:
@@ -224,7 +232,9 @@ def test_sets_are_joined_by_a_plus_that_a_files_own_name_may_have_too(
     assert datasets.split_names("CD4+_cells.h5ad", tmp_path / "elsewhere") == ["CD4", "_cells.h5ad"]
 
 
-def test_a_set_that_needs_scfm_cache_says_so(empty_cache: Path) -> None:
+def test_a_set_that_needs_scfm_cache_says_so(empty_cache: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    served(monkeypatch, "pbmc_3chem", without="origin")
+    assert list_datasets().loc["pbmc_3chem", "availability"].startswith("not here")
     with pytest.raises(DatasetError, match=r"SCFM_CACHE.*kang is one.*of your own") as caught:
         load_dataset("pbmc_3chem")
     assert entries()["pbmc_3chem"]["citation"] in str(caught.value)
@@ -234,20 +244,22 @@ def test_a_set_that_needs_scfm_cache_says_so(empty_cache: Path) -> None:
 @pytest.mark.parametrize("page", ["README.md", "site/setup.md"])
 def test_the_pages_name_every_set_that_is_downloaded(page: str) -> None:
     text = (cache.repo_data().parent / page).read_text()
+    assert f"{sum('origin' in entry for entry in entries().values())} sets" in text
     for name, entry in entries().items():
-        if entry["source"] in ("download", "census", "subset") or "origin" in entry:
+        if entry["source"] in ("download", "census", "subset"):
             assert f"`{name}`" in text, f"{page} does not name {name}"
     for name in re.findall(r"dataset=(\w+)[ \"`]", text):  # what the examples name works on a fresh clone
-        assert entries()[name]["source"] in ("bundled", "download"), name
+        assert entries()[name]["source"] in ("bundled", "download") or "origin" in entries()[name], name
 
 
 # --- downloads, end to end --------------------------------------------------------------------------
 
 
-def served(monkeypatch: pytest.MonkeyPatch, name: str, **changes: Any) -> None:
-    """Let the list point to the local server."""
-    entry = {**entries()[name], **changes}
-    monkeypatch.setattr(datasets, "entries", lambda: {**entries(), name: entry})
+def served(monkeypatch: pytest.MonkeyPatch, name: str, without: str = "", **changes: Any) -> None:
+    """Let the list point to the local server, or lose a field."""
+    before = datasets.entries()
+    entry = {key: value for key, value in {**before[name], **changes}.items() if key != without}
+    monkeypatch.setattr(datasets, "entries", lambda: {**before, name: entry})
 
 
 def sha(path: Path) -> str:
@@ -323,6 +335,7 @@ def test_pbmc3k_falls_back_to_the_download_and_says_so(
         "urls": [f"{url}/processed.h5ad"],
         "sha256": sha(folder / "processed.h5ad"),
     }
+    served(monkeypatch, "pbmc3k", without="origin")
     served(monkeypatch, "pbmc3k-10x", urls=[f"{url}/a.tar.gz"], sha256=sha(folder / "a.tar.gz"), labels=where)
     adata = load_dataset("pbmc3k")
     assert adata.uns["scfm"]["name"] == "pbmc3k-10x"
