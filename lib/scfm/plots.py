@@ -17,6 +17,7 @@ import numpy as np
 if TYPE_CHECKING:
     import pandas as pd
     from matplotlib.axes import Axes
+    from pandas.io.formats.style import Styler
 
 # Okabe & Ito's eight colours, told apart with any kind of colour vision; black last
 PALETTE = ("#0072B2", "#E69F00", "#009E73", "#D55E00", "#56B4E9", "#CC79A7", "#F0E442", "#000000")
@@ -80,6 +81,17 @@ def show(ax: Axes | np.ndarray, alt: str) -> None:
     from IPython.display import Image, display
 
     display(Image(png.getvalue(), alt=alt), metadata={"image/png": {"alt": alt}})
+
+
+def fold(table: pd.DataFrame | Styler, words: str) -> None:
+    """Display a long table behind a fold: the line ``words``, which a click or the keyboard opens. What matters stands outside of it."""
+    from html import escape
+
+    from IPython.display import display
+
+    frame = getattr(table, "data", table)
+    whole = f"<details><summary>{escape(words)}</summary>{table.to_html()}</details>"
+    display({"text/html": whole, "text/plain": f"{words}\n{frame.to_string()}"}, raw=True)
 
 
 def intervals(

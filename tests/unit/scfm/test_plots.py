@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from unittest import mock
+
 import numpy as np
 import pandas as pd
 import pytest
@@ -110,3 +112,16 @@ def test_panels_are_as_many_as_asked_for(n: int, shape: tuple[int, int]) -> None
     assert len(figure.axes) == n  # none is left empty
     assert made[0].get_gridspec().get_geometry() == shape
     assert figure.get_size_inches().tolist() == [4.0 * shape[1], 2.0 * shape[0] + 0.4]
+
+
+@pytest.mark.parametrize("styled", [False, True])
+def test_a_long_table_is_shown_behind_a_fold(styled: bool) -> None:
+    table = pd.DataFrame({"method": ["a < b"] * 30, "value": range(30)})
+    with mock.patch("IPython.display.display") as shown:
+        plots.fold(table.style if styled else table, "all rows & more")
+    (said,), how = shown.call_args
+    assert how == {"raw": True}
+    assert said["text/html"].startswith("<details><summary>all rows &amp; more</summary>")
+    assert said["text/html"].endswith("</table>\n</details>" if styled else "</table></details>")
+    assert said["text/html"].count("<tr") == 31
+    assert "29" in said["text/plain"]
