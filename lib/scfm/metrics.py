@@ -211,8 +211,13 @@ def label_draws(
 # --- probes -----------------------------------------------------------------------------------------
 
 
+def of_draw(embedding: np.ndarray | Sequence[np.ndarray], draw: int) -> np.ndarray:
+    """The embedding (cell, d) of a draw: of several (networks of other seeds, say) one after the other."""
+    return embedding if isinstance(embedding, np.ndarray) else embedding[draw % len(embedding)]
+
+
 def probe(
-    embeddings: Mapping[str, np.ndarray],
+    embeddings: Mapping[str, np.ndarray | Sequence[np.ndarray]],
     labels: Sequence[str] | np.ndarray,
     per_class: int = 10,
     n_draws: int = 20,
@@ -227,7 +232,8 @@ def probe(
 
     Logistic regression (``kind="logistic"``) or the 5 nearest neighbours (``"knn"``), trained on ``per_class`` cells a class
     and tested on cells it did not see (see :func:`label_draws`). ``shuffle_labels`` trains on permuted labels: the control,
-    which must fall to chance.
+    which must fall to chance. Where a method has several embeddings (a list: random networks of other seeds), the draws take them in
+    turn.
 
     Scale and regularization are chosen inside the labelled cells, for each embedding by itself, unless given
     (:func:`scfm.linear.linear_head`; neighbours count features on the common scale).
@@ -248,25 +254,27 @@ def probe(
     if kind not in ("logistic", "knn"):
         raise ValueError(f"kind is {kind!r}; it can be 'logistic' or 'knn'.")
     names = np.asarray(labels).astype(str)
-    for method, embedding in embeddings.items():
-        if len(embedding) != len(names):
-            raise ValueError(
-                f"{method}: {len(embedding):,} rows but {len(names):,} labels; one label per cell is needed."
-            )
+    for method, given in embeddings.items():
+        for embedding in [given] if isinstance(given, np.ndarray) else given:
+            if len(embedding) != len(names):
+                raise ValueError(
+                    f"{method}: {len(embedding):,} rows but {len(names):,} labels; one label per cell is needed."
+                )
     rows = []
     tested = None if groups is None else np.unique(np.asarray(groups).astype(str))
     for draw, (train, test) in enumerate(label_draws(names, per_class, n_draws, seed, groups)):
         if tested is not None and (len(set(names[train])) < 2 or len(test) == 0):
             continue
-        given = names[train]
+        taught = names[train]
         if shuffle_labels:
-            given = np.random.default_rng([seed, draw]).permutation(given)
-        for method, embedding in embeddings.items():
+            taught = np.random.default_rng([seed, draw]).permutation(taught)
+        for method in embeddings:
+            embedding = of_draw(embeddings[method], draw)
             if kind == "logistic":
-                answer = linear_head(embedding[train], given, scale=scale, strength=strength).predict(embedding[test])
+                answer = linear_head(embedding[train], taught, scale=scale, strength=strength).predict(embedding[test])
             else:
                 center, size = standard(embedding[train], scale or "common")
-                neighbours = KNeighborsClassifier(5).fit((embedding[train] - center) / size, given)
+                neighbours = KNeighborsClassifier(5).fit((embedding[train] - center) / size, taught)
                 answer = neighbours.predict((embedding[test] - center) / size)
             with small_fit():
                 scores = {
@@ -285,13 +293,15 @@ def probe(
 
 
 def cluster_scores(
-    embeddings: Mapping[str, np.ndarray],
+    embeddings: Mapping[str, np.ndarray | Sequence[np.ndarray]],
     labels: Sequence[str] | np.ndarray,
     n_draws: int = 20,
     seed: int = 0,
     batches: Sequence[str] | np.ndarray | None = None,
 ) -> pd.DataFrame:
     """:func:`clustering` (and :func:`mixing` where there are batches) of each embedding on the same subsamples of cells.
+
+    Where a method has several embeddings (a list), the draws take them in turn.
 
     Returns a long table: method, metric, seed (the draw), value.
     """
@@ -301,7 +311,8 @@ def cluster_scores(
     names = np.asarray(labels).astype(str)
     rows = []
     for draw, cells in enumerate(tqdm(list(subsamples(names, n_draws, seed=seed)), desc="clustering", unit="draw")):
-        for method, embedding in embeddings.items():
+        for method in embeddings:
+            embedding = of_draw(embeddings[method], draw)
             scores = clustering(embedding[cells], names[cells], seed=draw)
             if batches is not None:
                 scores |= mixing(embedding[cells], names[cells], np.asarray(batches)[cells])

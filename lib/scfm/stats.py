@@ -106,17 +106,34 @@ def bootstrap(
     return Interval(float(np.mean([part.mean() for part in own])), float(low), float(high))
 
 
+NETWORKS = {
+    "random twin": 10,
+    "warm start": 10,
+}  # methods that are several networks, of other seeds; draws take them in turn
+
+
+def of_networks(per_draw: pd.Series, *methods: str) -> np.ndarray:
+    """Values by draw (its number is the index), as independent ones: draws that share a network of :data:`NETWORKS` become their mean."""
+    turns = [NETWORKS[method] for method in methods if method in NETWORKS]
+    shared = per_draw.groupby(per_draw.index.to_numpy() % max(turns)).mean() if turns else per_draw
+    return shared.to_numpy()
+
+
 def summary(
     scores: pd.DataFrame, by: Sequence[str] = ("dataset", "method", "metric"), draw: str = "seed"
 ) -> pd.DataFrame:
-    """One row per ``by`` with mean, low, high (:func:`interval`) and n draws, from the long table (columns ``by``, ``draw``, ``value``)."""
+    """One row per ``by`` with mean, low, high (:func:`interval`) and n draws, from the long table (columns ``by``, ``draw``, ``value``).
+
+    ``n`` counts networks, not draws, for a method that is several of them (:data:`NETWORKS`).
+    """
     import pandas as pd
 
     rows = []
     for key, part in scores.groupby(list(by), sort=False, observed=True):
-        per_draw = part.groupby(draw)["value"].mean()
-        found = interval(per_draw.to_numpy())
-        rows.append((*key, found.mean, found.low, found.high, len(per_draw)))
+        method = str(dict(zip(by, key, strict=True)).get("method", ""))
+        values = of_networks(part.groupby(draw)["value"].mean(), method)
+        found = interval(values)
+        rows.append((*key, found.mean, found.low, found.high, len(values)))
     return pd.DataFrame(rows, columns=[*by, "mean", "low", "high", "n"])
 
 
@@ -140,7 +157,7 @@ def paired_difference(scores: pd.DataFrame, method: str, baseline: str, metric: 
     missing = {method, baseline} - set(wide.columns)
     if missing:
         raise KeyError(f"No scores of {', '.join(sorted(missing))}; there are {', '.join(map(str, wide.columns))}.")
-    return interval((wide[method] - wide[baseline]).dropna().to_numpy())
+    return interval(of_networks((wide[method] - wide[baseline]).dropna(), method, baseline))
 
 
 def over_groups(scores: pd.DataFrame, method: str, metric: str, rival: str | None = None) -> Interval:

@@ -128,6 +128,26 @@ def gaps(
     return pd.DataFrame(rows, columns=[*by, "metric", "ours", "rival", "mean", "low", "high", "verdict"])
 
 
+def across_sets(
+    table: pd.DataFrame, model: str, ours: str, rival: str, metric: str = "balanced_accuracy"
+) -> tuple[stats.Interval, pd.Series]:
+    """``ours`` minus ``rival``, where the claim is about data sets: each set's mean over budgets and draws is one value.
+
+    Returns the interval over sets (NaN bounds under :data:`scfm.stats.FEWEST_GROUPS` of them), and the means by set.
+    """
+    import pandas as pd
+
+    means = {}
+    for dataset in dict.fromkeys(table["dataset"]):
+        scores = wide(table, model, dataset, metric)
+        if {ours, rival} <= set(scores.columns):
+            means[dataset] = (scores[ours] - scores[rival]).groupby(level=0).mean().mean()
+    found = pd.Series(means, dtype=float)
+    if len(found) < stats.FEWEST_GROUPS:
+        return stats.Interval(float(found.mean()), float("nan"), float("nan")), found
+    return interval(found.to_numpy()), found
+
+
 # --- what it costs --------------------------------------------------------------------------------------
 
 

@@ -224,7 +224,7 @@ def tuned_weights(parts: Sequence[np.ndarray], allowed: np.ndarray, truth: np.nd
         value.backward()
         return value
 
-    optimizer.step(loss)  # type: ignore[arg-type]
+    optimizer.step(loss)
     return weights.detach().numpy(), loss().item()
 
 
@@ -357,12 +357,12 @@ def contest(
         best = torch.from_numpy(
             np.log(similar_cells(q.visible, others, chosen_way.k, chosen_way.mix)[q.of_cell])
         ).float()
-        parts = zip(chosen_way.weights, (best, floor, ceiling, guesses["gene frequency"]), strict=True)
+        parts = torch.stack([best, floor, ceiling, guesses["gene frequency"]])
         with_rules = {
             "similar cells": neighbours,
             "similar cells + place": neighbours + fits,
             "similar cells + both sides": neighbours + floor + ceiling,
-            "the same, tuned": sum(float(weight) * part for weight, part in parts),
+            "the same, tuned": torch.einsum("p,pmt->mt", torch.tensor(chosen_way.weights), parts),
         }
         allowed = _allowed(q, special, on_panel)
         for name, log_p in guesses.items():

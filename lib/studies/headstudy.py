@@ -65,25 +65,44 @@ def cells_of(
     return adata, left_out
 
 
-def frozen(model: Model, adata: anndata.AnnData, seed: int = 0) -> dict[str, np.ndarray]:
-    """The embeddings that a head reads: method → float32 (cell, d).
+Embeddings = Mapping[
+    str, np.ndarray | Sequence[np.ndarray]
+]  # (cell, d); of several networks where the draws take them in turn
 
-    Of the pretrained network, of its warm start where the model keeps one, and of its random twin.
+
+def frozen(model: Model, adata: anndata.AnnData, seed: int = 0) -> dict[str, Any]:
+    """The embeddings that a head reads: of the pretrained network float32 (cell, d), and lists of its untrained rivals'.
+
+    Its random twins, and where the model keeps one its warm start with random layers of other seeds: as many as
+    :data:`scfm.stats.NETWORKS` says, so that an interval knows how much another one would differ.
     """
     from scfm import models
 
     name = model.source or model.name
-    made = {"pretrained": model}
-    if models.has_warm_start(name):
-        made["warm start"] = models.load_model(name, weights="start", seed=seed)
-    made["random twin"] = models.load_model(name, weights="random", seed=seed)
     tokens = model.tokenize(adata)
     how: dict[str, Any] = {"pooling": "mean"} if "mean" in model.poolings else {}
-    return {method: net.embed(tokens, dtype="float32", progress=False, **how) for method, net in made.items()}
+
+    def embed(network: Any) -> np.ndarray:
+        return network.embed(tokens, dtype="float32", progress=False, **how)
+
+    made: dict[str, Any] = {"pretrained": embed(model)}
+    for method, weights in (("warm start", "start"), ("random twin", "random")):
+        if weights == "random" or models.has_warm_start(name):
+            seeds = range(seed, seed + stats.NETWORKS[method])
+            made[method] = [embed(models.load_model(name, weights=weights, seed=own)) for own in seeds]
+    return made
+
+
+def of_cells(embeddings: Embeddings, kept: np.ndarray) -> dict[str, Any]:
+    """The rows ``kept`` of each embedding."""
+    return {
+        method: given[kept] if isinstance(given, np.ndarray) else [one[kept] for one in given]
+        for method, given in embeddings.items()
+    }
 
 
 def compare(
-    embeddings: Mapping[str, np.ndarray], adata: anndata.AnnData, per_class: int, n_draws: int, seed: int = 0,
+    embeddings: Embeddings, adata: anndata.AnnData, per_class: int, n_draws: int, seed: int = 0,
     groups: np.ndarray | None = None, celltypist: bool = True,
 ) -> pd.DataFrame:  # fmt: skip
     """All methods on the same draws of ``per_class`` labels a type. ``n_draws`` draws, or as many for each tested group.
@@ -102,7 +121,8 @@ def compare(
     for draw, group, train, test in _draws(names, per_class, n_draws, seed, groups):
         genes = _genes(adata, groups, group)
         own = names[train]
-        features = dict(embeddings) | {"logistic HVG": genes["HVG"], "logistic PCA": genes["PCA"]}
+        features = {method: metrics.of_draw(given, draw) for method, given in embeddings.items()}
+        features |= {"logistic HVG": genes["HVG"], "logistic PCA": genes["PCA"]}
         answers = {}
         for method, x in features.items():
             begin = time.perf_counter()
@@ -176,12 +196,12 @@ def _genes_for(key: _Hashed, learned: tuple[int, ...] | None) -> dict[str, np.nd
 
 
 def strangers(
-    embeddings: Mapping[str, np.ndarray], adata: anndata.AnnData, per_class: int, n_draws: int, seed: int = 0
+    embeddings: Embeddings, adata: anndata.AnnData, per_class: int, n_draws: int, seed: int = 0
 ) -> pd.DataFrame:
     """:func:`scfm.adaptation.openset.hold_out` of the networks and of PCA, whose genes and components saw no tested cell."""
     names = adata.obs["cell_type"].astype(str).to_numpy()
 
-    def features_of(learned: np.ndarray) -> dict[str, np.ndarray]:
+    def features_of(learned: np.ndarray) -> dict[str, Any]:
         return dict(embeddings) | {"logistic PCA": gene_features(adata, learned)["PCA"]}
 
     return openset.hold_out(features_of, names, per_class, n_draws, seed)
@@ -199,7 +219,7 @@ def study(model: Model, name: str, per_class: int = 10, n_draws: int = 20, seed:
         groups = adata.obs[column].astype(str).to_numpy()
         kept = np.isin(groups, [g for g in np.unique(groups) if (groups == g).sum() >= metrics.SMALLEST_CLASS])
         moved = compare(
-            {m: e[kept] for m, e in embeddings.items()}, adata[kept].copy(), per_class, max(n_draws // 2, 1), seed, groups[kept]
+            of_cells(embeddings, kept), adata[kept].copy(), per_class, max(n_draws // 2, 1), seed, groups[kept]
         )  # fmt: skip
         parts.append(moved.assign(setting=f"new {what}"))
     parts.append(strangers(embeddings, adata, per_class, max(n_draws // 4, 1), seed).assign(setting="unknown type"))
@@ -208,7 +228,9 @@ def study(model: Model, name: str, per_class: int = 10, n_draws: int = 20, seed:
 
 
 def new_groups(table: pd.DataFrame, rivals: Sequence[str], metric: str = "balanced_accuracy") -> pd.DataFrame:
-    """The pretrained head against each rival, in each setting of the stored table; groups are resampled first (``stats.over_groups``).
+    """The pretrained head against each rival, in each setting of the stored table: over draws of the same cells, else over groups.
+
+    Two groups say nothing of a third, so they decide nothing (:func:`scfm.stats.over_groups`).
 
     table: rows of data/results/heads.parquet. Settings with types that were never labelled ask another question and are left out.
     Columns model, dataset, setting, groups (their number), pretrained (its mean), rival, mean, low, high (of the difference), verdict.
@@ -220,11 +242,16 @@ def new_groups(table: pd.DataFrame, rivals: Sequence[str], metric: str = "balanc
     for (model, dataset, setting), part in table.groupby(["model", "dataset", "setting"]):
         own = stats.over_groups(part, "pretrained", metric).mean
         for rival in [rival for rival in rivals if rival in set(part["method"])]:
-            gap = stats.over_groups(part, "pretrained", metric, rival)
+            of = stats.over_groups if setting != "same" else _over_draws
+            gap = of(part, "pretrained", metric, rival)
             n_groups = part["group"].nunique()
             rows.append((model, dataset, setting, n_groups, own, rival, gap.mean, gap.low, gap.high, gap.verdict()))
     columns = ["model", "dataset", "setting", "groups", "pretrained", "rival", "mean", "low", "high", "verdict"]
     return pd.DataFrame(rows, columns=columns)
+
+
+def _over_draws(part: pd.DataFrame, method: str, metric: str, rival: str) -> stats.Interval:
+    return stats.paired_difference(part, method, rival, metric)
 
 
 def main() -> None:

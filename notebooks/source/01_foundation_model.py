@@ -822,7 +822,8 @@ in_order = nats["pretrained", RULES[2]]
 print(f"With the words shuffled the model's loss goes from {in_order:.2f} to {mixed_up:.2f},", end=" ")
 print(f"where frequencies reach {frequencies:.2f}:", end=" ")
 if mixed_up >= frequencies:
-    print("judged by the loss, once the order is gone it does no better than they do (right gene among its first ten:", end=" ")
+    print("judged by the loss, once the order is gone it does no better than they do", end=" ")
+    print("(right gene among its first ten:", end=" ")
     print(f"{top10['pretrained, words shuffled', RULES[2]]:.1%}, theirs {top10['gene frequency', RULES[2]]:.1%}).")
 else:
     print(f"{1 - (mixed_up - in_order) / fair:.0%} of its lead does without the order.")
@@ -831,8 +832,8 @@ simple = min(gene_guessers.SIMPLE, key=lambda g: nats[g, RULES[2]])
 gap = stats.Interval(*numbers)
 no_need = "for guessing genes here, you do not need it."
 sentences = {
-    "better": f"The best simple guesser (*{simple}*) is {-gap.mean:.2f} nats behind the network. The rest of its lead is "
-    "knowledge that these guessers lack.",
+    "better": f"The best simple guesser (*{simple}*) is {-gap.mean:.2f} nats behind the network. "
+    "The rest of the network's lead is knowledge that these guessers lack.",
     "worse": f"The best simple guesser (*{simple}*) is {gap.mean:.2f} nats ahead of the network: {no_need}",
     "undecided": f"The best simple guesser (*{simple}*) and the network are level: {no_need}",
 }
@@ -855,7 +856,11 @@ record("loss_gene_frequency", nats["gene frequency", "nothing"], tolerance=0.05,
 record("loss_random_twin", nats["random twin", "nothing"], tolerance=0.05, key=True)
 record("verdicts", {f"{r.rival} | {r.told}": r.verdict for r in verdicts.itertuples()}, tolerance="any")
 record.headline(
-    f"loss of guessing hidden genes (nats), network minus the best simple guesser ({simple})", gap, lower_is_better=True
+    f"loss of guessing hidden genes (nats), network minus the best simple guesser ({simple})",
+    gap,
+    lower_is_better=True,
+    cells=f"{n_draws * size} cells of {adata.uns['scfm']['name']} ({on_panel.sum():,} genes)",
+    varies="draws of cells",
 )
 record("ms_per_cell", {name: 1000 * clock[name] / (n_draws * size) for name in clock}, tolerance="any")
 record("share_of_lead_by_place", by_place / fair, tolerance=0.1)

@@ -120,53 +120,85 @@ def _hash(lesson: Lesson) -> str:
 
 
 def table(root: Path) -> str:
-    """The table: question, minutes, memory, key result with its interval, and a Colab button where the address is known."""
+    """Two tables: each lesson's question and key result with model, cells and interval; and what a lesson costs."""
     kept, known = load(root), bootstrap.address(root)
-    head = ["Lesson", "To learn", "CPU", "GPU", "Memory", "Key result [95 % interval]"]
-    head += ["Open"] if known else []
-    lines = [f"| {' | '.join(head)} |", "|" + "---|" * len(head)]
+    results = ["Lesson", "Network", "Cells", "Key result [95 % interval]"] + (["Open"] if known else [])
+    costs = ["Lesson", "To learn", "CPU", "GPU", "Memory"]
+    result_rows, cost_rows = [_row(results), _rule(results)], [_row(costs), _rule(costs)]
     for lesson in lessons(root):
         said = facts_of(lesson)
         here, there = (lesson.notebook(name).relative_to(root).as_posix() for name in ("learner", "solution"))
         own = {k: v for k, v in kept.get(lesson.name, {}).items() if v["source_sha256"] == _hash(lesson)}
         cpu, gpu = own.get("cpu"), own.get("gpu")
-        row = [
-            f"[{said['title']}]({here}) ([solutions]({there}))",
-            f"{said['minutes']} min" if said["minutes"] else "",
-            _minutes(cpu),
-            _minutes(gpu),
-            f"{cpu['peak_memory_bytes'] / 2**30:.1f} GiB" if cpu else "",
-            _result(cpu),
-        ]
+        row = [f"[{said['title']}]({here}) ([solutions]({there}))", *_subject(cpu), _result(cpu)]
         if known:
             url, branch = known
             name = url.removeprefix("https://github.com/")
             colab = f"https://colab.research.google.com/github/{name}/blob/{branch}/{here}"
             row.append(f"[![Open in Colab](https://colab.research.google.com/assets/colab-badge.svg)]({colab})")
-        lines.append(f"| {' | '.join(row)} |")
+        result_rows.append(_row(row))
+        minutes = f"{said['minutes']} min" if said["minutes"] else ""
+        memory = f"{cpu['peak_memory_bytes'] / 2**30:.1f} GiB" if cpu else ""
+        cost_rows.append(_row([said["title"], minutes, _minutes(cpu), _minutes(gpu), memory]))
+    return "\n".join([*result_rows, "", *_notes(kept), "", *cost_rows, "", _devices(kept)]).rstrip() + "\n"
+
+
+def _row(cells: Sequence[str]) -> str:
+    return f"| {' | '.join(cells)} |"
+
+
+def _rule(cells: Sequence[str]) -> str:
+    return "|" + "---|" * len(cells)
+
+
+def _notes(kept: dict[str, Any]) -> list[str]:
+    """How to read the results: what a verdict needs, and how many of them chance alone would give."""
+    found = [own["cpu"][HEADLINE] for own in kept.values() if own.get("cpu", {}).get(HEADLINE, {}).get("ahead")]
+    if not found:
+        return []
+    decided = sum(entry["ahead"] != "undecided" for entry in found)
+    return [
+        "**How to read it.** A difference is the network minus its best simple rival; *ahead* needs the whole 95 % interval beyond "
+        "one point (0.01), everything else is *undecided*. The interval says how the mean varies over what stands behind it "
+        "(draws of labelled cells from one set, or sets); another donor or laboratory can differ by more. Of "
+        f"{len(found)} such intervals {0.05 * len(found):.1f} would be decided by chance if nothing differed; here {decided} are. "
+        "*Stored runs* are of a larger study, whose table comes with the course (`data/results`). The networks are our own and "
+        "small (3 million parameters): **no row is a verdict on the published Geneformer or scGPT.** What others measured on "
+        "those, beside the baselines of the same source, stands in lesson 03."
+    ]
+
+
+def _devices(kept: dict[str, Any]) -> str:
     devices = {kind: sorted({own[kind]["device"] for own in kept.values() if kind in own}) for kind in ("cpu", "gpu")}
-    if devices["cpu"]:
-        text = f"CPU: profile `quick` on {'; '.join(devices['cpu'])}."
-        text += f" GPU: profile `gpu` on {'; '.join(devices['gpu'])}." if devices["gpu"] else ""
-        text += " Each number is that of a run card; `make readme` takes them from the last runs."
-        text += " *Stored runs*: of a larger study, whose table comes with the course (`data/results`)."
-        lines += ["", text]
-    return "\n".join(lines) + "\n"
+    if not devices["cpu"]:
+        return ""
+    text = f"CPU: profile `quick` on {'; '.join(devices['cpu'])}."
+    text += f" GPU: profile `gpu` on {'; '.join(devices['gpu'])}." if devices["gpu"] else ""
+    return text + " Each number is that of a run card; `make readme` takes them from the last runs."
 
 
 def _minutes(own: dict[str, Any] | None) -> str:
     return f"{own['seconds'] / 60:.1f} min" if own else "not measured"
 
 
+def _subject(own: dict[str, Any] | None) -> tuple[str, str]:
+    """The network and the cells that a key result is of."""
+    if not own or not own.get(HEADLINE):
+        return "", ""
+    said = own[HEADLINE].get("cells") or own["parameters"].get("dataset", "")
+    return own["parameters"].get("model", "none"), said
+
+
 def _result(own: dict[str, Any] | None) -> str:
     if not own or not own.get(HEADLINE):
         return "not measured" if not own else ""
     found = own[HEADLINE]
-    mean, low, high = (number(found[key]) for key in ("mean", "low", "high"))
+    mean, low, high = (number(found.get(key)) for key in ("mean", "low", "high"))
     if mean is None or low is None or high is None:
-        return ""
+        return found["what"]
     digits = 3 if max(abs(low), abs(high)) < 1 else 2
-    text = f"{found['what']}: **{mean:+.{digits}f}** [{low:+.{digits}f}, {high:+.{digits}f}]"
+    over = f" over {found['varies']}" if found.get("varies") else ""
+    text = f"{found['what']}: **{mean:+.{digits}f}** [{low:+.{digits}f}, {high:+.{digits}f}]{over}"
     text += f", {AHEAD[found['ahead']]}" if "ahead" in found else ""
     return text + (" (stored runs)" if found.get("stored") else "")
 

@@ -65,19 +65,35 @@ class Recorder:
         if os.environ.get("COURSEKIT_RUN") or not _in_a_notebook():  # a reader has enough to read
             show_bundle({MIME: data, "text/plain": f"recorded  {name} = {in_words(plain)}"})
 
-    def headline(self, what: str, interval: Any, lower_is_better: bool = False, stored: bool = False) -> None:
+    def headline(
+        self,
+        what: str,
+        interval: Any,
+        lower_is_better: bool = False,
+        stored: bool = False,
+        cells: str = "",
+        varies: str = "draws",
+    ) -> None:
         """The lesson's one result for the README's table: ``what`` it is in words, and its mean with the interval.
 
-        ``interval`` has ``mean``, ``low`` and ``high`` (scfm.stats.Interval). Called once, with a difference between the model
-        and its best simple rival where the lesson has one; ``lower_is_better`` where it is one of errors. ``stored``: it is
-        not of this run, but of a study whose table comes with the course.
+        ``interval`` has ``mean``, ``low`` and ``high`` (scfm.stats.Interval); None where the lesson has no result that could be read as
+        a verdict, and ``what`` says why. Called once, with a difference between the model and its best simple rival where the lesson has
+        one; ``lower_is_better`` where it is one of errors. ``stored``: it is not of this run, but of a study whose table comes with the
+        course. ``cells``: of which data, and after how much training. ``varies``: what the interval is over (draws, sets, seeds).
         """
         from scfm.stats import Interval
 
-        found = Interval(interval.mean, interval.low, interval.high).verdict(lower_is_better=lower_is_better)
-        ahead = {"better": "model", "worse": "baseline"}.get(found, found)
-        entry = {"what": what, "mean": interval.mean, "low": interval.low, "high": interval.high}
-        entry |= {"ahead": ahead, "stored": stored}
+        entry: dict[str, Any] = {"what": what, "stored": stored, "cells": cells}
+        if interval is not None:
+            found = Interval(interval.mean, interval.low, interval.high).verdict(lower_is_better=lower_is_better)
+            ahead = {"better": "model", "worse": "baseline"}.get(found, found)
+            entry |= {
+                "mean": interval.mean,
+                "low": interval.low,
+                "high": interval.high,
+                "ahead": ahead,
+                "varies": varies,
+            }
         self(HEADLINE, entry, tolerance="any")
 
     def scores(self, table: Any, roles: Any, key: Any, lower_is_better: Any = (), cost: Any = None) -> None:

@@ -119,7 +119,12 @@ def judge(expected: dict[str, Any], results: dict[str, dict[str, Any]]) -> list[
 
 
 def _headline(plain: Any) -> list[str]:
-    """What is wrong with the headline: it is a mean inside its interval (what it rests on is recorded and checked elsewhere)."""
+    """What is wrong with the headline: it is a mean inside its interval, or a sentence why there is none.
+
+    What it rests on is recorded and checked elsewhere. An interval that is not known (of two groups, say) has NaN bounds.
+    """
+    if isinstance(plain, dict) and "mean" not in plain and plain.get("what"):
+        return []
     low, mean, high = (number(plain.get(key)) if isinstance(plain, dict) else None for key in ("low", "mean", "high"))
     if low is None or mean is None or high is None or not low <= mean <= high:
         return [f"the headline is no mean inside its interval: {in_words(plain)}"]

@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from typing import TYPE_CHECKING
 
 import numpy as np
 
 from scfm.linear import LinearHead, linear_head, softmax
+from scfm.metrics import of_draw
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -58,7 +59,7 @@ def auroc(known: np.ndarray, unknown: np.ndarray) -> float:
 
 
 def hold_out(
-    features_of: Callable[[np.ndarray], Mapping[str, np.ndarray]], names: np.ndarray, per_class: int,
+    features_of: Callable[[np.ndarray], Mapping[str, np.ndarray | Sequence[np.ndarray]]], names: np.ndarray, per_class: int,
     n_draws: int, seed: int = 0, most: int = 40,
 ) -> pd.DataFrame:  # fmt: skip
     """Hold out each type in turn; learn a head on ``per_class`` cells of each other type; rank known and unknown cells.
@@ -84,7 +85,8 @@ def hold_out(
             known = np.concatenate([own[-min(most, int(0.4 * len(own))) :] for own in others])
             unknown = order[stranger][-most:]
             features = features_of(np.setdiff1d(np.flatnonzero(names != stranger), known))
-            for method, x in features.items():
+            for method, given in features.items():
+                x = of_draw(given, draw)
                 head = linear_head(x[train], names[train])
                 a, b = (strangeness(head, x[train], names[train], x[tested]) for tested in (known, unknown))
                 rows += [(method, stranger, f"auroc {score}", draw, auroc(a[score], b[score])) for score in SCORES]

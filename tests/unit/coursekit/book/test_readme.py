@@ -21,7 +21,7 @@ from coursekit.run.execute import run
 README = "# A course\n\n<!-- map -->\n<!-- /map -->\n\n<!-- lessons -->\n<!-- /lessons -->\n"
 HEAD = (
     "import types\n"
-    'record.headline("doubled, minus once", types.SimpleNamespace(mean=-0.5, low=-0.75, high=0.25))\n'
+    'record.headline("doubled, minus once", types.SimpleNamespace(mean=-0.5, low=-0.75, high=0.25), cells="three cells")\n'
     'record("double", 2.0'
 )
 
@@ -35,12 +35,23 @@ def ran(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 def row(root: Path) -> list[str]:
-    (line,) = [line for line in readme.table(root).splitlines() if "01 ·" in line]
-    return [part.strip() for part in line.strip("|").split(" | ")]
+    """Of the first table: lesson, network, cells, key result."""
+    return rows(root)[0]
+
+
+def costs(root: Path) -> list[str]:
+    """Of the second: lesson, minutes to learn, CPU, GPU, memory."""
+    return rows(root)[1]
+
+
+def rows(root: Path) -> list[list[str]]:
+    lines = [line for line in readme.table(root).splitlines() if line.startswith("|") and "01 ·" in line]
+    return [[part.strip() for part in line.strip("|").split("|")] for line in lines]
 
 
 def test_a_run_is_kept_and_shown_and_forgotten_when_the_lesson_changes(ran: Path) -> None:
-    assert row(ran)[2:] == ["not measured", "not measured", "", "not measured"]
+    assert costs(ran)[2:] == ["not measured", "not measured", ""]
+    assert row(ran)[1:] == ["", "", "not measured"]
     kept = readme.keep(ran)["01_tiny"]
     assert set(kept) == {"cpu"}
     cells = row(ran)
@@ -48,13 +59,19 @@ def test_a_run_is_kept_and_shown_and_forgotten_when_the_lesson_changes(ran: Path
         cells[0]
         == "[01 · Is two more than one?](notebooks/01_tiny.ipynb) ([solutions](notebooks/solutions/01_tiny.ipynb))"
     )
-    assert cells[1] == "5 min"
-    assert cells[3] == "not measured"
-    assert cells[4].endswith("GiB")
-    assert cells[5] == "doubled, minus once: **-0.500** [-0.750, +0.250], undecided"
+    assert cells[1:] == [
+        "none",
+        "three cells",
+        "doubled, minus once: **-0.500** [-0.750, +0.250] over draws, undecided",
+    ]
+    price = costs(ran)
+    assert price[1] == "5 min"
+    assert price[3] == "not measured"
+    assert price[4].endswith("GiB")
+    assert "Of 1 such intervals 0.1 would be decided by chance" in readme.table(ran)
     text = lessons(ran)[0].source.read_text()
     lessons(ran)[0].source.write_text(text.replace("Is two more", "Is three more"))
-    assert row(ran)[5] == "not measured"
+    assert row(ran)[3] == "not measured"
     assert readme.keep(ran) == {}  # the run is one of another text
     lessons(ran)[0].source.write_text(text)
     assert set(readme.keep(ran)["01_tiny"]) == {"cpu"}
@@ -74,7 +91,7 @@ def test_a_gpu_run_made_elsewhere_is_taken_only_from_a_gpu(ran: Path, tmp_path: 
     assert "gpu" not in readme.keep(ran, [tmp_path])["01_tiny"]
     change(parameters=usual)
     assert readme.keep(ran, [tmp_path])["01_tiny"]["gpu"]["device"] == "Card 3000, 80 GiB"
-    assert row(ran)[3] == "2.0 min"
+    assert costs(ran)[3] == "2.0 min"
     assert "GPU: profile `gpu` on Card 3000" in readme.table(ran)
 
 
@@ -134,6 +151,16 @@ def test_the_headline_says_who_is_ahead(monkeypatch, tmp_path, low, high, lower_
     Recorder().headline("x", difference, lower_is_better, stored=True)
     assert said[HEADLINE]["ahead"] == ahead
     assert said[HEADLINE]["stored"]
+
+
+def test_a_lesson_may_have_no_verdict_and_says_why(monkeypatch) -> None:
+    said = {}
+    monkeypatch.setattr(Recorder, "__call__", lambda self, name, value, **how: said.update({name: value}))
+    Recorder().headline("thirty steps are no basis for a verdict", None)
+    assert (
+        expect.judge({"values": {}, "invariants": []}, {HEADLINE: {"value": said[HEADLINE], "tolerance": "any"}}) == []
+    )
+    assert readme._result({HEADLINE: said[HEADLINE]}) == "thirty steps are no basis for a verdict"
 
 
 def test_cards_that_cannot_be_read_are_said(tmp_path: Path) -> None:
