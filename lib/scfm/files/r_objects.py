@@ -82,7 +82,7 @@ def _without_code(root: Any) -> None:
         elif hasattr(value, "info"):
             todo.append(value)
         elif hasattr(value, "hash_table"):
-            nothing = RObjectInfo(RObjectType.NILVALUE, False, False, False, 0, 0)
+            nothing = RObjectInfo(RObjectType.EMPTYENV, False, False, False, 0, 0)
             value.enclosure = type(node)(nothing, None, None)
             todo += [value.frame, value.hash_table]
 
@@ -111,8 +111,12 @@ def at(found: Any, path: str) -> Any:
     KeyError
         If there is none; it names the step and what there is instead.
     """
+    from rdata.conversion import REnvironment
+
     for step in re.split(r"[@$]", path):
         inside = found if isinstance(found, Mapping) else getattr(found, "__dict__", {})
+        if isinstance(found, REnvironment):  # its variables lie in a table or, if they are few, in a list
+            inside = {**(found.frame or {}), **found.maps[0]}
         inside = inside.get("listData", inside)  # a DataFrame or a List of Bioconductor
         if step not in inside:
             raise KeyError(f"{step} of {path} (there is {', '.join(map(str, list(inside)[:12])) or 'nothing'})")

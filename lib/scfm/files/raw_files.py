@@ -77,33 +77,31 @@ def _seurat(files: Files, spec: dict[str, Any]) -> tuple[Named, pd.DataFrame | N
     whole = files.object(spec)
 
     def assay(other: dict[str, Any]) -> Named:
-        found, layer = whole.assays[other["assay"]], other.get("layer", "counts")
-        parts = found if isinstance(found, Mapping) else vars(found)
-        if "layers" not in parts:
-            return r_objects.matrix(parts[layer])
-        rows, cells = (
-            r_objects.matrix(parts[axis]).rows for axis in ("features", "cells")
-        )  # Seurat 5: a table of names
-        return Named(r_objects.matrix(parts["layers"][layer]).values, rows, cells)
+        found, layer = r_objects.at(whole, f"assays${other['assay']}"), other.get("layer", "counts")
+        if not hasattr(found, "layers"):
+            return r_objects.matrix(r_objects.at(found, layer))
+        names = (r_objects.matrix(r_objects.at(found, axis)).rows for axis in ("features", "cells"))  # Seurat 5
+        return Named(r_objects.matrix(r_objects.at(found, f"layers${layer}")).values, *names)
 
-    return assay({"assay": "RNA", **spec}), r_objects.table(vars(whole)["meta.data"]), assay
+    return assay({"assay": "RNA", **spec}), r_objects.table(r_objects.at(whole, "meta.data")), assay
 
 
 def _experiment(files: Files, spec: dict[str, Any]) -> tuple[Named, pd.DataFrame | None, Other]:
-    whole = files.object(spec)
+    whole, name = files.object(spec), spec.get("assay", "counts")
     if hasattr(whole, "assayData"):  # an ExpressionSet
-        return r_objects.matrix(whole.assayData[spec["assay"]]), r_objects.table(whole.phenoData.data), _no_other
-    inside = getattr(whole.assays, "data", None)
-    if inside is None:  # before 2019 the assays were a reference class, its data in an environment
-        inside = vars(whole.assays)[".xData"][".->data"]
-    found, about = r_objects.matrix(inside.listData[spec.get("assay", "counts")]), r_objects.table(whole.colData)
+        about = r_objects.table(r_objects.at(whole, "phenoData@data"))
+        return r_objects.matrix(r_objects.at(whole, f"assayData${name}")), about, _no_other
+    # before 2019 the assays were a reference class, its data in an environment
+    inside = "data" if hasattr(whole.assays, "data") else ".xData@.->data"
+    found = r_objects.matrix(r_objects.at(whole, f"assays@{inside}${name}"))
+    about = r_objects.table(whole.colData)
     ranges = getattr(getattr(whole, "rowRanges", None), "partitioning", None)
     rows = r_objects.names_in(whole, "NAMES") or r_objects.names_in(ranges, "NAMES") or found.rows
     cells = found.columns if isinstance(about.index, pd.RangeIndex) else list(about.index)
     return Named(found.values, rows, cells), about, _no_other
 
 
-def _no_other(other: dict) -> Named:
+def _no_other(other: dict[str, Any]) -> Named:
     raise KeyError("an experiment has no other measurement here")
 
 

@@ -73,8 +73,9 @@ class Part:
 
     def take(self, which: np.ndarray) -> Part:
         """The cells at these places, or where this is true."""
+        which = np.flatnonzero(which) if which.dtype == bool else which
         measured = {name: Named(m.values[which], m.rows, m.columns) for name, m in self.measured.items()}
-        return Part(self.counts[which], self.rows, self.symbols, self.cells[which], measured)
+        return Part(self.counts[which], self.rows, self.symbols, self.cells.iloc[which], measured)
 
 
 def build(
@@ -168,6 +169,8 @@ def _part(files: Files, spec: dict[str, Any]) -> Part:
     part = Part(counts, rows, symbols, frame, measured)
     if "select" in spec:
         place = pd.Index(named.columns).get_indexer(pd.Index(files.matrix(spec["select"]).columns))
+        if (place < 0).any():
+            raise ValueError(f"{(place < 0).sum():,} of the cells to select are not there")
         part = part.take(place)
     if "keep" in spec:
         part = part.take(truth(part.cells, spec["keep"]).to_numpy())
@@ -186,10 +189,10 @@ def _joined(frame: pd.DataFrame, table: pd.DataFrame, spec: Mapping[str, Any]) -
     """The rows of ``table`` that belong to the cells of ``frame``, in their order."""
     if "by" not in spec:
         return table
-    found = table[~table.index.duplicated()].reindex(column(frame, spec["by"]))
+    names = column(frame, spec["by"])
     if "unless" in spec:
-        found = found.mask(column(frame, spec["unless"]).isin(table.index).to_numpy())
-    return found
+        names = names.where(~column(frame, spec["unless"]).isin(table.index), np.nan)
+    return table[~table.index.duplicated()].reindex(names)
 
 
 def _largest(named: Named, spec: Mapping[str, Any]) -> pd.DataFrame:
