@@ -917,6 +917,9 @@ record("markers_in_top10", close / len(table), tolerance=0.5)
 # - Tell everybody the same rules before you call a lead "learned". In a sentence of ranks, even the place of a gap
 #   gives away part of the answer.
 #
+# **On your own cells:** which columns a file needs, the calls, the time and what to write in a methods section stand on
+# the page *On your own cells* of the book (`site/own-cells.md`).
+#
 # ## Further reading
 # - Theodoris et al. 2023, *Transfer learning enables predictions in network biology* (Geneformer),
 #   https://doi.org/10.1038/s41586-023-06139-9

@@ -801,6 +801,9 @@ check.exercise("03.4", wins_on_both)
 # - Mixing and biology have to be read together; either alone can be had for nothing.
 # - Choose layer and pooling on cells, best on a whole dataset, that you do not report on.
 #
+# **On your own cells:** which columns a file needs, the calls, the time and what to write in a methods section stand on
+# the page *On your own cells* of the book (`site/own-cells.md`).
+#
 # ## Further reading
 # - Kedzierska et al. 2025, zero-shot evaluation of Geneformer and scGPT: https://doi.org/10.1186/s13059-025-03574-x
 # - Luecken et al. 2022, the scib scores: https://doi.org/10.1038/s41592-021-01336-8

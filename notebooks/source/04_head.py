@@ -597,6 +597,9 @@ for m in grid:
 # - Accuracy hides small types; balanced accuracy and recall do not.
 # - Test on a new donor or technology, and choose genes without it. Test on a type that was never labelled.
 #
+# **On your own cells:** which columns a file needs, the calls, the time and what to write in a methods section stand on
+# the page *On your own cells* of the book (`site/own-cells.md`).
+#
 # ## Further reading
 # - Domínguez Conde et al. 2022, CellTypist: https://doi.org/10.1126/science.abl5197
 # - Abdelaal et al. 2019, cell-type classifiers compared: https://doi.org/10.1186/s13059-019-1795-z

@@ -153,7 +153,7 @@ record("step_agrees", agree, tolerance=0.02)
 record("share_moved", moved, tolerance=0.2)
 
 # %% [markdown]
-# The weights that did not move have no gradient: mostly the embeddings of genes that none of these cells has, and of
+# Found: our step and the library's are the same. The weights that did not move have no gradient: mostly the embeddings of genes that none of these cells has, and of
 # positions that no sentence reached. And look at the size of a step: Adam divides each gradient by its own size, so
 # on this first step *every weight with a gradient* moves by about the learning rate, however small its gradient is.
 # That is why the rate is the most important number on this page.
@@ -202,9 +202,11 @@ plots.show(
 # ## Schedules: who moves, when, and how fast
 #
 # Three habits make the start gentle. **Warm-up** spares all layers: Adam's first steps know each gradient from one
-# minibatch, so they are kept small. The other two spare the lower ones. **Layer-wise decay**: lower layers, which
-# hold what is general, get lower rates. **Gradual unfreezing**: the top layer begins, the others join later (Howard
-# and Ruder 2018).
+# minibatch (the cells of one step), so they are kept small. The other two spare the lower ones. **Layer-wise decay**:
+# lower layers, which hold what is general, get lower rates. **Gradual unfreezing**: the top layer begins, the others
+# join later (Howard and Ruder 2018). The pictures show what each does to the rates; whether it helps is not measured
+# here. Geneformer's authors name three settings to tune first: the highest learning rate, the schedule, and the number
+# of frozen layers.
 
 # %% tags=["figure"]
 plans = {
@@ -616,8 +618,8 @@ check.exercise("06.3", culprit)
 # %% [markdown]
 # ## A decision chart
 #
-# "The cheapest method that is not significantly worse than the best one", by the paired t interval, on every set of
-# its kind. Where each method is significantly worse on some set, there is *no single method*, and the chart names the
+# "The cheapest method that is not worse than the best one by more than a point", by the paired t interval, on every set
+# of its kind. Where each method is significantly worse on some set, there is *no single method*, and the chart names the
 # best of each set. First with logistic regression in the race, then among the rungs alone.
 
 # %%
@@ -746,7 +748,8 @@ if len(np.unique(coarse[train])) > 1:
     answers = {"one head": alone.predict(cells[test], progress=False), "two heads": said["fine"].to_numpy()}
     two = {k: ladder.scores(types[test], v)["balanced_accuracy"] for k, v in answers.items()}
     two["coarse, two heads"] = ladder.scores(coarse[test], said["coarse"].to_numpy())["balanced_accuracy"]
-    print("; ".join(f"{k} {v:.3f}" for k, v in two.items()), "(balanced accuracy, one draw: a demonstration)")
+    print("; ".join(f"{k} {v:.3f}" for k, v in two.items()), "(balanced accuracy, one draw).")
+    print("One draw cannot say whether the second question helps or disturbs the first: it shows how to ask both.")
     record("two_heads", two, tolerance=0.2)
 else:
     print("All these types are of one lineage: there is no second question to ask.")
@@ -772,7 +775,7 @@ else:
 # - One step: forward, cross-entropy, backward, clip, Adam. At first each weight with a gradient moves by about the
 #   learning rate, so the rate decides.
 # - Warm-up keeps the first steps small; layer-wise decay and gradual unfreezing let the lower layers move less, or
-#   later.
+#   later. What they are worth has to be measured; this lesson only shows what they do.
 # - Forgetting is measured by the pretraining's own questions. Here full fine-tuning forgot at a high rate and hardly
 #   at the default one; replay repairs a part.
 # - A rung has to beat the rung below it, its random twin and logistic regression, draw by draw, with an interval that
@@ -782,6 +785,9 @@ else:
 # - The cheapest method that is not significantly worse is a rule; say how little your draws could tell.
 # - A run of hours need not fear a power cut: with `work="folder"` every fit writes checkpoints, and one that was
 #   killed goes on from the last of them to the same numbers.
+#
+# **On your own cells:** which columns a file needs, the calls, the time and what to write in a methods section stand on
+# the page *On your own cells* of the book (`site/own-cells.md`).
 #
 # ## Further reading
 # - Kumar et al. 2022, fine-tuning can distort pretrained features: https://doi.org/10.48550/arXiv.2202.10054

@@ -98,6 +98,7 @@ def test_all_that_was_promised_is_there(book: Book) -> None:
         "index.html",
         "map.html",
         "cheat-sheet.html",
+        "own-cells.html",
         "glossary.html",
         "papers.html",
         "results.html",
@@ -278,15 +279,27 @@ def test_axe_finds_nothing_serious(chromium: Any, book: Book, scheme: str) -> No
     assert found == []
 
 
-def test_the_cheat_sheet_runs(tmp_path: Path) -> None:
+def run_page(name: str) -> dict[str, Any]:
+    """The Python code of a page of the book, run from top to bottom."""
     import matplotlib as mpl
 
     mpl.use("Agg")
-    text = (ROOT / "site" / "cheat-sheet.md").read_text(encoding="utf-8")
-    blocks = re.findall(r"^```python\n(.*?)^```", text, re.M | re.S)
+    blocks = re.findall(r"^```python\n(.*?)^```", (ROOT / "site" / name).read_text(encoding="utf-8"), re.M | re.S)
     assert len(blocks) >= 5
     names: dict[str, Any] = {}
     for block in blocks:
-        exec(compile(block, "cheat-sheet.md", "exec"), names)
+        exec(compile(block, name, "exec"), names)
+    return names
+
+
+def test_the_page_on_own_cells_runs() -> None:
+    names = run_page("own-cells.md")
+    assert names["again"].predict(names["cells"]).tolist() == names["types"].tolist()
+    assert names["adata"].obsm["X_model"].shape[0] == names["adata"].n_obs
+    assert set(names["across"]["group"]) == {"d1", "d2", "d3", "d4"}
+
+
+def test_the_cheat_sheet_runs() -> None:
+    names = run_page("cheat-sheet.md")
     assert names["emb"].shape[0] == names["adata"].n_obs
     assert {"pretrained", "random twin", "HVG + PCA"} == set(names["table"]["method"])
