@@ -17,6 +17,7 @@ A checker stands next to its lesson, in ``notebooks/source/checks_02.py``::
 from __future__ import annotations
 
 import contextlib
+import dis
 import functools
 import html
 import importlib.util
@@ -131,24 +132,34 @@ def run(number: str, *answers: Any, **context: Any) -> Result:
     try:
         praise = found.function(*watched, **context)
     except (Exception, SystemExit) as error:  # an answer may call sys.exit
-        if any(isinstance(answer, _Watched) and answer.returned_nothing for answer in watched):
+        silent = [answer for answer in watched if isinstance(answer, _Watched) and answer.returned_nothing]
+        if any(not answer.forgot_return for answer in silent):
             return blank
+        if silent:
+            message = "not yet. Your function returns nothing: its last line has to be `return` and the value."
+            return Result(number, False, message)
         message = str(error) if isinstance(error, NotYet) else f"your answer could not be used. {_told(error)}"
         return Result(number, False, f"not yet. {message}", _next_hint(found))
     return Result(number, True, f"right. {praise}" if isinstance(praise, str) else "right.")
 
 
+# the steps of a function that only returns a constant, as the ... of a stub is
+_OF_A_STUB = {"RESUME", "NOP", "LOAD_CONST", "RETURN_CONST", "RETURN_VALUE"}
+
+
 class _Watched:
-    """A learner's function that remembers whether it returned nothing: then it is still the stub."""
+    """A learner's function that remembers whether it returned nothing, and whether it is still the stub."""
 
     def __init__(self, function: Callable[..., Any]) -> None:
         functools.update_wrapper(self, function)
         self._function = function
-        self.returned_nothing = False
+        self.returned_nothing = self.forgot_return = False
+        self._is_stub = {step.opname for step in dis.get_instructions(function)} <= _OF_A_STUB
 
     def __call__(self, *args: Any, **kwargs: Any) -> Any:
         value = self._function(*args, **kwargs)
         self.returned_nothing = self.returned_nothing or _is_open(value)
+        self.forgot_return = self.forgot_return or (value is None and not self._is_stub)
         return value
 
 

@@ -21,7 +21,7 @@ import importlib.util
 import logging
 import os
 import tomllib
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -56,6 +56,7 @@ __all__ = [
     "entries",
     "list_datasets",
     "load_dataset",
+    "short_names",
     "simulate_batch",
     "split_names",
 ]
@@ -209,6 +210,20 @@ def split_names(names: str, start: Path | None = None) -> list[str]:
         found.append("+".join(words[:n]))
         words = words[n:]
     return found
+
+
+def short_names(names: Iterable[str]) -> dict[str, str]:
+    """Datasets as a reader sees them: of a file its name, with as much of its folder as tells it from the others."""
+    whole = list(dict.fromkeys(names))
+    short = {}
+    for name in whole:
+        parts = Path(name).parts
+        others = [Path(other).parts for other in whole if other != name]
+        for n in range(1, len(parts) + 1):
+            if all(other[-n:] != parts[-n:] for other in others):
+                break
+        short[name] = "/".join(parts[-n:]) if len(parts) > 1 else name
+    return short
 
 
 def _is_there(start: Path | None, name: str) -> bool:

@@ -114,10 +114,17 @@ def study_at_hand(name: str, instead: str = "lung_celllines_2tech") -> str:
 def load_study(name: str, label: str | None = None, batch: str | None = None, seed: int = 0) -> anndata.AnnData:
     """A study of two batches, by its name above or any dataset: types of at least 20 cells, labels of no classifier.
 
-    ``label``, ``batch``: columns of a dataset's or file's ``obs``, as in ``load_dataset``.
+    ``label``, ``batch``: columns of a dataset's or file's ``obs``, as in ``load_dataset``. Where no column can hold batches, a
+    second one is simulated, and a warning says so. Raises what ``sets.suitable`` raises.
     """
     study = STUDIES.get(name) or TwoBatches(name)
     adata = scfm.load_dataset(study.dataset, label=label, batch=batch, seed=seed)
+    if name not in STUDIES:
+        about = adata.uns["scfm"]
+        if not about["batch"] and not set(sets.grouping_columns(adata)) - {about["label"], "cell_type"}:
+            log.warning("%s has no column of batches: a second batch is simulated from its cells.", about["name"])
+            adata = datasets.simulate_batch(adata, seed)
+        sets.suitable(adata, batches=2)
     adata.obs["batch"] = adata.obs[study.column].astype(str)
     keep = np.ones(adata.n_obs, bool)
     if study.batches is not None:

@@ -55,14 +55,8 @@ def cells_of(
 
     adata = datasets.load_dataset(name, label=label, batch=batch, seed=seed)
     _, _, wanted = SHIFTS.get(name, ("", "", {}))
-    adata, left_out = sets.counted(adata, wanted)
-    kinds = sorted(set(adata.obs["cell_type"].astype(str)))
-    if len(kinds) < 2:
-        raise stats.TooFewCells(
-            f"{name} has {len(kinds)} cell type with {metrics.SMALLEST_CLASS} cells or more ({', '.join(kinds) or 'none'}); a head "
-            "needs two to tell apart. Is label= the column of the cell types?"
-        )
-    return adata, left_out
+    sets.suitable(adata)
+    return sets.counted(adata, wanted)
 
 
 Embeddings = Mapping[

@@ -33,6 +33,7 @@ from studies import comparisons, headstudy
 
 name = dataset or {"quick": "pbmc68k", "cpu": "pbmc_zheng_facs", "gpu": "pbmc_zheng_facs"}[profile]
 adata, left_out = headstudy.cells_of(name, label=label, seed=seed)
+name = adata.uns["scfm"]["name"]
 types = adata.obs["cell_type"].astype(str).to_numpy()
 kinds = np.unique(types)
 print(f"{name}: {adata.n_obs:,} cells of {len(kinds)} types; left out, because they are too few: {left_out or 'none'}")

@@ -34,7 +34,7 @@ from scfm.generation import attention_mask, completion, kstep, pictures, yardsti
 from scfm.generation.prompts import mean_prompts
 from scfm.generation.simple_generators import RealCells, from_cell_prompts
 from scfm.store.results import results_path
-from studies import comparisons, generated
+from studies import comparisons, generated, sets
 
 # %%
 SIZES = {
@@ -45,7 +45,9 @@ SIZES = {
 }  # fmt: skip
 SIZES["gpu"] = SIZES["cpu"] | {"genes": 1200, "cells": 24, "judged": 1000, "per_type": 30}
 size = SIZES[profile]
-names = scfm.datasets.split_names(dataset) if dataset else scfm.datasets.at_hand(size["sets"])
+wanted = scfm.datasets.split_names(dataset) if dataset else scfm.datasets.at_hand(size["sets"])
+short = scfm.datasets.short_names(wanted)  # of a file its name
+names = list(short.values())
 fm = scfm.load_model(model, device="auto" if profile == "gpu" else "cpu")
 network = fm.network
 here = network.device
@@ -64,7 +66,9 @@ print(fm)
 # cells score.
 
 # %%
-adatas = {name: scfm.load_dataset(name, label=label, seed=seed) for name in names}
+adatas = {name: scfm.load_dataset(file, label=label, seed=seed) for file, name in short.items()}
+for adata in adatas.values():
+    sets.suitable(adata, each=24)
 studies = {  # the most variable genes that the model knows
     name: RealCells.of(adata, fm, n_genes=size["genes"], name=name) for name, adata in adatas.items()
 }

@@ -27,6 +27,8 @@ def nonzero_median(function):
         "nearly: the unit is counts per 10,000, so multiply the share of the cell by 10,000.",
     )
     need(np.isclose(got, 20.0), f"for counts {counts.tolist()} in cells of depth {n_counts.tolist()} got {got:g}.")
+    skewed = float(function(np.array([1, 2, 9, 0]), np.full(4, 1000)))
+    need(np.isclose(skewed, 20.0), f"of 10, 20 and 90 per 10,000 the one in the middle is 20; got {skewed:g}.")
     even = float(function(np.array([1, 2]), np.array([1000, 1000])))
     need(np.isclose(even, 15.0), f"the median of 10 and 20 per 10,000 is their middle, 15; got {even:g}.")
     return "Depth out, zeros out, middle taken: that is the number the vocabulary stores for each gene."

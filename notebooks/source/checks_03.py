@@ -32,6 +32,11 @@ def paired_verdict(verdict):
         verdict(draws + 0.02 + 4 * noise, draws) == "undecided",
         "Ahead by 0.02 on average while the draws differ by 0.2: zero is inside the interval, so that is 'undecided'.",
     )
+    need(
+        verdict(draws + 0.02 + 0.6 * noise, draws) == "ours",
+        "Ahead by 0.02 on average, in draws that differ by 0.03: the mean of 20 such draws is sure to be above zero, though some "
+        "draws are below. Ask for the interval of the mean, not for the span of the draws.",
+    )
     return "Paired comparisons see small differences that two separate intervals hide."
 
 
@@ -54,6 +59,12 @@ def balanced_accuracy(balanced):
     mixed = truth.copy()
     mixed[:45] = "NK"
     need(abs(balanced(truth, mixed) - 0.75) < 1e-9, "Half of the T cells right, all NK right: (0.5 + 1) / 2 = 0.75.")
+    truth, answer = np.array(["a", "a", "b", "b", "c", "c"]), np.array(["a", "a", "b", "d", "a", "a"])
+    got = balanced(truth, answer)
+    need(
+        abs(got - 0.5) < 1e-9,
+        f"Types a, b, c with 1, 0.5 and 0 of their cells right (one answer is 'd'): 0.5, not {got:.2f}.",
+    )
     return "A classifier that never says 'NK' is 90 % accurate and still useless for NK cells."
 
 
@@ -79,6 +90,8 @@ def both_or_nothing(fair):
     ) != fair(0.6, 0.6) else need(
         min(0.7, 0.6) == fair(0.7, 0.6), "More mixing at the same biology should not score lower."
     )
+    need(fair(0.6, 0.9) > fair(0.2, 0.9), "At the same biology, mixing of 0.6 should score higher than of 0.2.")
+    need(fair(0.9, 0.6) > fair(0.9, 0.2), "At the same mixing, biology of 0.6 should score higher than of 0.2.")
     need(fair(0.0, 0.9) <= 0.01, "No mixing at all should score (about) nothing.")
     with np.errstate(all="ignore"):  # a NaN fails below, with a word
         try:

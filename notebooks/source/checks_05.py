@@ -62,6 +62,7 @@ def enough(rank_needed):
     """The first rank that holds the share."""
     delta = np.diag([3.0, 2.0, 1.0])  # squares 9, 4, 1 of 14
     need(np.ndim(rank_needed(delta, 0.5)) == 0 and rank_needed(delta, 0.5) is not ..., "Return one number.")
+    need(rank_needed(delta, 0.55) != 0, "A rank of 0 holds nothing. Places count from 0, ranks from 1.")
     need(rank_needed(delta, 0.55) == 1, "9/14 = 64 % lies in the first direction: square the singular values.")
     need(rank_needed(delta, 0.9) == 2, "13/14 = 93 % lies in the first two directions.")
     need(rank_needed(delta, 0.99) == 3, "For 99 % all three are needed.")

@@ -112,6 +112,7 @@ def with_lessons(text: str, known: Sequence[Term], met: dict[str, list[Term]], l
     parts = []
     for term in known:
         link = f" {where[term.names[0]]}" if term.names[0] in where else ""
-        parts.append("\n".join(term.names) + f"\n  {term.definition}{link}\n")
+        shown = (name.replace("<", "\\<") for name in term.names)  # <cls> is no tag
+        parts.append("\n".join(shown) + f"\n  {term.definition}{link}\n")
     options = "".join(f"{line}\n" for line in block[1].splitlines() if line.startswith(":"))
     return text[: block.start(1)] + options + "\n" + "\n".join(parts) + text[block.end(1) :]

@@ -15,7 +15,7 @@ from coursekit.course import Lesson
 from coursekit.files import filled, read_toml
 from coursekit.lesson.facts import FURTHER_READING, facts_of, lines_under
 from coursekit.lesson.recording import in_words
-from coursekit.run.courserun import key_results
+from coursekit.run.courserun import headline, key_results
 
 TEMPLATES = Path(__file__).parent / "templates"
 Cards = Mapping[str, Mapping[str, Any]]  # lesson name -> run card
@@ -38,14 +38,15 @@ def lessons_table(lessons: list[Lesson], runs: Cards, prefix: str = "lessons/") 
 
 
 def results(lessons: list[Lesson], runs: Cards) -> str:
-    """The page of results: one row per lesson, then everything that each lesson recorded, all from the run cards."""
+    """The page of results: one row per lesson, then, folded, everything that each lesson recorded, all from the run cards."""
     lines = []
     for lesson in lessons:
         card, title = runs.get(lesson.name), facts_of(lesson)["title"]
         if card is None:
             lines.append(f"| {title} | not run | | | |")
             continue
-        found = "<br>".join(f"{name.replace('_', ' ')}: {_value(value)}" for name, value in key_results(dict(card)))
+        own = (f"{name.replace('_', ' ')}: {_value(value)}" for name, value in key_results(dict(card)))
+        found = _cell(headline(card)) or "<br>".join(own)
         link = f"[{title}](lessons/{lesson.name}.ipynb)"
         memory = f"{card['peak_memory_bytes'] / 2**20:,.0f} MiB"
         lines.append(f"| {link} | {found} | {card['seconds'] / 60:.1f} | {memory} | {_machine(card)} |")
@@ -54,10 +55,12 @@ def results(lessons: list[Lesson], runs: Cards) -> str:
         if card is None:
             continue
         lines += ["", f"## {facts_of(lesson)['title']}", "", _ran(card), ""]
+        lines += [f"<details><summary>All {len(card['results'])} results that it recorded</summary>", ""]
         lines += ["| Result | Value | May differ by |", "|---|---|---|"]
         for name, entry in card["results"].items():
             lines.append(f"| `{name}` | {_value(entry['value'])} | {_tolerance(entry.get('tolerance'))} |")
         used = [f"{entry['kind']} {entry['name']} (`{str(entry['sha256'])[:12]}…`)" for entry in card["used"]]
+        lines += ["", "</details>"]
         lines += ["", f"Used: {'; '.join(used) or 'nothing that was noted'}.", ""]
         lines += [f'<a href="downloads/{lesson.name}.card.json" download>The run card as JSON</a>']
     return filled(TEMPLATES / "results.md", ROWS="\n".join(lines))

@@ -17,12 +17,11 @@ from coursekit.course import CourseError, Lesson, lessons
 from coursekit.files import file_hash, write_json, write_text
 from coursekit.lesson import bootstrap
 from coursekit.lesson.facts import facts_of
-from coursekit.lesson.recording import HEADLINE, number
+from coursekit.lesson.recording import HEADLINE, headline_in_words
 from coursekit.run import card as cards
 from coursekit.run.last import defaults, last_run, same_text
 
 KEPT = Path("data") / "results" / "cards.json"
-AHEAD = {"model": "the model is ahead", "baseline": "**the baseline is ahead**", "undecided": "undecided"}
 _TABLE = re.compile(r"(<!-- lessons -->\n).*?(<!-- /lessons -->)", re.S)
 _MAP = re.compile(r"(<!-- map -->\n).*?(<!-- /map -->)", re.S)
 MAP = Path("site") / "_static" / "course-map.svg"
@@ -192,15 +191,7 @@ def _subject(own: dict[str, Any] | None) -> tuple[str, str]:
 def _result(own: dict[str, Any] | None) -> str:
     if not own or not own.get(HEADLINE):
         return "not measured" if not own else ""
-    found = own[HEADLINE]
-    mean, low, high = (number(found.get(key)) for key in ("mean", "low", "high"))
-    if mean is None or low is None or high is None:
-        return found["what"]
-    digits = 3 if max(abs(low), abs(high)) < 1 else 2
-    over = f" over {found['varies']}" if found.get("varies") else ""
-    text = f"{found['what']}: **{mean:+.{digits}f}** [{low:+.{digits}f}, {high:+.{digits}f}]{over}"
-    text += f", {AHEAD[found['ahead']]}" if "ahead" in found else ""
-    return text + (" (stored runs)" if found.get("stored") else "")
+    return headline_in_words(own[HEADLINE], "**")
 
 
 def picture(root: Path) -> tuple[str, str]:

@@ -37,11 +37,13 @@ def build(
     jobs: int = 1,
     output: Path | None = None,
     fresh: bool = False,
+    board: bool = True,
 ) -> Path:
     """Build the book from the last run of each lesson, running what is missing; returns the folder with index.html.
 
     ``known`` are the lessons to show; ``profile`` says which runs; ``output`` another place than site/_build/html; ``fresh``
-    runs all lessons again (a run is taken as long as its lesson's text is the same, also where the library has changed).
+    runs all lessons again (a run is taken as long as its lesson's text is the same, also where the library has changed);
+    ``board`` shows the leaderboard of the grids that were run here.
     Raises CourseError where a lesson fails, a package is missing, ``output`` holds other files than a book, or Sphinx finds a
     fault (a broken link, a figure without alternative text, a formula that cannot be rendered).
     """
@@ -55,7 +57,7 @@ def build(
     # In a folder of its own, so that two builds do not meet, and a failed one leaves the book that was there
     with tempfile.TemporaryDirectory(prefix="book-", dir=root / BUILT) as work:
         source, made = Path(work) / "source", Path(work) / "html"
-        write_source(root, known, runs, source)
+        write_source(root, known, runs, source, board)
         _sphinx(root, source, made)
         replace_book(made, target)
     return target
@@ -107,8 +109,11 @@ def gather(known: Sequence[Lesson], profile: str, jobs: int = 1, fresh: bool = F
     return {name: folder for name, folder in runs.items() if folder is not None}
 
 
-def write_source(root: Path, known: Sequence[Lesson], runs: dict[str, Path], source: Path) -> None:
-    """Write everything that Sphinx reads: the hand-written pages of site/, lessons, generated pages, downloads."""
+def write_source(root: Path, known: Sequence[Lesson], runs: dict[str, Path], source: Path, board: bool = True) -> None:
+    """Write everything that Sphinx reads: the hand-written pages of site/, lessons, generated pages, downloads.
+
+    ``board``: the leaderboard of the grids that were run here, where there is one.
+    """
     import nbformat
 
     shutil.rmtree(source, ignore_errors=True)
@@ -133,7 +138,7 @@ def write_source(root: Path, known: Sequence[Lesson], runs: dict[str, Path], sou
     write_text(source / "alternatives.json", json.dumps(alts, indent=1, ensure_ascii=False))
     for name, text in generated_pages(root, list(known), found_cards).items():
         write_text(source / f"{name}.md", text)
-    board = (root / BOARD / "index.md").is_file()
+    board = board and (root / BOARD / "index.md").is_file()
     if board:
         shutil.copytree(root / BOARD, source / "board")
     index = source / "index.md"

@@ -36,7 +36,8 @@ def build(args: argparse.Namespace, root: Path) -> int:
     problems: list[str] = []
     for lesson in chosen:
         for path in [] if args.check else build.build(lesson):
-            print(f"built {path.relative_to(root)}")
+            kept = (root / build.YOURS) in path.parents
+            print(f"{'your own work is kept in' if kept else 'built'} {path.relative_to(root)}")
         problems += [f"{lesson.name}: {line}" for line in build.check(lesson)]
     if not args.lessons:
         problems += build.strangers(root)
@@ -58,6 +59,7 @@ def run(args: argparse.Namespace, root: Path) -> int:
     from coursekit.run.courserun import Outcome, table
     from coursekit.run.execute import progress_line, run
     from coursekit.run.last import newest
+    from scfm import errors
 
     path = Path(args.lesson)
     file = path.resolve() if path.suffix == ".ipynb" else None
@@ -88,7 +90,10 @@ def run(args: argparse.Namespace, root: Path) -> int:
         print(f"@folder {done.folder}", flush=True)
         return 0 if done.passed else 1
     print(table([Outcome(lesson, done.folder, done.card)]))
-    if not done.passed:
+    in_words = done.card.get("error", "").split(":")[0] in vars(
+        errors
+    )  # of the data: where in the code says nothing more
+    if not done.passed and not in_words:
         print((done.folder / "traceback.txt").read_text(encoding="utf-8"), file=sys.stderr)
     return 0 if done.passed else 1
 

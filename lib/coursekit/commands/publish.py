@@ -65,12 +65,14 @@ def slides(args: argparse.Namespace, root: Path) -> None:
 
 @command(
     "what was learned between the quiz before and the quiz after",
-    *(arg("before", type=Path, help="CSV: participant and a column per topic"), arg("after", type=Path)),
+    arg("before", type=file_path, help="the folder of the files that participants saved, or one CSV of them all"),
+    arg("after", type=file_path),
 )
 def gain(args: argparse.Namespace, root: Path) -> None:
     from coursekit.workshop import quizpage
 
-    for name, value in quizpage.gain(args.before, args.after, quizpage.topics(root / quizpage.QUESTIONS)).items():
+    known = quizpage.asked_in(args.before, quizpage.topics(root / quizpage.QUESTIONS))
+    for name, value in quizpage.gain(args.before, args.after, known).items():
         print(f"{name}: {value}")
 
 

@@ -2,26 +2,46 @@
 
 from __future__ import annotations
 
+import itertools
 from pathlib import Path
 from typing import Any
 
-from coursekit.course import Lesson, lessons
+from coursekit.course import CourseError, Lesson, lessons
 from coursekit.files import write_text
 from coursekit.lesson import bootstrap
 from coursekit.lesson.lint import leaks, lint
-from coursekit.lesson.notebook import EDITIONS, edition, from_json, read_source, restore, to_json, unparse
+from coursekit.lesson.notebook import EDITIONS, edited, edition, from_json, read_source, restore, to_json, unparse
+
+YOURS = Path("runs") / "yours"
 
 
 def build(lesson: Lesson) -> list[Path]:
-    """Write both editions of a lesson; returns the files that changed."""
+    """Write both editions of a lesson; returns the files that changed.
+
+    A notebook that somebody has written into is first copied to ``runs/yours``; the copy is among what is returned.
+    """
     full = read_source(lesson)
     changed = []
     for name in EDITIONS:
         path, text = lesson.notebook(name), to_json(_written(lesson, full, name))
         if not path.is_file() or path.read_text(encoding="utf-8") != text:
+            changed += _kept(lesson.root, path)
             write_text(path, text)
             changed.append(path)
     return changed
+
+
+def _kept(root: Path, path: Path) -> list[Path]:
+    """Copy a notebook that holds somebody's work to where nothing is overwritten; returns the copy, or nothing."""
+    try:
+        if not path.is_file() or not edited(from_json(path)):
+            return []
+    except CourseError:  # no notebook at all: kept as well
+        pass
+    places = (root / YOURS / f"{path.stem}-{k}.ipynb" for k in itertools.count(1))
+    copy = next(place for place in places if not place.exists())
+    write_text(copy, path.read_text(encoding="utf-8", errors="replace"))
+    return [copy]
 
 
 def check(lesson: Lesson) -> list[str]:

@@ -76,7 +76,7 @@ def edition(full: Any, name: str, lesson: str) -> Any:
         source = fold_quiz(cell["source"]) if "quiz" in tags(cell) else cell["source"]
         metadata = {key: cell["metadata"][key] for key in ("tags", "lines_to_next_cell") if key in cell["metadata"]}
         metadata |= {"jupyter": {"source_hidden": True}} if "figure" in tags(cell) else {}  # JupyterLab folds it
-        digest = hashlib.sha256(f"{cell['cell_type']}\n{metadata.get('tags')}\n{source}".encode()).hexdigest()[:10]
+        digest = _digest(cell["cell_type"], metadata.get("tags"), source)
         seen[digest] = seen.get(digest, 0) + 1
         make = getattr(nbformat.v4, f"new_{cell['cell_type']}_cell")
         twin = f"-{seen[digest]}" if seen[digest] > 1 else ""
@@ -85,6 +85,20 @@ def edition(full: Any, name: str, lesson: str) -> Any:
     notebook = nbformat.v4.new_notebook(cells=cells, metadata=about)
     notebook["nbformat_minor"] = 5
     return notebook
+
+
+def _digest(kind: str, named: list[str] | None, source: str) -> str:
+    return hashlib.sha256(f"{kind}\n{named}\n{source}".encode()).hexdigest()[:10]
+
+
+def edited(notebook: Any) -> bool:
+    """Whether somebody has written into a built notebook: the id of a cell tells the text that it was built with."""
+    cells = [cell for cell in notebook["cells"] if SETUP not in tags(cell)]
+    return any(
+        cell.get("id", "").split("-")[0] != _digest(cell["cell_type"], cell["metadata"].get("tags"), cell["source"])
+        for cell in cells
+        if cell["source"].strip()  # JupyterLab ends a notebook with an empty cell
+    )
 
 
 def to_json(notebook: Any) -> str:

@@ -8,12 +8,13 @@ import math
 import os
 import re
 import sys
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Mapping
 from typing import Any
 
 MIME = "application/vnd.coursekit.record+json"
 MAX_VALUES = 2_000
 HEADLINE = "headline"  # the name under which record.headline records
+AHEAD = {"model": "the model is ahead", "baseline": "*the baseline is ahead*", "undecided": "undecided"}
 SPECIAL = {"NaN": math.nan, "Infinity": math.inf, "-Infinity": -math.inf}  # JSON has no words for these numbers
 
 
@@ -194,6 +195,21 @@ def number(plain: Any) -> float | None:
     if isinstance(plain, str):
         return SPECIAL.get(plain)
     return float(plain) if isinstance(plain, (int, float)) else None
+
+
+def headline_in_words(found: Mapping[str, Any], strong: str = "") -> str:
+    """A recorded headline as one line: what it is, mean and interval, who is ahead. ``strong``: what stands around the mean.
+
+    Only what it is where a number is none.
+    """
+    mean, low, high = (number(found.get(key)) for key in ("mean", "low", "high"))
+    if mean is None or low is None or high is None:
+        return str(found["what"])
+    digits = 3 if max(abs(low), abs(high)) < 1 else 2
+    over = f" over {found['varies']}" if found.get("varies") else ""
+    text = f"{found['what']}: {strong}{mean:+.{digits}f}{strong} [{low:+.{digits}f}, {high:+.{digits}f}]{over}"
+    text += f", {AHEAD[found['ahead']].replace('*', strong)}" if "ahead" in found else ""
+    return text + (" (stored runs)" if found.get("stored") else "")
 
 
 def in_words(plain: Any, width: int = 100) -> str:

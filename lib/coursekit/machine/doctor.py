@@ -22,7 +22,6 @@ from coursekit.machine import facts
 
 OK, WARN, FAIL = "OK", "WARN", "FAIL"
 PYTHONS = ((3, 11), (3, 14))  # from, and below
-MENDED = (3, 11, 5)  # Debian 12's own is 3.11.2
 NEED_DISK, NEED_MEMORY = 6, 4  # GiB: the environment with its caches; a quick lesson with room to spare
 HUB = "https://huggingface.co"
 SETUP = "make setup FORCE=1"
@@ -55,15 +54,15 @@ def examine(root: Path, network: bool = True) -> Iterator[Finding]:
 def _python(root: Path) -> Iterator[Finding]:
     low, high = PYTHONS
     version = platform.python_version()
-    if sys.version_info[:2] == (3, 11) and sys.version_info[:3] < MENDED:
-        words = f"Python {version} misreads patterns that pages of lessons need (cpython 108004): no page, no card"
-        yield Finding(FAIL, words, "make clean-env; make setup PYTHON=python3.12 (or 3.11.5 and later)")
-    elif low <= sys.version_info[:2] < high:
+    if low <= sys.version_info[:2] < high:
         yield Finding(OK, f"Python {version}")
     else:
         wanted = f"{low[0]}.{low[1]} to {high[0]}.{high[1] - 1}"
         fix = "make clean-env; make setup PYTHON=python3.12"
         yield Finding(FAIL, f"Python {version}; the course needs {wanted}", fix)
+    if not _writes_pages():  # before 3.11.5, as on Debian 12, with a soupsieve of later ones (cpython 108004)
+        words = f"this soupsieve does not work with Python {version}: a lesson would leave no page and no card"
+        yield Finding(FAIL, words, f"{SETUP} (the lock has one that does)")
     if (platform.system(), platform.machine()) == ("Darwin", "x86_64"):
         words = "an Intel Mac (or an Intel Python): there is no PyTorch of the course's version for it"
         yield Finding(FAIL, words, "on Apple silicon a Python for arm64; else use Colab, Binder or a Linux machine")
@@ -73,6 +72,19 @@ def _python(root: Path) -> Iterator[Finding]:
         yield Finding(WARN, words, "unset PYTHONPATH (a cluster's module may set it: module purge)")
     if sys.prefix == sys.base_prefix and not os.environ.get("CONDA_PREFIX"):
         yield Finding(WARN, "this Python is not in an environment of its own", "make setup, then: . .venv/bin/activate")
+
+
+def _writes_pages() -> bool:
+    """Whether a selector of nbconvert's can be read; True where soupsieve is not there, which is another finding."""
+    try:
+        import soupsieve
+
+        soupsieve.compile("img:not([alt])")
+    except ImportError:
+        return True
+    except Exception:
+        return False
+    return True
 
 
 def _within(folder: str, root: Path) -> bool:

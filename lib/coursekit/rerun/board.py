@@ -22,6 +22,8 @@ from coursekit.run import card as cards
 if TYPE_CHECKING:
     import pandas as pd
 
+    from scfm.stats import Interval
+
 COSTS = (
     "ms_per_cell",
     "run_seconds",
@@ -60,10 +62,12 @@ def gather(folders: Iterable[Path]) -> pd.DataFrame:
     settings = _settings([card for _, card in found])
     tables = [_of_run(folder, card, setting) for (folder, card), setting in zip(found, settings, strict=True)]
     tables = [table for table in tables if len(table)]
+    from scfm.datasets import short_names
+
     if not tables:
         return pd.DataFrame(columns=list(TIDY))
     whole = pd.concat(tables, ignore_index=True)
-    whole["dataset"] = whole["dataset"].map(_short_names(set(whole["dataset"])))
+    whole["dataset"] = whole["dataset"].map(short_names(set(whole["dataset"])))
     order = ["lesson", "setting", "model", "dataset", "labels_per_class", "metric", "method", "run_seed", "seed", "run"]
     return whole.sort_values(order, kind="stable", ignore_index=True)[list(TIDY)]
 
@@ -127,19 +131,6 @@ def _recorded(card: dict[str, Any]) -> pd.DataFrame:
     )
 
 
-def _short_names(names: set[str]) -> dict[str, str]:
-    """Datasets as a table shows them: of a file its name, with as much of its folder as tells it from the others."""
-    short = {}
-    for name in names:
-        parts = Path(name).parts
-        others = [Path(other).parts for other in names if other != name]
-        for n in range(1, len(parts) + 1):
-            if all(other[-n:] != parts[-n:] for other in others):
-                break
-        short[name] = "/".join(parts[-n:]) if len(parts) > 1 else name
-    return short
-
-
 def write_table(table: pd.DataFrame, path: Path) -> Path:
     """Write a table as Parquet, whole or not at all."""
     with atomic_write(path) as temporary:
@@ -154,30 +145,33 @@ def compare(tidy: pd.DataFrame) -> pd.DataFrame:
     """Each model against each of its rivals, on the metrics that decide; one row per comparison.
 
     Columns: GROUP, method, rival, rival_role, strongest (is it the baseline with the best mean?), model_mean, rival_mean, gain
-    with low and high (95 % bootstrap; positive: the model is better, also where a low value is good), p (sign flips of the paired
-    differences), p_holm (corrected for all comparisons of the table), verdict, n_seeds, n_draws, and what it cost.
+    with low and high (95 % t interval; positive: the model is better, also where a low value is good), p (sign flips of the paired
+    differences), p_holm (corrected for all comparisons of the table), verdict, too_few_draws (undecided by the test alone, which so
+    few draws could not have passed), n_seeds, n_draws, and what it cost.
 
-    The interval draws whole runs (seeds) first and draws of labels within them second, where there is more than one run.
+    The interval is over all draws; from three runs (seeds) on over the runs' means, where that is wider: runs may disagree.
     """
     import pandas as pd
 
     deciding = tidy[tidy["key"] & (tidy["role"] != RECORDED)]
-    rows = [
+    found = [
         dict(zip(GROUP, group, strict=True)) | row
         for group, part in deciding.groupby(GROUP, sort=True, observed=True)
         for row in _comparisons(part)
     ]
-    table = pd.DataFrame(rows)
+    table = pd.DataFrame(found)
     if len(table):
         table["p_holm"] = holm(table["p"].to_numpy())
-        table["verdict"] = [verdict(row.low, row.high, row.p_holm) for row in list[Any](table.itertuples())]
+        rows = list[Any](table.itertuples())
+        table["verdict"] = [verdict(row.low, row.high, row.p_holm) for row in rows]
+        apart = np.array([verdict(row.low, row.high, 0.0) != "undecided" for row in rows])
+        powerless = len(table) * np.array([least_p(row.n_draws) for row in rows]) >= LEVEL
+        table["too_few_draws"] = (table["verdict"] == "undecided") & apart & powerless
     return table
 
 
 def _comparisons(part: pd.DataFrame) -> Iterator[dict[str, Any]]:
     """Each model against each rival, in the rows of one lesson, setting, model, dataset, number of labels and metric."""
-    from scfm.stats import interval
-
     sign = -1.0 if part["better"].iloc[0] == "lower" else 1.0
     roles = part.drop_duplicates("method").set_index("method")["role"]
     ms = part.groupby("method")["ms_per_cell"].median()
@@ -189,8 +183,7 @@ def _comparisons(part: pd.DataFrame) -> Iterator[dict[str, Any]]:
         gains = (sign * (wide[method] - wide[rival])).dropna()
         if gains.empty:
             continue
-        square = rectangle(gains)
-        found = interval(square)
+        found = _interval(gains)
         yield {
             "method": method,
             "rival": rival,
@@ -201,7 +194,7 @@ def _comparisons(part: pd.DataFrame) -> Iterator[dict[str, Any]]:
             "gain": found.mean,
             "low": found.low,
             "high": found.high,
-            "p": sign_flips(square.ravel()),
+            "p": sign_flips(gains.to_numpy()),
             "n_seeds": gains.index.get_level_values(0).nunique(),
             "n_draws": len(gains),
             "model_ms": ms[method],
@@ -211,12 +204,15 @@ def _comparisons(part: pd.DataFrame) -> Iterator[dict[str, Any]]:
         }
 
 
-def rectangle(gains: pd.Series) -> np.ndarray:
-    """Paired differences as (run, draw) where there are several runs of equally many draws, else as (draw,)."""
-    wide = gains.unstack()
-    if wide.isna().to_numpy().any() or 1 in wide.shape:
-        return gains.to_numpy()
-    return wide.to_numpy()
+def _interval(gains: pd.Series) -> Interval:
+    """Of paired differences by run and draw: over all draws, or over the means of three runs and more where that is wider."""
+    from scfm.stats import FEWEST_GROUPS, interval
+
+    over_draws, runs = interval(gains.to_numpy()), gains.groupby(level=0).mean().to_numpy()
+    if len(runs) < FEWEST_GROUPS:
+        return over_draws
+    over_runs = interval(runs)
+    return max(over_draws, over_runs, key=lambda found: found.high - found.low)
 
 
 def sign_flips(differences: np.ndarray, n: int = N_FLIPS, seed: int = 0) -> float:
@@ -233,6 +229,11 @@ def sign_flips(differences: np.ndarray, n: int = N_FLIPS, seed: int = 0) -> floa
     rounding = 1e-12 * np.abs(differences).max()  # a fixed one would swallow tiny differences
     as_far = means >= abs(differences.mean()) - rounding
     return float(as_far.mean()) if size <= 13 else float((1 + as_far.sum()) / (1 + n))
+
+
+def least_p(n: int) -> float:
+    """The least p that :func:`sign_flips` can give for ``n`` differences: that of all signs alike."""
+    return 2.0 ** (1 - n) if n <= 13 else 1 / (1 + N_FLIPS)
 
 
 def holm(p: np.ndarray) -> np.ndarray:
@@ -253,7 +254,7 @@ def over_datasets(table: pd.DataFrame) -> pd.DataFrame:
     """The strongest-baseline comparisons summed over datasets: the question that draws from one set cannot answer.
 
     Columns: lesson, setting, model, method, labels_per_class, metric, n_datasets, better, undecided, worse, gain (mean over datasets), and
-    from 6 datasets on low, high (bootstrap over datasets) and p (Wilcoxon's signed ranks); with fewer no test can decide.
+    from 6 datasets on low, high (t over datasets) and p (Wilcoxon's signed ranks); with fewer no test can decide.
     """
     import pandas as pd
     from scipy.stats import wilcoxon

@@ -15,13 +15,13 @@ if TYPE_CHECKING:
     import pandas as pd
 
 PAGE = Path("runs") / "board"  # the book takes its pages from here (site.BOARD)
-STORED = Path("data") / "results" / "board.parquet"
+STORED = PAGE / "scores.parquet"  # in runs/: names of your own files are nothing for the repository
 TEMPLATE = Path(__file__).with_name("board.md")
 SIGN = {"better": "**yes**", "worse": "no: worse", "undecided": "undecided"}
 
 
 def publish(root: Path, tidy: pd.DataFrame) -> Path:
-    """Store the scores in data/results, and write the page; returns it."""
+    """Store the scores beside the page, and write it; returns it."""
     board.write_table(tidy, root / STORED)
     return write_page(root, tidy)
 
@@ -78,7 +78,7 @@ _SHOWN: dict[str, Callable[[Any], str]] = {
     "rival": lambda row: f"{_words(row.rival)} ({row.rival_role})",
     "gain": lambda row: f"{row.gain:+.3f}" + ("" if math.isnan(row.low) else f" [{row.low:+.3f}, {row.high:+.3f}]"),
     "p": lambda row: _p(row.p_holm if hasattr(row, "p_holm") else row.p),
-    "model better?": lambda row: SIGN[row.verdict],
+    "model better?": lambda row: "undecided: too few draws" if row.too_few_draws else SIGN[row.verdict],
     "ms per cell": lambda row: f"{_ms(row.model_ms)} : {_ms(row.rival_ms)}",
     "seeds × draws": lambda row: f"{row.n_seeds} × {row.n_draws // row.n_seeds}",
     "better": lambda row: str(row.better),

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import platform
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -38,6 +39,17 @@ def provenance(path: Path) -> list[dict[str, Any]]:
         if entry not in found:
             found.append(entry)
     return found
+
+
+def whose(parameters: Mapping[str, Any]) -> str:
+    """On what a lesson was run, where it was not its own set: "on mine.h5ad (label = cell type)"; else ""."""
+    from scfm.datasets import short_names, split_names
+
+    if not parameters.get("dataset"):
+        return ""
+    names = short_names(split_names(str(parameters["dataset"]))).values()
+    more = ", ".join(f"{name} = {parameters[name]}" for name in ("label", "batch") if parameters.get(name))
+    return f"on {' + '.join(names)}" + (f" ({more})" if more else "")
 
 
 def write(path: Path, card: dict[str, Any]) -> None:

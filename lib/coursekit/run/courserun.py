@@ -8,14 +8,14 @@ import re
 import subprocess
 import sys
 import threading
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from coursekit.course import Lesson
-from coursekit.lesson.recording import in_words
+from coursekit.lesson.recording import HEADLINE, headline_in_words, in_words
 from coursekit.machine.facts import cores
 from coursekit.run import card as cards
 
@@ -52,7 +52,7 @@ def run_all(chosen: Sequence[Lesson], options: Sequence[str], jobs: int = 1) -> 
             return Outcome(lesson, None, None, f"{type(error).__name__}: {error}")
 
     with contextlib.ExitStack() as stack:
-        bars = [stack.enter_context(bar(1, "cell", one.name, place)) for place, one in enumerate(chosen)]
+        bars = [stack.enter_context(bar(1, " step", one.name, place)) for place, one in enumerate(chosen)]
         pool = ThreadPoolExecutor(jobs)
         try:
             return list(pool.map(work, chosen, bars))
@@ -116,11 +116,17 @@ def _progress(line: str) -> tuple[int, int] | None:
 
 
 def key_results(card: dict[str, Any]) -> list[tuple[str, Any]]:
-    """The results to show in a table: those recorded with ``key=True``, else the first few that are no dict or list."""
+    """The results to show in a table beside the headline: those recorded with ``key=True``; without either the first few numbers."""
     results = card["results"]
     chosen = [name for name, entry in results.items() if entry.get("key")]
     plain = [name for name, entry in results.items() if not isinstance(entry["value"], (dict, list))]
-    return [(name, results[name]["value"]) for name in chosen or plain[:KEY_RESULTS]]
+    return [(name, results[name]["value"]) for name in chosen or plain[: 0 if HEADLINE in results else KEY_RESULTS]]
+
+
+def headline(card: Mapping[str, Any]) -> str:
+    """The lesson's one result in words; "" where it has none."""
+    found = card["results"].get(HEADLINE, {}).get("value")
+    return headline_in_words(found) if isinstance(found, dict) else ""
 
 
 def table(outcomes: Sequence[Outcome]) -> str:
@@ -138,6 +144,7 @@ def table(outcomes: Sequence[Outcome]) -> str:
         head = f"{outcome.lesson.name:<28} {status:<7} {card['seconds'] / 60:>7.1f} {memory:>9}  "
         lines.append(head + (found[0] if found else ""))
         lines += [" " * len(head) + line for line in found[1:]]
+        lines += [f"    {line}" for line in (cards.whose(card["parameters"]), headline(card)) if line]
         if "error" in card:
             lines.append(f"    {card['error']}")
         assert outcome.folder is not None

@@ -23,7 +23,7 @@ from coursekit.files import file_hash, write_text
 from coursekit.lesson import recording
 from coursekit.lesson.notebook import edition as make_edition
 from coursekit.lesson.notebook import from_json, read_source, tags
-from coursekit.lesson.params import accept, files_from, from_words, parameters_of
+from coursekit.lesson.params import Parameter, accept, files_from, from_words, parameters_of
 from coursekit.lesson.scores import FILE as SCORES
 from coursekit.lesson.scores import PLACE
 from coursekit.run import card as cards
@@ -71,6 +71,7 @@ def run(
     known = parameters_of(notebook)
     given = files_from(accept(known, {**from_words(known, words or []), **(parameters or {})}), Path.cwd())
     values = {name: parameter.default for name, parameter in known.items()} | given
+    _say_whose(notebook, known, values)
     folder = _new_folder(folder or lesson.runs, str(values.get("profile", "run")))
     started = datetime.datetime.now(datetime.UTC)
     clock = time.monotonic()
@@ -93,6 +94,18 @@ def run(
         "used": used,
     }
     return _kept(lesson, folder, watch, about, failure)
+
+
+def _say_whose(notebook: Any, known: dict[str, Parameter], values: dict[str, Any]) -> None:
+    """Put a note below the title where cells or model are not the lesson's own: its prose was written for those."""
+    import nbformat
+
+    changed = {name: value for name, value in values.items() if value != known[name].default}
+    other = f"with the model {Path(str(changed['model'])).name}" if "model" in changed else ""
+    if said := " ".join(filter(None, (cards.whose(changed), other))):
+        note = f"> **A run {said}.** What the cells print, draw and record is of these, except where they say that a table is stored. "
+        note += "The text around them was written about the course's own sets and models."
+        notebook["cells"].insert(1, nbformat.v4.new_markdown_cell(source=note, id="course-whose"))
 
 
 def _kept(lesson: Lesson, folder: Path, watch: Any, about: dict[str, Any], failure: str) -> Run:
@@ -146,7 +159,7 @@ def _execute(
             parameters=given,
             engine_name=NAME,
             kernel_name="python3",
-            progress_bar={"desc": lesson.name, "file": sys.stderr} if bar else False,
+            progress_bar={"desc": lesson.name, "file": sys.stderr, "unit": " step"} if bar else False,
             cwd=str(cwd) if cwd.is_dir() else None,
             start_timeout=120,
             watch=watch,

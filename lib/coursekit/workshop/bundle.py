@@ -18,7 +18,7 @@ from typing import Any
 
 from coursekit.course import CourseError, Lesson
 from coursekit.files import atomic_write, filled, sha256, write_text
-from coursekit.workshop import wheelhouse
+from coursekit.workshop import paper, quizpage, wheelhouse
 
 SCRIPTS = Path(__file__).parent / "bundled"
 BUNDLES = Path("runs") / "bundle"
@@ -68,9 +68,11 @@ def make(
     (root / ".cache").mkdir(exist_ok=True)
     with tempfile.TemporaryDirectory(prefix="bundle-", dir=root / ".cache") as scratch:
         checkout(root, Path(scratch) / "course")
-        book = site.build(root, known, profile, jobs, Path(scratch) / "book")
+        # what you compared on your own cells stays here
+        book = site.build(root, known, profile, jobs, Path(scratch) / "book", board=False)
         files: dict[str, Path | bytes] = {**scripts(about), **_tree("course", Path(scratch) / "course")}
         files |= _tree("book", book)
+        files |= quizzes(root)
         files |= {f"wheels/{path.name}": path for path in wheels}
         files |= {f"executed/{name}/{file}": folder / file for name, folder in runs.items() for file in EXECUTED}
         files |= {f"cache/{name}": path for name, path in cache.items()}
@@ -161,6 +163,15 @@ def scripts(about: Mapping[str, Any]) -> dict[str, bytes]:
     }
     found["bundle.json"] = (json.dumps(about, indent=1) + "\n").encode()
     return found
+
+
+def quizzes(root: Path) -> dict[str, Path | bytes]:
+    """The quiz pages before and after, as participants get them: without the key."""
+    questions = root / quizpage.QUESTIONS
+    chosen = quizpage.topics(questions) if questions.is_file() else []
+    css = paper.CSS.read_text(encoding="utf-8")
+    times = quizpage.TIMES if chosen else ()
+    return {f"quiz/{time}.html": quizpage.sheet(chosen, time, css).encode() for time in times}
 
 
 def pack(files: Mapping[str, Path | bytes], archive: Path, top: str, when: int) -> None:

@@ -164,7 +164,8 @@ def write(root: Path, made: Workshop, known: Sequence[Lesson]) -> list[Path]:
         "notes.html": to_page(notes(known), "Notes for instructors"),
     }
     questions = root / quizpage.QUESTIONS
-    chosen = quizpage.topics(questions) if questions.is_file() else []
+    taught = {*(part.outline.number for part in made.parts), *made.bridges}
+    chosen = [topic for topic in quizpage.topics(questions) if topic.lesson in taught] if questions.is_file() else []
     if chosen:
         texts |= {
             f"quiz-{time}.html": quizpage.sheet(chosen, time, CSS.read_text(encoding="utf-8"))

@@ -84,11 +84,16 @@ def key(chosen: Sequence[Topic]) -> str:
 
 
 def scores(path: Path, chosen: Sequence[Topic], time: str) -> dict[str, float]:
-    """participant → share of right answers; an empty answer is not right. Raises CourseError for a file that is not in form."""
-    with open(path, encoding="utf-8-sig", newline="") as handle:
-        rows = [row for row in csv.DictReader(handle) if row.get("participant") != "participant"]
+    """participant → share of right answers; an empty answer is not right. Raises CourseError for a file that is not in form.
+
+    ``path``: a table with a row for each participant, or the folder of the files that their pages saved.
+    """
+    rows = []
+    for file in sorted(path.glob("*.csv")) if path.is_dir() else [path]:
+        with open(file, encoding="utf-8-sig", newline="") as handle:
+            rows += [row for row in csv.DictReader(handle) if row.get("participant") != "participant"]
     wanted = {"participant", *(topic.name for topic in chosen)}
-    if not rows or not wanted <= set(rows[0]):
+    if not rows or not all(wanted <= set(row) for row in rows):
         raise CourseError(f"{path.name} needs rows below the columns {', '.join(sorted(wanted))}.")
     names = [row["participant"].strip() for row in rows]
     twice = sorted({name for name in names if names.count(name) > 1})
@@ -99,6 +104,16 @@ def scores(path: Path, chosen: Sequence[Topic], time: str) -> dict[str, float]:
         name: sum((row[topic] or "").strip().upper() == letter for topic, letter in right.items()) / len(right)
         for name, row in zip(names, rows, strict=True)
     }
+
+
+def asked_in(path: Path, known: Sequence[Topic]) -> list[Topic]:
+    """The topics that a workshop's pages asked: those that have a column in its answers."""
+    file = next(iter(sorted(path.glob("*.csv"))), path) if path.is_dir() else path
+    try:
+        head = file.read_text(encoding="utf-8-sig").splitlines()[:1]
+    except (OSError, UnicodeDecodeError) as error:
+        raise CourseError(f"{path} holds no answers (CSV) that can be read: {error}") from error
+    return [topic for topic in known if topic.name in next(csv.reader(head), [])]
 
 
 def gain(before: Path, after: Path, chosen: Sequence[Topic], n_boot: int = 5000, seed: int = 0) -> dict[str, object]:

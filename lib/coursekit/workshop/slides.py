@@ -28,7 +28,8 @@ PAGE = Path(__file__).with_name("slides.html")
 SENTENCES, LETTERS = 4, 460  # of text on one slide
 FIGURES = 2  # of one section
 POINTS = 4  # key points on one slide
-_SENTENCE = re.compile(r"(?<=[.?!])[\"”*)]*\s+(?=[A-Z*`\"“])")
+SHORT = 60  # letters below which a sentence says too little alone
+_SENTENCE = re.compile(r".+?[.?!][\"”*)]*(?=\s+[A-Z*`\"“(]|$)")
 
 
 def last_page(lesson: Lesson) -> Path:
@@ -65,7 +66,10 @@ def _section(section: Section, cells: Sequence[Any], outputs: Sequence[list[Any]
     start, end = section.cells
     minutes = section.minutes + sum(e.minutes for e in section.exercises)
     spare = " May be skipped." if section.optional else ""
-    notes = "\n\n".join([f"About {minutes:.0f} minutes.{spare}", *section.notes])
+    told = "\n\n".join(_paragraphs(cells[start:end]))  # what the slide has no room for
+    notes = "\n\n".join(
+        [f"About {minutes:.0f} minutes.{spare}", *section.notes, *([f"**The text:** {told}"] if told else [])]
+    )
     body = "".join(f"<p>{rich(sentence)}</p>" for sentence in key_sentences(cells[start:end]))
     heading = rich(section.heading)
     if section.heading != OPENING or body:
@@ -88,20 +92,23 @@ def _section(section: Section, cells: Sequence[Any], outputs: Sequence[list[Any]
 
 
 def key_sentences(cells: Sequence[Any]) -> list[str]:
-    """The first sentences of a section's paragraphs, as many as fit a slide; of exercises, notes and solutions none."""
+    """How a section's paragraphs begin, as many as fit a slide: with their first sentence, a short one with the next."""
     found: list[str] = []
-    for cell in cells:
-        if cell["cell_type"] != "markdown" or {"instructor", "solution", "quiz"} & set(tags(cell)):
-            continue
-        text = re.split(r"^### Exercise", cell["source"], flags=re.M)[0]
-        for block in re.split(r"\n\s*\n", text):
-            block = "\n".join(line for line in block.splitlines() if not line.startswith("#")).strip()
-            if not block or re.match(r"[-|>$<!`]|\d+\.\s|\s", block):
-                continue
-            sentence = _SENTENCE.split(" ".join(block.split()))[0]
-            if len(found) < SENTENCES and sum(map(len, found)) + len(sentence) <= LETTERS and sentence[-1] in ".?!":
-                found.append(sentence)
+    for block in _paragraphs(cells):
+        first, *more = [one.strip() for one in _SENTENCE.findall(block)] or [""]
+        sentence = f"{first} {more[0]}" if more and len(first) < SHORT else first
+        if sentence and len(found) < SENTENCES and sum(map(len, found)) + len(sentence) <= LETTERS:
+            found.append(sentence)
     return found
+
+
+def _paragraphs(cells: Sequence[Any]) -> list[str]:
+    """The prose of cells, a line for each paragraph; of exercises, notes, solutions, lists and tables none."""
+    prose = [c for c in cells if c["cell_type"] == "markdown" and not {"instructor", "solution", "quiz"} & set(tags(c))]
+    texts = [re.split(r"^### Exercise", cell["source"], flags=re.M)[0] for cell in prose]
+    blocks = [block for text in texts for block in re.split(r"\n\s*\n", text)]
+    plain = ["\n".join(line for line in block.splitlines() if not line.startswith("#")).strip() for block in blocks]
+    return [" ".join(block.split()) for block in plain if block and not re.match(r"[-|>$<!`]|\d+\.\s", block)]
 
 
 def _exercise(cells: Sequence[Any], i: int) -> str:

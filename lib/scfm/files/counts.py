@@ -31,6 +31,9 @@ _BLOCK = 1 << 22
 # --- which matrix holds the counts? -----------------------------------------------------------------
 
 
+NOTHING = "nothing but zeros"
+
+
 def judge(matrix: Any) -> str:
     """Say what a matrix holds: "counts", or in words what speaks against it.
 
@@ -44,7 +47,7 @@ def judge(matrix: Any) -> str:
         wrong = sum(int((~np.isfinite(part)).sum()) for part in parts)
         return f"{wrong:,} values that are NaN or infinite"
     if not data.any():
-        return "nothing but zeros"
+        return NOTHING
     if data.min() < 0:
         return f"negative values (down to {data.min():.3g}): scaled or centred data"
     if data.dtype.kind in "iub":

@@ -20,7 +20,8 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from scfm.errors import FileFormatError
+from scfm.errors import FileFormatError, NotCountsError
+from scfm.files.counts import NOTHING, judge
 from scfm.files.tokenize_file import CellsOnDisk, open_cells
 from scfm.inside.meter import peak_memory
 from scfm.store import cache
@@ -37,9 +38,36 @@ ABOUT = b"scfm"
 
 
 def n_cells(path: str | Path, counts_in: str = "X") -> int:
-    """The number of cells of an AnnData on disk, without reading any."""
-    with open_cells(Path(path), counts_in, window=(0, 0)) as cells:
-        return cells.n_cells
+    """The number of cells of an AnnData on disk, after a look at the first.
+
+    Raises
+    ------
+    NotCountsError
+        The first cells hold no raw counts there; the message names where the file does have some.
+    """
+    verdict, cells = _first_cells(Path(path), counts_in)
+    if verdict not in ("counts", NOTHING):
+        others = [place for place in cells.places if place != counts_in and _holds_counts(Path(path), place)]
+        advice = (
+            f"Raw counts are in {', '.join(others)}: name it (--counts-in {others[0]})." if others else "No place does."
+        )
+        raise NotCountsError(f"{cells.name}: {counts_in} holds {verdict}, and no raw counts. {advice}")
+    return cells.n_cells
+
+
+def _holds_counts(path: Path, place: str) -> bool:
+    try:
+        return _first_cells(path, place)[0] == "counts"
+    except FileFormatError:  # one that cannot be read in parts is none to name
+        return False
+
+
+def _first_cells(path: Path, counts_in: str, n: int = 200) -> tuple[str, CellsOnDisk]:
+    """What the first cells hold in this place, in words, and the file."""
+    import scipy.sparse as sp
+
+    with open_cells(path, counts_in, window=(0, 0)) as cells:
+        return judge(sp.csr_matrix(cells.matrix[: min(n, cells.n_cells)])), cells
 
 
 def windows(total: int, cells_per_shard: int) -> list[tuple[int, int]]:

@@ -277,7 +277,11 @@ class CellsOnDisk:
         from scfm.files.counts import gene_columns
 
         self.name = name
-        places = ["X", *(f"layers/{layer}" for layer in root.get("layers", ())), *(["raw/X"] if "raw" in root else [])]
+        self.places = places = [
+            "X",
+            *(f"layers/{layer}" for layer in root.get("layers", ())),
+            *(["raw/X"] if "raw" in root else []),
+        ]
         if counts_in not in root or not {"obs", "var"} <= set(root):
             found = ", ".join(place for place in places if place in root) or "no matrix"
             raise FileFormatError(f"{name} has no {counts_in}, or is no AnnData file. It has {found}; see counts_in.")

@@ -44,6 +44,7 @@ pip --no-build-isolation -e .  # and PyTorch, which the sums above have verified
 touch .venv/ready .venv/site-ready  # make asks these files whether the set-up is complete
 
 cd "$here"
+mkdir -p cache  # where start.sh says that data lie, also when none was packed
 status=0
 sh start.sh .venv/bin/python -m coursekit doctor --offline || status=$?
 echo

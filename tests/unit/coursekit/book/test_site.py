@@ -284,6 +284,8 @@ def test_sources_are_written_whole(lesson: Lesson) -> None:
         assert (source / "extra" / "downloads" / name).is_file()
     [(_, alt)] = json.loads((source / "alternatives.json").read_text()).items()
     assert alt == "A figure of one dot, for tests."
+    site.write_source(lesson.root, [lesson], runs, source, board=False)  # as a bundle has it
+    assert not (source / "board").exists()
     lesson.notebook("learner").unlink()
     with pytest.raises(CourseError, match="make build"):
         site.write_source(lesson.root, [lesson], runs, source)
@@ -339,6 +341,10 @@ def test_the_glossary_names_the_lesson_that_brings_a_word(tmp_path: Path, lesson
     assert ":sorted:\n\nnumber\nnumeral\n  A thing to count with. [Lesson 01.](x)\n" in out
     assert "letter\n  Not here.\n" in out
     assert out.endswith("```\nend\n")
+    token = [glossary.Term(("<cls>",), "A token.")]
+    assert "\n\\<cls>\n  A token." in glossary.with_lessons(
+        text, token, {}, {}
+    )  # not a tag, which would be nothing to see
 
 
 # --- the map -----------------------------------------------------------------------------------------

@@ -37,6 +37,30 @@ def test_built_notebooks_are_in_step_and_stable(root: Path) -> None:
     assert [lesson.notebook(name).read_bytes() for name in notebook.EDITIONS] == before
 
 
+def test_a_notebook_that_somebody_solved_is_kept(root: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    lesson = lessons(root)[0]
+    path = lesson.notebook("learner")
+    build.build(lesson)
+    solved = nbformat.read(path, as_version=4)
+    cell = next(cell for cell in solved.cells if "exercise" in cell.metadata.get("tags", []))
+    cell.source = cell.source.replace("...", "a or b")
+    nbformat.write(solved, path)
+    with_answer = path.read_text()
+    assert main(["--root", str(root), "build"]) == 0
+    kept = root / "runs" / "yours" / f"{path.stem}-1.ipynb"
+    assert kept.read_text() == with_answer
+    assert f"your own work is kept in runs/yours/{path.stem}-1.ipynb" in capsys.readouterr().out
+    assert "a or b" not in path.read_text()
+
+    only_run = nbformat.read(path, as_version=4)
+    first = next(cell for cell in only_run.cells if cell.cell_type == "code")
+    first.outputs = [nbformat.v4.new_output("stream", text="1")]
+    only_run.cells.append(nbformat.v4.new_code_cell(""))
+    nbformat.write(only_run, path)
+    build.build(lesson)
+    assert len(list(kept.parent.iterdir())) == 1  # nobody wrote anything
+
+
 def test_editions_hold_what_they_should(root: Path) -> None:
     lesson = lessons(root)[0]
     build.build(lesson)

@@ -57,6 +57,17 @@ def test_an_open_stub_fails_without_spending_a_hint(stub: object) -> None:
     assert check.run("01.1", lambda x: x).hint.startswith("Hint 1")
 
 
+def test_a_forgotten_return_is_no_open_stub() -> None:
+    def forgot(x: int) -> None:
+        x * 2
+
+    result = check.run("01.1", forgot)
+    assert not result.passed
+    assert not result.open
+    assert "returns nothing" in result.message
+    assert check.run("01.1", lambda x: x).hint.startswith("Hint 1")  # none was spent
+
+
 @pytest.mark.parametrize(
     "answer", [lambda x: 1 / 0, lambda: 1, 3, "text", np.zeros(3), lambda x: np.zeros(2), lambda x: sys.exit(x)]
 )

@@ -213,10 +213,22 @@ def test_uv_keeps_the_versions_that_the_locks_have(locked: Path) -> None:
 
 
 def test_an_early_python_that_cannot_write_pages_is_named(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(doctor.sys, "version_info", (3, 11, 2, "final", 0))
-    first = next(iter(doctor.examine(tmp_path, network=False)))
-    assert first.level == doctor.FAIL
-    assert "3.11.5" in first.fix
+    import soupsieve
+
+    def misread(selector: str) -> None:
+        raise soupsieve.SelectorSyntaxError(f"Malformed attribute selector: {selector}")
+
+    assert not any("soupsieve" in finding.words for finding in doctor._python(tmp_path))
+    monkeypatch.setattr(soupsieve, "compile", misread)
+    found = [finding for finding in doctor._python(tmp_path) if "soupsieve" in finding.words]
+    assert [finding.level for finding in found] == [doctor.FAIL]
+    assert "make setup FORCE=1" in found[0].fix
+
+
+def test_the_lock_has_a_soupsieve_for_early_pythons() -> None:
+    lines = (ROOT / "requirements.lock").read_text().splitlines()
+    early = next(line for line in lines if line.startswith("soupsieve") and "< '3.11.5'" in line)
+    assert early.startswith("soupsieve==2.")
 
 
 def test_packages_of_a_clusters_module_are_named(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

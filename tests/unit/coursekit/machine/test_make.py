@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import shutil
 import subprocess
 from pathlib import Path
@@ -45,3 +46,13 @@ def test_an_intel_mac_hears_it_from_us_and_not_from_pip(tmp_path: Path) -> None:
     assert not (tmp_path / ".venv" / "ready").exists()
     python.write_text("#!/bin/sh\n")
     assert make(tmp_path, "setup").returncode == 0
+
+
+def test_a_pip_that_installs_for_the_user_does_not_stop_the_set_up(tmp_path: Path) -> None:
+    shutil.copy(MAKEFILE, tmp_path)
+    own = "include Makefile\nshown: ; @echo $$PIP_USER\n"
+    environment = os.environ | {"PIP_USER": "1"}
+    done = subprocess.run(
+        ["make", "-f", "-", "shown"], input=own, cwd=tmp_path, capture_output=True, text=True, env=environment
+    )
+    assert done.stdout.strip() == "0"  # what pip is told goes before its pip.conf

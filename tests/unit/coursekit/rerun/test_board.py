@@ -149,6 +149,18 @@ def test_the_model_meets_the_strongest_baseline_and_losses_stay(tmp_path: Path) 
     assert len(table) == 9  # twin and weaker baseline too
 
 
+def test_what_so_few_draws_cannot_show_is_said(tmp_path: Path) -> None:
+    few = board.compare(tidy_of(tmp_path / "few", long_table(n=5, levels=LEVELS | {"model": 0.99})))
+    assert set(few["verdict"]) == {"undecided"}  # 5 draws: p is 1/16 at the least
+    assert few["too_few_draws"].all()
+    assert "undecided: too few draws" in boardpage.page(few, tidy_of(tmp_path / "again", long_table(n=5)), "")
+    enough = board.compare(tidy_of(tmp_path / "enough", long_table(n=20, levels=LEVELS | {"model": 0.99})))
+    assert set(enough["verdict"]) == {"better"}
+    assert not enough["too_few_draws"].any()
+    assert board.least_p(5) == board.sign_flips(np.full(5, 0.3))
+    assert board.least_p(20) == board.sign_flips(np.full(20, 0.3))
+
+
 def test_lower_can_be_better(tmp_path: Path) -> None:
     formed = scores.in_form(long_table(), ROLES, ["accuracy"], lower_is_better=["accuracy"])
     table = board.compare(board.gather([run_folder(tmp_path / "r", formed)]))

@@ -312,6 +312,17 @@ def test_learner_edition_runs_with_open_exercises(root: Path, tmp_path: Path) ->
     assert done.card["exercises"] == [{"number": "01.1", "passed": False, "open": True}]
 
 
+def test_a_checkout_of_another_user_has_its_commit(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    git = ["git", "-C", str(tmp_path), "-c", "user.name=t", "-c", "user.email=t@example.org"]
+    subprocess.run([*git, "init", "-q"], check=True)
+    subprocess.run([*git, "commit", "-q", "--allow-empty", "-m", "one"], check=True)
+    commit = facts.git_state(tmp_path)["commit"]
+    monkeypatch.setenv("GIT_TEST_ASSUME_DIFFERENT_OWNER", "1")  # git's own way to test it
+    refused = subprocess.run(["git", "-C", str(tmp_path), "rev-parse", "HEAD"], capture_output=True, text=True)
+    assert "dubious ownership" in refused.stderr
+    assert facts.git_state(tmp_path) == {"commit": commit, "dirty": False}
+
+
 def test_git_state_and_cards_that_are_none(tmp_path: Path) -> None:
     assert facts.git_state(tmp_path) == {"commit": None, "dirty": None}
     env = dict(

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import shutil
 import subprocess
 import tarfile
 from pathlib import Path
@@ -60,6 +61,23 @@ def test_an_archive_holds_the_files_their_sums_and_the_same_bytes_each_time(tmp_
     assert (tmp_path / "b" / "setup.sh").stat().st_mode & 0o111
     assert json.loads((tmp_path / "b" / "bundle.json").read_text())["commit"] == "c0ffee"
     assert len(list(one.parent.iterdir())) == 2  # no half-written file stays
+
+
+def test_what_was_compared_on_own_cells_stays_at_home(root: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    from coursekit.book import site
+
+    own = root / "runs" / "board" / "index.md"
+    own.parent.mkdir(parents=True)
+    own.write_text("# my_patients.h5ad\n")
+    monkeypatch.setattr(wheelhouse, "fill", lambda *_: [])
+    monkeypatch.setattr(site, "NEEDED", {})  # Sphinx is not asked
+    monkeypatch.setattr(site, "gather", lambda *_: {})
+    monkeypatch.setattr(site, "_sphinx", lambda root, source, made: shutil.copytree(source, made))
+    archive = bundle.make(root, [], output=root / "runs" / "b.tar.gz", dirty=True)
+    with tarfile.open(archive) as packed:
+        held = [packed.extractfile(one) for one in packed.getmembers() if one.isfile()]
+        assert held
+        assert not any(b"my_patients" in file.read() for file in held if file)
 
 
 def test_set_up_says_what_is_damaged_and_touches_nothing(tmp_path: Path) -> None:

@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 from offline import outside_references
 
-from coursekit.course import CourseError, find_root
+from coursekit.course import CourseError, find_root, lessons
 from coursekit.workshop import quizpage
 
 TOPICS = quizpage.topics(find_root(Path(__file__)) / quizpage.QUESTIONS)
@@ -48,6 +48,24 @@ def test_gain_is_what_was_put_in(tmp_path: Path) -> None:
     same = quizpage.gain(before, answers(tmp_path / "s.csv", "after", [3, 2, 1, 2]), TOPICS)
     assert same["gain"][0] == pytest.approx(0)  # type: ignore[index]
     assert same["gain"][1] < 0 < same["gain"][2]  # type: ignore[index]
+
+
+def test_the_files_that_pages_saved_need_no_merging(tmp_path: Path) -> None:
+    for time, right in (("before", [1, 2, 3]), ("after", [3, 4, 5])):
+        whole = answers(tmp_path / f"{time}.csv", time, right).read_text().splitlines()
+        (tmp_path / time).mkdir()
+        for k, line in enumerate(whole[1:]):
+            (tmp_path / time / f"p{k}.csv").write_text(f"{whole[0]}\n{line}\n")
+    by_folder = quizpage.gain(tmp_path / "before", tmp_path / "after", TOPICS)
+    assert by_folder == quizpage.gain(tmp_path / "before.csv", tmp_path / "after.csv", TOPICS)
+    assert quizpage.asked_in(tmp_path / "before", TOPICS) == TOPICS
+    (tmp_path / "two.csv").write_text("participant,ranks,transfer\n")
+    assert [topic.name for topic in quizpage.asked_in(tmp_path / "two.csv", TOPICS)] == ["transfer", "ranks"]
+
+
+def test_lessons_have_topics_and_topics_lessons() -> None:
+    asked, there = {topic.lesson for topic in TOPICS}, {lesson.number for lesson in lessons(find_root(Path(__file__)))}
+    assert {f"{n:02d}" for n in range(1, 9)} <= asked <= there
 
 
 def test_what_cannot_be_compared_is_said(tmp_path: Path) -> None:

@@ -165,3 +165,38 @@ def test_join_keeps_values_and_adds_reports() -> None:
     assert both.values.tolist() == [0.5, 1.5, 2.5]
     assert both.cell_ids.tolist() == ["a", "b", "c"]
     assert both.report == {"n": 3, "empty": ["b"]}
+
+
+def test_where_the_counts_are_is_said_before_any_shard_is_made(tmp_path: Path) -> None:
+    logged = cells()
+    logged.layers["counts"] = logged.X.copy()
+    logged.layers["scaled"] = logged.X.toarray() - 1
+    logged.X = logged.X.log1p()
+    logged.write_h5ad(tmp_path / "logged.h5ad")
+    with pytest.raises(NotCountsError, match=r"logged\.h5ad: X holds .* in layers/counts: .*--counts-in layers/counts"):
+        shards.n_cells(tmp_path / "logged.h5ad")
+    assert shards.n_cells(tmp_path / "logged.h5ad", "layers/counts") == N_CELLS
+    del logged.layers["counts"]
+    logged.write_h5ad(tmp_path / "none.h5ad")
+    with pytest.raises(NotCountsError, match="No place does"):
+        shards.n_cells(tmp_path / "none.h5ad")
+
+
+def test_strings_as_pandas_3_writes_them(tmp_path: Path) -> None:
+    plain = cells()
+    plain.write_h5ad(tmp_path / "plain.h5ad")
+    newer = plain.copy()
+    newer.obs["kind"] = newer.obs["kind"].astype("string")
+    newer.obs.index, newer.var.index = newer.obs.index.astype("string"), newer.var.index.astype("string")
+    newer.var = newer.var.astype("string")
+    with anndata.settings.override(allow_write_nullable_strings=True):
+        newer.write_h5ad(tmp_path / "newer.h5ad", convert_strings_to_categoricals=False)
+    model, made = tiny_geneformer.model(), {}
+    for name in ("plain", "newer"):
+        folder = tmp_path / name
+        folder.mkdir()
+        parts = make(model, tmp_path / f"{name}.h5ad", folder, 20)
+        shards.gather(parts, folder / "embedding.h5ad", tmp_path / f"{name}.h5ad")
+        made[name] = anndata.read_h5ad(folder / "embedding.h5ad")
+    assert made["newer"].obs_names.tolist() == plain.obs_names.tolist()
+    np.testing.assert_array_equal(made["newer"].X, made["plain"].X)
