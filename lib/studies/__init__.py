@@ -15,6 +15,7 @@ judge_scgpt         has the small scGPT?
 judge               the cards of the minis: ``python -m studies.judge FOLDER``
 judging             what all cards have in common
 sets                which cells of a set count
+scale               what more cells and a larger network would bring
 tables              stored tables that grow, piece by piece
 comparisons         from a few draws to verdicts
 ladder_figure       the figure of the course

@@ -21,8 +21,8 @@ if TYPE_CHECKING:
 
 TISSUES = {  # evaluation set → whether the corpus holds its tissue
     "pbmc_zheng_facs": "sorted blood cells, another donor's; the corpus holds blood",
-    "kang_ifnb_pbmc": "blood cells with and without interferon-β; the corpus holds blood",
-    "lung_celllines_5batch": "lung-cancer cell lines; the corpus holds none of lung, but other cancer lines",
+    "kang_ifnb_pbmc": "blood cells of lupus patients, 94 % of them unstimulated; the corpus holds blood",
+    "lung_celllines_5batch": "lung-cancer cell lines; the corpus holds no lung line, but other cancer lines and cells of lung tumours",
     "pancreas_baron_175": "pancreatic islets; the corpus holds no pancreas",
 }
 BUDGETS = (5, 10, 30, 100)

@@ -692,9 +692,11 @@ assert np.array_equal(floors(place.keys[genes_only])[:-1], of_library[:-1])  # t
 keys = place.keys[genes_only]
 low, high = np.append(floors(keys)[:-1], keys.min()), np.append(keys.max(), ceilings(keys)[1:])
 inside = (keys >= low) & (keys <= high)
-print(f"In the first cell {inside.mean():.0%} of {len(keys)} genes have their key between floor and ceiling.", end=" ")
+print(f"In the first cell {inside.mean():.0%} of {len(keys)} genes have their key between floor and ceiling:", end=" ")
+print("they were counted once, or might have been.", end=" ")
 fits = np.mean([(np.isfinite(place.keys) & (place.keys >= a) & (place.keys <= b)).sum() for a, b in zip(low, high)])
-print(f"Of the {np.isfinite(place.keys).sum():,} genes of the vocabulary, {fits:,.0f} fit between the two on average.")
+in_all = np.isfinite(place.keys).sum()
+print(f"Of all {in_all:,} genes of the vocabulary {fits / in_all:.0%} do.")
 
 # %% tags=["figure"]
 ax = plots.axes(8.0, 3.0)
@@ -711,9 +713,9 @@ plots.show(
 )
 
 # %% [markdown]
-# The band is narrow: the place of a gap alone leaves few genes, before anybody has asked what kind of cell it is. Genes
-# below the band were counted more than once. `studies.gene_guessers` joins these pieces and plays all guessers on the
-# same hidden genes.
+# So the place of a gap alone rules out most genes, before anybody has asked what kind of cell it is. Genes below the
+# band were counted more than once. `studies.gene_guessers` joins these pieces and plays all guessers on the same hidden
+# genes.
 
 # %%
 networks = {"pretrained": fm.network, "random twin": scfm.load_model(model, on, "random", seed).network}

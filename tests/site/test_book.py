@@ -5,7 +5,6 @@ from __future__ import annotations
 import html.parser
 import json
 import re
-from pathlib import Path
 from typing import Any
 from urllib.parse import unquote, urlsplit
 
