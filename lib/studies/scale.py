@@ -16,7 +16,7 @@ import itertools
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from scfm.pretraining import geneformer_mini
 from scfm.store import cache
@@ -27,7 +27,7 @@ if TYPE_CHECKING:
     from scfm.pretraining.corpus import Corpus
 
 SHARES = (1 / 16, 1 / 4, 1.0)
-SIZES = {"small": {"hidden": 64, "layers": 2, "heads": 2, "feed_forward": 256}, "mini": {}}
+SIZES: dict[str, dict[str, Any]] = {"small": {"hidden": 64, "layers": 2, "heads": 2, "feed_forward": 256}, "mini": {}}
 SEEDS = (0, 1, 2)
 STEPS = 3500
 DATASETS = ("pbmc_zheng_facs", "kang_ifnb_pbmc", "pancreas_baron_175")
@@ -51,8 +51,8 @@ class Run:
 
     def settings(self, steps: int = STEPS) -> geneformer_mini.Settings:
         """Of the pretraining."""
-        small = {"name": self.name, "steps": steps, "share_of_cells": self.share, "seed": self.seed}
-        return replace(geneformer_mini.Settings(), **small, **SIZES[self.size])
+        own: dict[str, Any] = {"name": self.name, "steps": steps, "share_of_cells": self.share, "seed": self.seed}
+        return replace(geneformer_mini.Settings(), **own, **SIZES[self.size])
 
 
 def runs() -> list[Run]:
