@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from scfm import stats
+from scfm.calibration import expected_error
 from scfm.generation import completion
 from studies import comparisons
 
@@ -128,9 +129,9 @@ def calibration(
         for question in questions:
             said.append(np.ravel(_nonzero(guess(question))))
             happened.append(np.ravel(question.truth > 0))
-        line = completion.reliability(np.concatenate(said), np.concatenate(happened))
-        off_by[who] = float((np.abs(line["said"] - line["happened"]) * line["n"]).sum() / line["n"].sum())
-        lines.append(line.assign(guesser=who))
+        given, true = np.concatenate(said), np.concatenate(happened)
+        off_by[who] = expected_error(given, true)
+        lines.append(completion.reliability(given, true).assign(guesser=who))
     return pd.concat(lines, ignore_index=True), off_by
 
 

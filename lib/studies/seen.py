@@ -115,7 +115,7 @@ def markers(adata: anndata.AnnData, model: Model, per_type: int = 10) -> pd.Data
     for kind in np.unique(kinds):
         own = kinds == kind
         with warnings.catch_warnings():
-            warnings.simplefilter("ignore")
+            warnings.simplefilter("ignore", RuntimeWarning)  # a gene that does not vary has no t value
             t = np.nan_to_num(stats.ttest_ind(normal[own], normal[~own], equal_var=False).statistic, nan=-np.inf)
         for place, gene in enumerate(np.argsort(-t)[:per_type], 1):
             has = np.unique(owner[cells.tokens == tokens[gene]])  # no cell's, where the gene has no token

@@ -32,9 +32,9 @@ def test_a_run_is_trained_measured_and_kept(tmp_path, monkeypatch) -> None:
         "minibatch": 8,
         "pool": 5,
     }
-    monkeypatch.setattr(scale, "SIZES", {"small": tiny, "mini": tiny})
+    monkeypatch.setattr(scale, "SIZES", {"mini": tiny})
     monkeypatch.setattr(scale, "SHARES", (0.25, 1.0))
-    monkeypatch.setattr(scale, "SEEDS", (0, 1))
+    monkeypatch.setattr(scale, "SEEDS", (0,))
     monkeypatch.setattr(scale, "DATASETS", ())
     monkeypatch.setattr(scale.measured, "__defaults__", ((), 2))
     blood = corpus.read_corpus(["pbmc68k"])
