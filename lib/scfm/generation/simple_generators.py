@@ -57,7 +57,7 @@ class RealCells:
     ) -> RealCells:
         """From raw counts with labels in ``obs[label]``; types of fewer than ``smallest`` cells are left out.
 
-        genes: symbols to generate and judge; unless given, the ``n_genes`` most variable that the model knows.
+        genes: symbols of the model's vocabulary to generate and judge; unless given, the ``n_genes`` most variable that it knows.
 
         Raises
         ------
@@ -80,7 +80,10 @@ class RealCells:
         if genes is None:
             known = np.flatnonzero(tokens >= 0)
             columns = known[baselines.variable_genes(adata[:, known].copy(), n_genes)]
-            genes = adata.var["gene_symbol"].iloc[columns].astype(str).tolist()
+            named = {
+                token: symbol for symbol, token in model.vocabulary.tokens.items()
+            }  # a file may bear another release's
+            genes = [named[token] for token in tokens[columns].tolist()]
         chosen = np.asarray([model.vocabulary.token(gene) for gene in genes])
         cells = model.tokenize(adata, max_len=len(model.vocabulary))
         return cls(

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import numpy as np
 import pandas as pd
 import pytest
@@ -87,6 +89,22 @@ def test_real_cells(cells):
     by_default = simple.RealCells.of(study(), model(), n_genes=12)
     assert len(by_default.genes) == 12
     assert len(set(by_default.genes)) == 12
+
+
+def test_a_gene_of_another_release_is_generated_under_the_name_that_the_model_knows():
+    """FAM46C became TENT5C: the file may bear one name and the model's vocabulary the other."""
+    as_now = study()
+    named = ScGPT(network(), replace(tiny.VOCABULARY, tokens={**tiny.VOCABULARY.tokens, "FAM46C": 0}), "tiny")
+    named.vocabulary.tokens.pop("GENE0")
+    symbols = as_now.var["gene_symbol"].astype(str).tolist()
+    place = symbols.index("GENE0")
+    as_now.var["gene_symbol"] = [*symbols[:place], "TENT5C", *symbols[place + 1 :]]
+    as_now.var["ensembl_id"] = [f"id {i}" for i in range(as_now.n_vars)]
+    as_now.var.iloc[place, as_now.var.columns.get_loc("ensembl_id")] = "ENSG00000183508"
+    whole = simple.RealCells.of(as_now, named, n_genes=as_now.n_vars)
+    assert "FAM46C" in whole.genes
+    assert "TENT5C" not in whole.genes
+    assert whole.bins[:, whole.genes.index("FAM46C")].any()
 
 
 def test_a_split_is_of_each_type_and_of_every_cell(cells):
