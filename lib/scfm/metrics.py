@@ -292,6 +292,28 @@ def probe(
     return table
 
 
+def right_by_cell(
+    embeddings: Mapping[str, np.ndarray],
+    labels: Sequence[str] | np.ndarray,
+    per_class: int = 10,
+    n_draws: int = 20,
+    seed: int = 0,
+) -> dict[str, np.ndarray]:
+    """In which share of :func:`probe`'s draws a cell was read rightly, of those in which it was tested: float (cell,), NaN if never.
+
+    For an interval over *cells* (:func:`scfm.stats.bootstrap` with the types as strata), where a sentence speaks of them: other draws
+    of labels from the same cells do not say how other cells would do.
+    """
+    names = np.asarray(labels).astype(str)
+    right = {method: np.zeros(len(names)) for method in embeddings}
+    tested = np.zeros(len(names))
+    for train, test in label_draws(names, per_class, n_draws, seed):
+        tested[test] += 1
+        for method, embedding in embeddings.items():
+            right[method][test] += linear_head(embedding[train], names[train]).predict(embedding[test]) == names[test]
+    return {method: np.divide(n, tested, out=np.full(len(n), np.nan), where=tested > 0) for method, n in right.items()}
+
+
 def cluster_scores(
     embeddings: Mapping[str, np.ndarray | Sequence[np.ndarray]],
     labels: Sequence[str] | np.ndarray,

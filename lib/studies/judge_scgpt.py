@@ -144,7 +144,7 @@ def judge(folder: Path, sets: Sequence[str] = tuple(judging.TISSUES), n_draws: i
             (m, name, 0, s, k, v) for m, s, k, v in hidden_values(models, name, n_draws, settings=read_settings(folder))
         ]
         parts.append(pd.DataFrame(rows, columns=COLUMNS[1:]))
-        parts.append(judging.probes(models, evaluation_set(name), n_draws).assign(dataset=name))
+        parts.append(judging.probes(model, evaluation_set(name), n_draws).assign(dataset=name))
     return pd.concat(parts, ignore_index=True).assign(model=folder.name)[COLUMNS]
 
 
@@ -256,7 +256,7 @@ from the prompt alone {last[prompted_alone]:.1f}. Each gene's mean: {log[gene_me
 
 ## Evaluation
 
-On sets kept out of the corpus; mean and 95 % bootstrap interval over 20 draws of cells and genes. Half of the genes shown to the
+On sets kept out of the corpus; mean and 95 % interval (Student's t) over 20 draws of cells and genes. Half of the genes shown to the
 network are asked for, and as many zeros.
 
 ### Squared error (bins²) of the values of expressed genes: lower is better

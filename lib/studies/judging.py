@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import tomllib
-from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -12,6 +11,7 @@ import numpy as np
 import scfm
 from scfm import baselines, metrics, stats
 from scfm.store import cache
+from studies import headstudy
 
 if TYPE_CHECKING:
     import anndata
@@ -39,13 +39,11 @@ def twins(model: Model, folder: Path) -> dict[str, Model]:
     return found | {"random twin": scfm.load_model(folder, weights="random")}
 
 
-def probes(models: Mapping[str, Model], adata: anndata.AnnData, n_draws: int = 20, **how: Any) -> pd.DataFrame:
-    """Label efficiency of the models' embeddings and of PCA: :func:`scfm.metrics.probe` at each budget that the set allows."""
+def probes(model: Model, adata: anndata.AnnData, n_draws: int = 20) -> pd.DataFrame:
+    """Label efficiency of a model, its untrained rivals (several of each) and PCA: :func:`scfm.metrics.probe` at each budget of the set."""
     import pandas as pd
 
-    cells = next(iter(models.values())).tokenize(adata)
-    embeddings = {m: net.embed(cells, progress=False, **how) for m, net in models.items()}
-    embeddings["HVG + PCA"] = baselines.pca(adata)
+    embeddings = headstudy.frozen(model, adata) | {"HVG + PCA": baselines.pca(adata)}
     kinds = adata.obs["cell_type"].astype(str).to_numpy()
     smallest = min(np.unique(kinds, return_counts=True)[1])
     # beyond 60 % of the smallest class the classes would be cut: no longer this budget

@@ -79,9 +79,9 @@ def measured(run: Run, folder: Path, datasets: tuple[str, ...] = DATASETS, n_dra
 
     log = json.loads((folder / "training_log.json").read_text(encoding="utf-8"))
     rows: list[tuple] = [(run.name, "pretrained", HERE, 0, run.seed, LOSS, log["log"][-1]["loss"])]
-    models = judging.twins(scfm.load_model(folder), folder)
+    model = scfm.load_model(folder)
     for dataset in datasets:
-        found = judging.probes(models, sets.evaluation_set(dataset), n_draws, pooling="mean")
+        found = judging.probes(model, sets.evaluation_set(dataset), n_draws)
         found = found[found["metric"].isin(METRICS) & found["labels_per_class"].isin([10, 100])]
         rows += [
             (run.name, r.method, dataset, r.labels_per_class, r.seed, r.metric, r.value) for r in found.itertuples()

@@ -391,6 +391,24 @@ record("avg_bio", avg_bio[avg_bio["dataset"] == first].set_index("method")["mean
 record("twin_intervals_apart", bool(probed[first, "pretrained"].low > probed[first, "random twin"].high))
 
 # %% [markdown]
+# **What would other cells say?** The interval above is over draws of *labels* from the same cells. A sentence about cells
+# needs the cells to vary: draw cells anew within each type, with repeats (a *bootstrap*), and see how far the difference
+# moves.
+
+# %%
+own = cells_of[first].obs["cell_type"].astype(str).to_numpy()
+pair = {m: metrics.of_draw(embeddings[first][m], 0) for m in ("pretrained", "HVG + PCA")}
+by_cell = pd.DataFrame(metrics.right_by_cell(pair, own, labels_per_class, n_draws, seed))
+tested = by_cell.notna().all(axis=1).to_numpy()
+lead = (by_cell["pretrained"] - by_cell["HVG + PCA"]).to_numpy()[tested]
+over_cells = stats.bootstrap(lead, strata=own[tested])
+over_draws = stats.paired_difference(probes[probes["dataset"] == first], *pair, "balanced_accuracy")
+wider = (over_cells.high - over_cells.low) / (over_draws.high - over_draws.low)
+print(f"Pretrained minus HVG + PCA on {first}: over draws of labels {over_draws}, over cells {over_cells}:", end=" ")
+print(f"{wider:.1f} times as wide, {over_cells.verdict()}.")
+record("over_cells", {"low": over_cells.low, "high": over_cells.high}, tolerance=0.04)
+
+# %% [markdown]
 # Look back at lesson 02: there the same kind of probe read the types from the bare encodings, without any network.
 #
 # ### Is the fight fair?
@@ -406,7 +424,6 @@ record("twin_intervals_apart", bool(probed[first, "pretrained"].low > probed[fir
 # have no part in it. Here is what a fixed choice would have done, on the same draws:
 
 # %%
-own = cells_of[first].obs["cell_type"].astype(str).to_numpy()
 accuracies = {"chosen inside": probes[(probes["dataset"] == first) & (probes["metric"] == "balanced_accuracy")]}
 for scale, said in (("common", "one scale for all, C = 1"), ("each", "each feature its own, C = 1")):
     found = metrics.probe(embeddings[first], own, labels_per_class, n_draws, seed, scale=scale, strength=1.0)

@@ -177,3 +177,18 @@ def test_cluster_scores_give_every_method_the_same_draws(blobs) -> None:
     of_clusters = [f"{score}{which}" for score in ("ari", "avg_bio", "nmi") for which in ("", "_fixed")]
     assert wide.groupby("metric").size().to_dict() == dict.fromkeys(["asw", *of_clusters], 3)
     assert (wide["one"]["nmi"] >= wide["one"]["nmi_fixed"] - 1e-9).all()  # labels chose the resolution of one of them
+
+
+def test_the_share_of_right_answers_by_cell_is_the_probes_own(blobs) -> None:
+    embedding, names = blobs
+    half = embedding[:, :2]
+    found = metrics.right_by_cell({"half": half}, names, 5, 4)["half"]
+    assert found.shape == (len(names),)
+    tested = ~np.isnan(found)
+    assert ((found[tested] >= 0) & (found[tested] <= 1)).all()
+    answers = []
+    for train, test in metrics.label_draws(names, 5, 4):
+        answers.append((test, metrics.linear_head(half[train], names[train]).predict(half[test]) == names[test]))
+    cell = int(answers[0][0][0])
+    of_cell = [right[test == cell][0] for test, right in answers if cell in test]
+    assert found[cell] == pytest.approx(np.mean(of_cell))
