@@ -3,6 +3,7 @@
 depth               what a cell's depth does to its encodings
 gene_guessers       who guesses a hidden gene, and what simple guessers reach
 ladder              every rung at every label budget
+own_cells           the ladder's question of cells of one's own
 sweep               LoRA at every rank and place, and its relatives
 forgetting          what each rung forgets
 seen                where on the way into a network is the answer lost?

@@ -29,7 +29,7 @@ import torch
 import scfm
 from coursekit import check, record
 from scfm import drawings, plots, stats
-from studies import gene_guessers
+from studies import gene_guessers, sets
 
 SIZES = {
     "quick": {"dataset": "pbmc68k", "cells_per_draw": 12},
@@ -435,6 +435,7 @@ print(
 
 # %%
 adata = scfm.load_dataset(dataset or SIZES["dataset"], label=label, seed=seed)
+sets.suitable(adata, types=0, cells=3 * n_draws)
 on = "auto" if profile == "gpu" else "cpu"
 fm = scfm.load_model(model, device=on)
 cells = fm.tokenize(adata)
@@ -456,17 +457,21 @@ def words_of(sentence):
     return [fm.vocabulary.symbol(token) for token in sentence]
 
 
-def chosen_cell(kind, front=30):
-    """The cell with the most markers of this kind, and the fewest of the others, among its first genes."""
-    firsts = [words_of(cells[i][:front]) for i in range(len(cells))]
-    return max(
-        range(len(cells)),
-        key=lambda i: sum((kind_of.get(w) == kind) - (kind_of.get(w, kind) != kind) for w in firsts[i]),
-    )
+def chosen_cells(front):
+    """For each kind the cell with the most markers of it, and the fewest of the others, among its first genes."""
+    firsts = [[kind_of.get(w) for w in words_of(cells[i][:front])] for i in range(len(cells))]
+    for kind in MARKERS:
+        lead = {i: 2 * own.count(kind) + own.count(None) - len(own) for i, own in enumerate(firsts) if kind in own}
+        if lead:  # a file may lack some kinds
+            yield kind, max(lead, key=lead.get)
 
 
-examples = {kind: chosen_cell(kind) for kind in MARKERS}
-one = examples["B cell"]
+examples = dict(chosen_cells(30)) or dict(chosen_cells(fm.vocabulary.max_len))
+if not examples:
+    longest = int(np.argmax(cells.lengths))
+    kind_of, examples = dict.fromkeys(words_of(cells[longest][1:10]), "first genes"), {"first genes": longest}
+    print("No cell here has one of these markers: the first genes of one cell stand in for them.")
+a_kind, one = next(iter(examples.items()))
 sentence = cells[one]
 words = [w for token, w in zip(sentence, words_of(sentence)) if token not in special]
 
@@ -487,7 +492,7 @@ plots.show(
 # places only.
 
 # %%
-at = [p for p, word in enumerate(words_of(sentence)) if kind_of.get(word) == "B cell"][:4]  # places of four markers
+at = [p for p, word in enumerate(words_of(sentence)) if kind_of.get(word) == a_kind][:4]  # places of four markers
 question = torch.tensor(sentence.tolist())
 question[at] = fm.special["<mask>"]
 with torch.inference_mode():
