@@ -24,6 +24,8 @@ LEAST = 15  # minutes below which a lesson is not worth opening
 # Shares of a lesson's own minutes: for one of the first lessons, for another one, and with discussion
 SHORT, GOOD, MOST = 0.75, 0.9, 1.5
 BRIDGE = 5  # minutes to tell what a left-out lesson would have taught
+SOLVING = 7.0  # minutes of an exercise in a room: to read it, to type, to be stuck, to compare
+RESERVE = 0.05  # of a day, for what takes longer than planned
 PART = 30  # a slot longer than this may have a break in its middle
 
 
@@ -138,14 +140,16 @@ def _frame(length: int, k: int, count: int) -> tuple[list[Slot], list[Slot]]:
     """What stands before and after the lessons of day ``k``."""
     some = 5 if length <= 120 else 10
     before = [Slot("talk", some, "Yesterday in one minute each: key points, open questions")]
-    after = [Slot("talk", some, "Questions of the day; what comes tomorrow")]
+    reserve = 5 * round(RESERVE * length / 5) if length > 120 else 0
+    spare = [Slot("talk", reserve, "In reserve: what took longer, or questions")] if reserve else []
+    after = [*spare, Slot("talk", some, "Questions of the day; what comes tomorrow")]
     if k == 0:
         before = [
             Slot("talk", some, "Welcome; `make doctor` on every machine, helpers go round"),
             Slot("quiz", some, "Quiz before: alone, on paper or in the page, no answers told"),
         ]
     if k == count - 1:
-        after = [Slot("quiz", some, "Quiz after: the same topics; then the answers, and what to read next")]
+        after = [*spare, Slot("quiz", some, "Quiz after: the same topics; then the answers, and what to read next")]
     return before, after
 
 
@@ -265,7 +269,7 @@ def part(o: Outline, minutes: int) -> Part:
         units.append((rank, section.minutes, "", section.heading))
         for exercise in section.exercises:
             own = rank if exercise.number in (solved[0], solved[-1]) else max(rank, 2)
-            units.append((own, exercise.minutes, exercise.number, section.heading))
+            units.append((own, max(SOLVING, exercise.minutes), exercise.number, section.heading))
     end = [s for s in o.sections if s.heading == "Key points"]
     units += [(0, max(2.0, s.minutes), "", s.heading) for s in end]
     kept = set(range(len(units)))
