@@ -820,7 +820,7 @@ print(f"All {N_TOKENS:,} tokens equally likely would cost {np.log(N_TOKENS):.2f}
 print(f"near that the random twin stands, at {nats['random twin', 'nothing']:.2f}.")
 print(f"Its lead over the frequencies is {raw:.2f} nats; when all are told the rules, {fair:.2f}.")
 if by_place > 0 and fair > 0:
-    print(f"The place of the gap, read from both sides by somebody with no idea of what a cell is, is worth", end=" ")
+    print("The place of the gap, read from both sides by somebody with no idea of what a cell is, is worth", end=" ")
     print(f"{by_place:.2f} nats: {by_place / fair:.0%} of that lead.")
 
 # %%
