@@ -276,7 +276,7 @@ def refuse_others(wanted: Sequence[Shard], out: Path, steps: int) -> None:
 
 def possible(wanted: Sequence[Shard]) -> tuple[list[Shard], dict[str, str]]:
     """The shards whose model and dataset are here, and why the others are not."""
-    from scfm.datasets import list_datasets
+    from scfm.datasets import NOT_HERE, list_datasets
     from scfm.store import hub
 
     missing: dict[str, str] = {}
@@ -290,7 +290,7 @@ def possible(wanted: Sequence[Shard]) -> tuple[list[Shard], dict[str, str]]:
         ):
             missing[model] = "its weights are not in data/models yet"
     for name in {shard.dataset for shard in wanted}:
-        if known.get(name) not in ("bundled", "in cache"):
+        if known.get(name, NOT_HERE) == NOT_HERE:
             missing[name] = f"{known.get(name, 'no such dataset')}; is its folder in SCFM_CACHE?"
     return [s for s in wanted if s.model not in missing and s.dataset not in missing], missing
 

@@ -126,4 +126,4 @@ def test_a_changed_file_is_refused(
     with pytest.raises(ValueError, match="changed or damaged"):
         load_dataset("blastocyst_blakeley")
     assert list_datasets().loc["blastocyst_blakeley", "availability"] == "in cache"
-    assert list_datasets().loc["pollen_11pop", "availability"].startswith("not here")
+    assert list_datasets().loc["pollen_11pop", "availability"] == "download (converted here)"

@@ -95,7 +95,7 @@ def _row(name: str) -> Row:
 
 def table(rows: Sequence[Row]) -> str:
     """The sets as a table for the terminal, and how many there are."""
-    head = ("set", "cells", "genes", "bytes", "seconds", "", "licence")
+    head = ("set", "cells", "genes", "bytes", "seconds", "how", "licence")
     lines = [head]
     for row in rows:
         sizes = ("", "", "") if row.why else (f"{row.cells:,}", f"{row.genes:,}", f"{row.bytes:,}")

@@ -8,10 +8,11 @@ A recipe reads one or more parts and lays them under one another:
                "tables"      a table of counts, genes x cells
                "10x"         matrix, barcodes and features as cellranger writes them (``file``: the three)
     file, at   which of ``files``, and what in it, as R would call it (``pbmc@assays$RNA@counts``); without ``at`` its only object
-    assay      of Seurat and experiments
+    assay, layer   of Seurat objects and experiments
     cells_in_rows  true for a matrix of cells x genes
     rows       a pattern: rows that match stay, under what it matches (its group, if it has one)
-    genes      a table in the order of the rows: which of its columns are ``id`` and ``symbol``
+    genes      a table in the order of the rows: which of its columns are ``id`` and ``symbol`` (``columns`` names those of a text
+               file without a header)
     select     another matrix, whose columns are the cells to take, in its order
     about      tables about the cells: in their order; or ``by`` a name, that of a row or its ``key`` (``keep``: which of its rows;
                ``unless``: a name that must not be there; ``summary``: new column = [column, "max"] where a cell has many rows)
@@ -29,8 +30,9 @@ What stands beside ``parts`` holds for all of them; ``part`` names one. Then, fo
     names      of the cells; a cell whose name was there already is left out
     obs        column = what it holds
 
-:mod:`scfm.files.columns` says what a column can be. Small tables in data/listed hold what no carrier has: ids and symbols that are not those of data/genes.tsv.gz, and the
-predictions of a classifier made for the course.
+:mod:`scfm.files.columns` says what a column can be. Small tables in data/listed hold what no carrier has: ids and symbols that are not
+those of data/genes.tsv.gz (``ids.tsv``, ``symbols.tsv.gz``), and labels of a classifier made for the course (``predicted.tsv.gz``, in the
+order of the cells).
 """
 
 from __future__ import annotations

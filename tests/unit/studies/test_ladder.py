@@ -11,6 +11,7 @@ import pandas as pd
 import pytest
 
 import scfm
+from scfm import datasets
 from studies import ladder
 from studies.ladder import BASELINES, BUDGETS, COLUMNS, Shard
 from studies.tables import write
@@ -211,13 +212,17 @@ def test_a_set_without_all_draws_waits_and_is_named() -> None:
 def test_what_is_not_here_is_left_out_with_its_reason(monkeypatch) -> None:
     monkeypatch.delenv("SCFM_CACHE", raising=False)
     monkeypatch.setenv("XDG_CACHE_HOME", "/nonexistent")
+    kang = {key: value for key, value in datasets.entries()["kang_ifnb_pbmc"].items() if key != "origin"}
+    known = datasets.entries() | {"kang_ifnb_pbmc": kang}  # a set without a recipe
+    monkeypatch.setattr(datasets, "entries", lambda: known)
     wanted = [
         Shard("geneformer-mini", "pbmc68k", 0),
+        Shard("geneformer-mini", "pancreas_baron_175", 0),  # is made when it is loaded
         Shard("geneformer-mini", "kang_ifnb_pbmc", 0),
         Shard("no-such", "pbmc68k", 0),
     ]
     can, missing = ladder.possible(wanted)
-    assert can == wanted[:1]
+    assert can == wanted[:2]
     assert "SCFM_CACHE" in missing["kang_ifnb_pbmc"]
     assert "models.toml" in missing["no-such"]
 
