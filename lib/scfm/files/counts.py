@@ -108,6 +108,12 @@ def find_counts(adata: anndata.AnnData) -> tuple[Any, pd.DataFrame, str]:
         log.warning(
             "%s holds 0 and 1 only: where a gene was seen, not how often. Ranks and bins need the counts.", where
         )
+    if (depth := _one_depth(matrix)) is not None:
+        log.warning(
+            "Every cell of %s sums to about %s: are these normalized values that were rounded? Models need counts as sequenced.",
+            where,
+            f"{depth:,.0f}",
+        )
     if where.lower() in [f'layers["{name}"]' for name in _SPLICED]:
         log.warning("%s holds a part of the molecules only; the whole (layers matrix or counts) is not there.", where)
     return matrix, var, where
@@ -117,6 +123,13 @@ def _rank(layer: str) -> tuple[int, str]:
     """Which layer is looked at first: by its name, then by the alphabet."""
     order = [*COUNT_LAYERS, "", *_SPLICED]
     return order.index(layer.lower() if layer.lower() in order else ""), layer
+
+
+def _one_depth(matrix: Any) -> float | None:
+    """The sum of every cell where all have nearly the same, as no sequencing gives them; None where they differ."""
+    totals = np.asarray(matrix.sum(axis=1), dtype=np.float64).ravel()
+    same = len(totals) >= 20 and totals.mean() > 100 and totals.std() < 0.005 * totals.mean()
+    return float(totals.mean()) if same else None
 
 
 def _binary(matrix: Any) -> bool:

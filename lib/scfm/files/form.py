@@ -65,7 +65,7 @@ def in_form(
     genes, report = counts.map_genes(var.index.tolist(), var)
     for sentence in counts.sentences(report):
         log.log(logging.INFO if listed else logging.WARNING, "%s: %s", name, sentence)
-    totals = _totals(matrix, raw.obs, name)  # before any gene changes
+    totals = _totals(matrix, raw.obs, name, logging.INFO if listed else logging.WARNING)  # before any gene changes
     matrix, genes = counts.sum_duplicates(matrix, genes, report)
 
     obs = raw.obs.copy()
@@ -176,7 +176,7 @@ def _counts_by_batch(raw: anndata.AnnData, batch: str | None) -> tuple[anndata.A
     return raw[good].copy(), matrix[good], raw.var, where
 
 
-def _totals(matrix: Any, obs: pd.DataFrame, name: str) -> np.ndarray:
+def _totals(matrix: Any, obs: pd.DataFrame, name: str, level: int) -> np.ndarray:
     """Counts of each whole cell: the file's own total where the matrix is only a part of the genes, else the row sum."""
     summed = np.asarray(matrix.sum(axis=1, dtype=np.float64)).ravel()
     for column in _TOTALS:
@@ -184,11 +184,8 @@ def _totals(matrix: Any, obs: pd.DataFrame, name: str) -> np.ndarray:
             stated = obs[column].to_numpy(np.float64)
             whole = np.isfinite(stated).all() and np.abs(stated - np.rint(stated)).max() < 0.01
             if whole and (stated >= summed * 0.999).all() and (stated > summed * 1.001).any():
-                log.info(
-                    "%s: n_counts of whole cells is taken from obs[%r]; the matrix holds a part of the genes.",
-                    name,
-                    column,
-                )
+                sentence = "%s: n_counts of whole cells is taken from obs[%r]; the matrix holds a part of the genes."
+                log.log(level, sentence, name, column)
                 return stated
     return summed
 

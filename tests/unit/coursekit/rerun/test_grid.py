@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import os
+import re
 import shutil
 import signal
 import socket
 from pathlib import Path
 
 import pytest
+import yaml
 from scored_course import make_scored_course
 
 from coursekit.course import CourseError, lessons
@@ -34,6 +36,12 @@ def plan_of(root: Path, text: str, words: tuple[str, ...] = (), name: str = "g")
 def values(root: Path, **changed: object) -> dict[str, object]:
     known = {"profile": "quick", "dataset": "tiny", "seed": 0, "n_cells": None, "share": 0.5, "mode": "well"}
     return known | changed
+
+
+def test_the_cheat_sheet_shows_every_key() -> None:
+    text = (Path(__file__).parents[4] / "site" / "cheat-sheet.md").read_text(encoding="utf-8")
+    shown = yaml.safe_load(re.search(r"```yaml\n(.*?)```", text, re.S)[1])  # type: ignore[index]
+    assert set(shown) == grid.FIELDS
 
 
 # --- the plan ---------------------------------------------------------------------------------------------

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Callable
 from pathlib import Path
 
@@ -202,3 +203,17 @@ def test_a_missing_filter_pass_is_refused_in_words(human: anndata.AnnData, tmp_p
     human.write_h5ad(tmp_path / "a.h5ad")
     with pytest.raises(ValueError, match="filter_pass"):
         load_dataset(tmp_path / "a.h5ad")
+
+
+def test_one_depth_for_all_cells_and_a_depth_from_a_column_are_said(
+    human: anndata.AnnData, counts: np.ndarray, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    rounded = human.copy()
+    rounded.X = np.rint(1e5 * counts / counts.sum(axis=1, keepdims=True)).astype(np.float32)
+    human.obs["total_counts"] = counts.sum(axis=1) + 100
+    for name, adata in (("rounded", rounded), ("total", human)):
+        adata.write_h5ad(tmp_path / f"{name}.h5ad")
+        load_dataset(tmp_path / f"{name}.h5ad")
+    warned = [record.getMessage() for record in caplog.records if record.levelno == logging.WARNING]
+    assert sum("sums to about 100,0" in text or "sums to about 99,9" in text for text in warned) == 1
+    assert sum("taken from obs['total_counts']" in text for text in warned) == 1
