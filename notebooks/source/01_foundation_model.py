@@ -718,8 +718,9 @@ plots.show(
 )
 
 # %% [markdown]
-# So the place of a gap alone rules out most genes, before anybody has asked what kind of cell it is. Genes below the
-# band were counted more than once. `studies.gene_guessers` joins these pieces and plays all guessers on the same hidden
+# Look at the lines of dots. Genes that were counted once lie in the narrow band. The line below them, lower by log 2, are
+# genes that were counted twice; then come three counts, and so on. So the place of a gap alone rules out most genes,
+# before anybody has asked what kind of cell it is. `studies.gene_guessers` joins these pieces and plays all guessers on the same hidden
 # genes.
 
 # %%
