@@ -19,6 +19,7 @@ if TYPE_CHECKING:
     import pandas as pd
 
 RUNGS = ("head", "lora", "partial", "full")
+ARMS = {"twin ": "random", "start ": "start"}  # of a rung: the same from random weights, or from the warm start
 FROM_SCRATCH = ("logistic PCA", "logistic HVG")
 BASELINES = "none"  # the model column of what needs no model
 NO_ONE = "no single method"  # a decision that cannot be made: the sets ask for different methods
@@ -148,6 +149,14 @@ def across_sets(
     return interval(found.to_numpy()), found
 
 
+def arm_of(method: str) -> tuple[str, str]:
+    """The weights that a method of the ladder starts from ("pretrained", "random", "start"), and its rung."""
+    for prefix, weights in ARMS.items():
+        if method.startswith(prefix):
+            return weights, method.removeprefix(prefix)
+    return "pretrained", method
+
+
 # --- what it costs --------------------------------------------------------------------------------------
 
 
@@ -165,7 +174,7 @@ def bill(table: pd.DataFrame, metric: str = "balanced_accuracy") -> pd.DataFrame
     Means are over all sets, budgets and draws; twins are left out. NaN where there is no head to compare with.
     """
     found = prices(table)
-    found = found[[not method.startswith("twin ") for _, method in found.index]].copy()
+    found = found[[not method.startswith(tuple(ARMS)) for _, method in found.index]].copy()
     mean = table[table["metric"] == metric].groupby(["model", "method"])["value"].mean()
     found["score"] = mean.reindex(found.index)
     head = [(model, "head") for model, _ in found.index]

@@ -28,6 +28,7 @@ import numpy as np
 from scfm import metrics
 from scfm.store import cache
 from scfm.store.results import results_path
+from studies import comparisons
 from studies.tables import COLUMNS, RECIPE, Growing, weights_of
 from studies.tables import write as write_table
 
@@ -44,7 +45,9 @@ STEPS = 80  # of the optimizer, for every trained rung
 MINIBATCH = 32  # cells per step
 TEST_CELLS = 50  # per class, at most: the same for all methods of a draw
 TRAINED: dict[str, dict[str, Any]] = {"lora": {}, "partial": {"n_layers": 2}, "full": {}}
-RUNGS = ("head", "twin head", "lora", "twin lora", "partial", "full", "twin full")
+RUNGS = (
+    "head", "twin head", "start head", "lora", "twin lora", "start lora", "partial", "full", "twin full", "start full",
+)  # fmt: skip
 FROM_SCRATCH = ("logistic HVG", "logistic PCA")
 # what one method at one budget takes, prediction included: measured on one of two cores (AVX-512, bf16) at 256 tokens
 SECONDS = {"head": 3.0, "trained": 25.0, "baseline": 1.0}
@@ -81,9 +84,9 @@ class Shard:
         return budgets_of(kinds)
 
     def way(self, method: str) -> tuple[str, dict[str, Any]]:
-        """What a method is: the weights it starts from ("pretrained" or "random"), and the options of ``adapt``."""
-        rung = method.removeprefix("twin ")
-        return "random" if method.startswith("twin ") else "pretrained", {"method": rung} | TRAINED.get(rung, {})
+        """What a method is: the weights it starts from ("pretrained", "random" or "start"), and the options of ``adapt``."""
+        weights, rung = comparisons.arm_of(method)
+        return weights, {"method": rung} | TRAINED.get(rung, {})
 
     def stamp(self, steps: int) -> dict[str, Any]:
         """What its numbers depend on, beside its name."""
@@ -171,7 +174,7 @@ class Contestants:
         return self._kept[key]
 
     def model(self, weights: str) -> Any:
-        """The pretrained model, or its random twin: another one for every draw."""
+        """The pretrained model, or its random twin, or its warm start with random layers: another one for every draw."""
         from scfm.models import load_model
 
         return self.once(weights, lambda: load_model(self.shard.model, weights=weights, seed=self.shard.seed))
@@ -316,7 +319,7 @@ def complete(table: pd.DataFrame) -> tuple[pd.DataFrame, list[str]]:
 
 def plan(wanted: Sequence[Shard], out: Path) -> str:
     """What is there, what is missing, and what that will cost on this kind of machine."""
-    n_trained = sum(m.removeprefix("twin ") in TRAINED for m in RUNGS)
+    n_trained = sum(comparisons.arm_of(m)[1] in TRAINED for m in RUNGS)
     n_heads = len(RUNGS) - n_trained
     seconds = 0.0
     lines = []

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from scfm.plots import PALETTE, axes
-from studies.comparisons import BASELINES, COVERED, NO_ONE, RUNGS, summary
+from studies.comparisons import BASELINES, COVERED, NO_ONE, RUNGS, arm_of, summary
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -20,6 +20,7 @@ if TYPE_CHECKING:
 
 COLOURS = {"head": PALETTE[0], "lora": PALETTE[2], "partial": PALETTE[5], "full": PALETTE[3]}
 MARKS = {"head": "o", "lora": "s", "partial": "^", "full": "D"}
+LINES = {"pretrained": "-", "random": "--", "start": ":"}
 GREY = {"logistic PCA": "#555555", "logistic HVG": "#A0A0A0"}
 
 
@@ -49,26 +50,27 @@ def figure(table: pd.DataFrame, metric: str = "balanced_accuracy", datasets: Seq
     budgets = part["labels_per_class"]
     for ax in grid.ravel():  # one scale of labels as well
         ax.set_xlim(budgets.min() / 1.3, budgets.max() * 1.3)
-    _legend(grid[0, -1])
+    _legend(grid[0, -1], bool(part["method"].str.startswith("start ").any()))
     return panels
 
 
 def panel(ax: Axes, lines: pd.DataFrame) -> None:
-    """One panel from rows method, labels_per_class, mean, low, high: rungs solid, twins dashed, baselines grey."""
+    """One panel from rows method, labels_per_class, mean, low, high: rungs solid, twins dashed, warm starts dotted, baselines grey."""
     methods = list(dict.fromkeys(lines["method"]))
     # baselines behind, then twins, then rungs on top; points side by side, so that intervals can be told apart
     order = [m for m in GREY if m in methods]
-    order += [m for r in RUNGS if (m := f"twin {r}") in methods] + [m for m in RUNGS if m in methods]
+    order += [m for arm in ("twin", "start") for r in RUNGS if (m := f"{arm} {r}") in methods]
+    order += [m for m in RUNGS if m in methods]
     for number, method in enumerate(order):
         own = lines[lines["method"] == method].sort_values("labels_per_class")
-        rung = method.removeprefix("twin ")
+        weights, rung = arm_of(method)
         colour = GREY.get(method) or COLOURS[rung]
-        twin, baseline = method.startswith("twin "), method in GREY
+        baseline = method in GREY
         x = own["labels_per_class"].to_numpy() * 1.035 ** (number - (len(order) - 1) / 2)
         mean, low, high = (own[c].to_numpy() for c in ("mean", "low", "high"))
         ax.plot(
-            x, mean, color=colour, lw=2.4 if baseline else 1.6, ls="--" if twin else "-", marker=MARKS.get(rung, "o"),
-            ms=0 if baseline else 4.5, mfc="white" if twin else colour, zorder=2 + number,
+            x, mean, color=colour, lw=2.4 if baseline else 1.6, ls=LINES[weights], marker=MARKS.get(rung, "o"),
+            ms=0 if baseline else 4.5, mfc=colour if weights == "pretrained" else "white", zorder=2 + number,
         )  # fmt: skip
         ax.vlines(x, low, np.minimum(high, 1.0), color=colour, lw=1.1, alpha=0.75, zorder=1)
     ticks = sorted(lines["labels_per_class"].unique())
@@ -79,7 +81,7 @@ def panel(ax: Axes, lines: pd.DataFrame) -> None:
     ax.grid(axis="y", color="#E8E8E8")
 
 
-def _legend(ax: Axes) -> None:
+def _legend(ax: Axes, starts: bool) -> None:
     """The key, in the words of the three questions."""
     from matplotlib.lines import Line2D
 
@@ -89,6 +91,7 @@ def _legend(ax: Axes) -> None:
         *RUNGS,
         "same, random weights:",
         "twin (dashed)",
+        *(["before training:", "warm start (dotted)"] if starts else []),
         "no model:",
         *GREY,
         "chance",
@@ -102,7 +105,8 @@ def _legend(ax: Axes) -> None:
         elif text in COLOURS:
             handles.append(Line2D([], [], color=COLOURS[text], marker=MARKS[text], ms=5, label=text))
         else:
-            handles.append(Line2D([], [], color="#333333", ls="--", marker="o", mfc="white", ms=5, label=text))
+            ls = LINES["random" if "dashed" in text else "start"]
+            handles.append(Line2D([], [], color="#333333", ls=ls, marker="o", mfc="white", ms=5, label=text))
     ax.legend(handles=handles, loc="upper left", bbox_to_anchor=(1.02, 1.0), fontsize=9, handlelength=2.2)
 
 

@@ -33,7 +33,10 @@ def test_shards_cover_the_grid_once_and_geneformer_comes_before_scgpt() -> None:
         ladder.DATASETS
     )  # a first draw of all sets, then the next
     assert len({s.name for s in every}) == len(every)
-    assert {"head", "lora", "partial", "full", "twin head", "twin lora", "twin full"} == set(every[-1].methods)
+    arms = {f"{arm}{rung}" for arm in ("", "twin ", "start ") for rung in ("head", "lora", "full")}
+    assert {*arms, "partial"} == set(every[-1].methods)
+    assert every[-1].way("start lora") == ("start", {"method": "lora"})
+    assert every[-1].way("twin full") == ("random", {"method": "full"})
 
 
 def test_budgets_that_add_no_label_are_left_out() -> None:
