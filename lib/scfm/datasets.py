@@ -97,7 +97,8 @@ def _availability(entry: dict[str, Any]) -> str:
     if cache.find(entry["file"] if source == "cache" else f"downloads/{entry['file']}"):
         return "in cache"
     if "origin" in entry:
-        return "download (converted here)"
+        made = cache.find(f"{CONVERTED}/{Path(entry['file']).name}")
+        return "in cache" if made else "download (converted here)"
     if source == "cache":
         return NOT_HERE
     return "download" if source == "download" else "download (needs cellxgene-census)"

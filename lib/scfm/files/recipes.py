@@ -98,21 +98,7 @@ def build(
     files = Files(paths)
     common = {key: value for key, value in origin.items() if key != "parts"}
     parts = [_part(files, {**common, **own}) for own in origin.get("parts", [{}])]
-    if origin.get("join", "same") == "union":
-        parts = _on_union(parts)
-    elif any(part.rows != parts[0].rows for part in parts):
-        raise ValueError("its parts do not have the same genes")
-    whole = Part(
-        sparse.vstack([part.counts for part in parts], format="csr"),
-        parts[0].rows,
-        parts[0].symbols,
-        pd.concat([part.cells for part in parts], ignore_index=True),
-        {
-            what: Named(sparse.vstack([part.measured[what].values for part in parts], format="csr"), [], m.columns)
-            for what, m in parts[0].measured.items()
-        },
-    )
-    whole.cells["n"] = range(len(whole.cells))
+    whole = _stacked(_on_union(parts) if origin.get("join") == "union" else parts)
     whole.cells.index = pd.Index(column(whole.cells, origin.get("names", "{cell}")))
     whole = whole.take(~whole.cells.index.duplicated())
     frame = _with_predictions(whole.cells, name)
@@ -154,18 +140,8 @@ def _part(files: Files, spec: dict[str, Any]) -> Part:
     frame["umis"] = np.asarray(counts.sum(axis=1)).ravel()
     for what, how in spec.get("derive", {}).items():
         frame[what] = column(frame, how)
-    rows, symbols = named.rows, None
-    if "genes" in spec:
-        listed = files.table(spec["genes"])
-        if len(listed) != len(rows):
-            raise ValueError(f"it has {len(rows):,} rows, and its table of genes {len(listed):,}")
-        symbols = [str(word) for word in listed[spec["genes"]["symbol"]]]
-        rows = [str(word) for word in listed[spec["genes"]["id"]]] if "id" in spec["genes"] else rows
-    if "rows" in spec:
-        words = [re.search(spec["rows"], row) for row in rows]
-        kept = [i for i, match in enumerate(words) if match]
-        counts, rows = counts[:, kept], [match[match.lastindex or 0] for match in words if match]
-        symbols = [symbols[i] for i in kept] if symbols else None
+    kept, rows, symbols = _rows(files, spec, named.rows)
+    counts = counts[:, kept]
     if "counts" in spec:
         counts = _whole_counts(counts, frame, **spec["counts"])
     part = Part(counts, rows, symbols, frame, measured)
@@ -177,6 +153,35 @@ def _part(files: Files, spec: dict[str, Any]) -> Part:
     if "keep" in spec:
         part = part.take(truth(part.cells, spec["keep"]).to_numpy())
     return part
+
+
+def _rows(files: Files, spec: dict[str, Any], rows: list[str]) -> tuple[list[int], list[str], list[str] | None]:
+    """Which rows stay, their names (ids or symbols), and their symbols where a table of the files has both."""
+    symbols = None
+    if "genes" in spec:
+        listed = files.table(spec["genes"])
+        if len(listed) != len(rows):
+            raise ValueError(f"it has {len(rows):,} rows, and its table of genes {len(listed):,}")
+        symbols = [str(word) for word in listed[spec["genes"]["symbol"]]]
+        rows = [str(word) for word in listed[spec["genes"]["id"]]] if "id" in spec["genes"] else rows
+    found = [re.search(spec.get("rows", ".*"), row) for row in rows]
+    kept = [i for i, match in enumerate(found) if match]
+    names = [match[match.lastindex or 0] for match in found if match]
+    return kept, names, [symbols[i] for i in kept] if symbols else None
+
+
+def _stacked(parts: list[Part]) -> Part:
+    """All parts, their cells under one another and numbered (``n``)."""
+    first = parts[0]
+    if any(part.rows != first.rows for part in parts):
+        raise ValueError("its parts do not have the same genes")
+    measured = {
+        what: Named(sparse.vstack([part.measured[what].values for part in parts], format="csr"), [], named.columns)
+        for what, named in first.measured.items()
+    }
+    cells = pd.concat([part.cells for part in parts], ignore_index=True)
+    counts = sparse.vstack([part.counts for part in parts], format="csr")
+    return Part(counts, first.rows, first.symbols, cells.assign(n=range(len(cells))), measured)
 
 
 def _beside(frame: pd.DataFrame, more: pd.DataFrame) -> pd.DataFrame:
@@ -248,7 +253,7 @@ def _summed(counts: sparse.csr_matrix, to: list[int], n: int) -> sparse.csr_matr
 
 def _listed(file: str) -> pd.DataFrame:
     path = cache.repo_data() / "listed" / file
-    return pd.read_csv(path, sep="\t", comment="#", dtype=str, keep_default_na=False)
+    return pd.read_csv(path, sep="\t", dtype=str, keep_default_na=False)
 
 
 def _genes(name: str, part: Part, ids: bool) -> tuple[sparse.csr_matrix, pd.DataFrame]:

@@ -22,7 +22,8 @@ from scfm.store.download import fetch
 
 FOLDER = "carriers/files"  # in a folder of SCFM_CACHE
 MIRROR = "SCFM_MIRROR"
-_RAW = {"Accept": "application/vnd.github.raw+json"}  # by the blob interface: the bytes, not JSON around them
+# by the blob interface: the bytes, not JSON around them; the others know no such kind
+_RAW = {"Accept": "application/vnd.github.raw+json, */*;q=0.1"}
 
 
 @dataclass(frozen=True)

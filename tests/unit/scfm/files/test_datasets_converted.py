@@ -100,7 +100,8 @@ def test_a_file_of_r_becomes_the_listed_set(
     assert adata.uns["scfm"]["sha256"] == entries()[FACS]["sha256"]
 
     mirror.files.clear()
-    assert load_dataset(FACS).n_obs == 12  # from the cache, without the server
+    assert list_datasets().loc[FACS, "availability"] == "in cache"
+    assert load_dataset(FACS).n_obs == 12  # without the server
     made = empty_cache / "converted" / f"{FACS}.h5ad"
     assert list(made.parent.iterdir()) == [made]
     assert bundle._dataset_files(FACS) == {f"converted/{FACS}.h5ad": made}
