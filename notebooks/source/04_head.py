@@ -504,6 +504,8 @@ plots.show(
 # Labels come from some donors, your cells from another. `pbmc68k` has one donor, so this section reads a stored table
 # of other sets. Labels, variable genes and components all come from the other groups: nothing has seen the tested one.
 #
+# (The stored table has one random twin and one warm start, and heads with C = 1 and one scale for all features.)
+#
 # What varies here is the *group*, so a group's mean over its draws is one value, and the interval is over groups. Two
 # technologies or two conditions are two values. They do not say how a third would differ, so two groups decide nothing,
 # however many cells they have. For an interval that is worth something, plan for five donors or more.
