@@ -4,8 +4,11 @@
 # The G in scGPT stands for *generative*. A language model writes one word after the other; the order of words is
 # given. Genes have no order. So what is the first gene of a cell, and what the next? The paper answers in one
 # paragraph and a figure: a special attention mask, and K steps, in each of which the genes that the model is most
-# sure of become known. As far as we know, code for these steps was never published, and "most sure" never defined.
-# Here is both, working. Then the question that matters: are the cells any good?
+# sure of become known. In no public branch that we know of is there code for these steps, and "most sure" is not
+# defined. Here is both, working. Then the question that matters: are the cells any good?
+#
+# Two words for the table. A **gene prompt** is a set of observed genes of one cell, to be completed. A **cell prompt**
+# is a vector that stands for a type of cell: "make me one like these".
 #
 # | You will be able to | Time | Needs |
 # |---|---|---|
@@ -29,7 +32,7 @@ import torch
 
 import scfm
 from coursekit import check, record
-from scfm import plots, stats
+from scfm import drawings, plots, stats
 from scfm.generation import attention_mask, completion, kstep, pictures, yardsticks
 from scfm.generation.prompts import mean_prompts
 from scfm.generation.simple_generators import RealCells, from_cell_prompts
@@ -58,8 +61,8 @@ print(fm)
 # ## A cell is a list of bins
 #
 # scGPT reads and writes *bins* (lesson 02): the expressed genes of a cell, sorted by count and cut into equal groups,
-# 1 to 50. A gene that is not expressed is 0. Bins are the scale of this whole lesson: the model generates them, and
-# everything it is compared with is put on the same scale.
+# 1 to 50. A gene that is not expressed is 0 ("off"; an expressed one is "on"). Bins are the scale of this whole lesson:
+# the model generates them, and everything it is compared with is put on the same scale.
 #
 # We split each type's cells: half are for **training** (of prompts, of simple generators, of classifiers; scGPT
 # itself is never trained here), a quarter is the **truth** that judges, a quarter stays **fresh**, to see how real
@@ -109,8 +112,9 @@ plots.show(
 # 1. **Perceived** genes (with values) look at perceived genes.
 # 2. A **generated** gene looks at the perceived genes and at itself. No one looks at another generated gene.
 #
-# By the second rule one pass can ask about a thousand genes at once: none disturbs the other, each answer is what it
-# would have been alone. As a matrix, in six lines:
+# Why may it look at itself? That gives nothing away: its own token holds its name and the flag, and no value. By the
+# second rule one pass can ask about a thousand genes at once: none disturbs the other, each answer is what it would
+# have been alone. As a matrix, in six lines:
 
 
 # %%
@@ -126,9 +130,9 @@ def mask_by_hand(n_perceived, n_generated):
 assert np.array_equal(mask_by_hand(5, 4), attention_mask.attention_mask(5, 4))
 
 # %% [markdown]
-# That is what the code *says*. What does the network *do*? Do not believe a drawing; poke it. Change one input, see
-# which outputs move, and repeat for every input. If gene j's output moves when input i is changed, then j looks at i,
-# directly or through others, whatever the code says. If it does not move at all, j does not see i.
+# That is what the code *says*. What does the network *do*? Test it: change one input, see which outputs move, and
+# repeat for every input. If gene j's output moves when input i is changed, then j looks at i, directly or through
+# others, whatever the code says. If it does not move at all, j does not see i.
 
 # %%
 rng = np.random.default_rng(seed)
@@ -157,7 +161,7 @@ for i in range(9):
     moved[:, i] = (answers(perceived, new_values, new_asked) - before).abs() > 1e-9
 
 ids, shown = torch.cat([perceived, asked], 1)[0].numpy(), np.append(values[0].numpy(), np.zeros(4))
-assert np.array_equal(moved, attention_mask.influence(network, ids, shown, [5, 4]))  # the library's twin, all at once
+assert np.array_equal(moved, attention_mask.influence(network, ids, shown, [5, 4]))  # by the library, all at once
 matches = np.array_equal(moved, mask_by_hand(5, 4))
 record("mask_proven", matches)
 print(f"Rule and experiment agree: {matches}. {moved.sum()} of {moved.size} pairs look;", end=" ")
@@ -165,7 +169,7 @@ print(f"in ordinary attention all {moved.size} would.")
 
 # %% tags=["figure"]
 panels = plots.axes(8.2, 3.9, columns=2)
-for ax, matrix, title in zip(panels.flat, (mask_by_hand(5, 4), moved), ("The rule", "What moved when poked")):
+for ax, matrix, title in zip(panels.flat, (mask_by_hand(5, 4), moved), ("The rule", "What moved in the test")):
     pictures.mask(matrix, [5, 4], ["perceived", "generated"], title, ax)
 plots.show(
     panels,
@@ -200,23 +204,23 @@ check.exercise("08.1", looks)
 # %% [markdown]
 # ## Training asks everything at once
 #
-# In training the mask makes this game: of each cell a random quarter, half or three quarters of the genes are
+# Training with this mask goes as follows. Of each cell a random quarter, half or three quarters of the genes are
 # generated, all in *one* pass, and scored against the truth. Then the same once more with the cell embedding written
-# to the place of `<cls>`: that is how the network learns to read a **cell prompt**. There are no steps in training.
-# What it perceives there is always *true*: measured bins, never guesses.
+# to the place of `<cls>`: that is how the network learns to read a cell prompt. There are no steps in training. What
+# the network perceives there is always *true*: measured bins, never guesses.
 #
-# So far this is upstream's game. Three things are our mini's own: genes that are off are among those asked for; it
-# gives P; and in half of the second passes the prompt stands alone. (The released model never saw a gene that is off,
-# nor a prompt without genes.)
+# So far this is upstream's training. Three things are our mini's own: genes that are off are among those asked for; it
+# gives P (below); and in half of the second passes the prompt stands alone. (The released model never saw a gene that
+# is off, nor a prompt without genes, and has no P.)
 #
 # For each gene the mini answers with two numbers: **P**, the probability that it is on, and **b**, the bin that it
 # has *if* it is on (learned of expressed genes only). Together they make the expected bin, P · b + (1 - P) · 0.
 #
-# One habit of the *mini's* game has to be undone. So that it can learn what "on" means, half of the genes it is asked
-# for in training are on. In a real cell it is far fewer, and P leans to the half. Where do we get the right share
-# from? From the cell itself: the share of its observed genes that are on is a good guess for the hidden ones. One
-# number then corrects them all: move the log odds of every P by the same amount, such that the P add up to that
-# share.
+# One thing that the *mini* learned in training has to be corrected. So that it learns what "on" means, half of the
+# genes it is asked for in training are on. In a real cell far fewer are, and P is biased towards one half. Where do we
+# get the right rate from? From the cell itself: the share of its observed genes that are on is a good guess for the
+# hidden ones. One number then corrects all P: move their *log odds*, log(P / (1 - P)), by the same amount, such that
+# their mean is that share.
 
 
 # %%
@@ -226,7 +230,7 @@ def read(out):
     return (None, out.generated[0].clamp(0, 50)) if p is None else (p[0], out.generated[0].clamp(1, 50))
 
 
-def lean_back(p, share):
+def odds_by_hand(p, share):
     low, high = -30.0, 30.0
     for _ in range(60):  # halve the interval until the mean of P is the share
         shift = (low + high) / 2
@@ -246,24 +250,32 @@ with torch.no_grad():
 share = question.share_on()  # (1,)
 is_on = float((question.truth > 0).mean())
 if has_p:
-    shift = lean_back(p, share[0])
+    shift = odds_by_hand(p, share[0])
     assert abs(shift - kstep.odds_shift(p[None].cpu(), torch.from_numpy(share)).item()) < 1e-4
-    leaned = float(p.mean())
+    untouched = float(p.mean())
     p = torch.sigmoid(torch.logit(p, 1e-6) + shift)
     made = scfm.generate(fm, question.prompt, question.genes, steps=1, share_on=share)
-    assert np.allclose((p * b).cpu().numpy(), made.values[0], atol=1e-2)  # the library's twin
+    assert np.allclose((p * b).cpu().numpy(), made.values[0], atol=1e-2)  # by hand = by the library
     print(f"One held-out cell: {share[0]:.0%} of its observed genes are on, and {is_on:.0%} of its hidden ones.")
-    print(f"Mean P: {leaned:.0%} as trained, {p.mean():.0%} after the log odds were moved by {shift:.2f}.")
+    print(f"Mean P: {untouched:.0%} as trained, {p.mean():.0%} after the log odds were moved by {shift:.2f}.")
 
 # %% [markdown]
-# Now the round itself. Held-out cells; of their genes we show more and more, always true values, and ask for the same
-# hidden genes. Two pairs of guessers have to be kept apart.
+# Now one step of generation. Of held-out cells we show more and more genes, always true values, and ask for the same
+# hidden genes. The guessers differ in what they know beforehand:
 #
-# - **Without any cell of this study.** scGPT as it is, *zero-shot*; its rival knows the gene means of scGPT's own
-#   training corpus and looks at nothing of the cell but its share of genes that are on.
-# - **With training cells of this study.** Each gene's mean here (the line at 1); a ridge regression from the observed
-#   to the hidden genes; and scGPT once more, with its own gene means (its mean answer on some training cells)
-#   replaced by those of this study. That asks what it knows of *this cell*, beyond means.
+# | guesser | knows of this study | uses of the cell |
+# |---|---|---|
+# | scGPT, zero-shot | nothing | its observed genes |
+# | corpus means, zero-shot | nothing; the gene means of scGPT's training corpus | how many of its genes are on |
+# | each gene's mean (the line at 1) | the gene means of the training cells | nothing |
+# | scGPT + study's means | the same means, in place of scGPT's own | its observed genes |
+# | ridge regression | all training cells | its observed genes |
+#
+# **Ridge regression** is linear regression with small weights preferred; here it predicts each hidden gene from the
+# observed ones. (scGPT's own means are its mean answer on a few training cells, to save time. With more of them the gap
+# to ridge regression narrows slightly, in a check outside of this lesson.) All errors are divided by that of each
+# gene's mean, so 1 is "no better than the means", and the intervals are 95 % intervals over draws (Student's t): of
+# cells, of observed genes and of training cells, from this one set.
 
 # %%
 budgets = [*size["observed"], n_observed]
@@ -292,6 +304,8 @@ record.headline(
 for method in guessers:
     print(f"{method}, {n_observed} observed genes: {at[(method, n_observed)]}")
 print(f"Minus ridge regression: scGPT, zero-shot {alone}; scGPT + study's means {gap}.")
+if (generated.CORPUS, n_observed) in at:
+    print(f"scGPT minus corpus means, both zero-shot: {difference(zero_shot, (generated.CORPUS, n_observed))}.")
 print(f"Going from {n_observed // 2} to {n_observed} true genes changes scGPT's relative error by {slope}.")
 
 # %% tags=["figure"]
@@ -309,19 +323,22 @@ said = "; ".join(f"{m} from {at[(m, budgets[0])].mean:.2f} to {at[(m, n_observed
 plots.show(ax, alt=f"Error relative to the study's gene means over the number of observed genes: {said}.")
 
 # %% [markdown]
-# Three things to read off. Where the zero-shot lines lie: above 1, a table of this study's means is the better
-# guesser, and whoever has cells has that table. The zero-shot line lies clearly below that of the corpus means: that
-# much the network reads off the cell. What scGPT adds once it is given the table: what lies below 1 was learned from
-# other studies, or set by its warm start (lesson 03), and read off this cell; ridge regression learned more than that
-# from this study's training cells. And the slope: so much do *true* genes help. Keep it for below, where the
-# additional genes will be guesses.
+# Three things to read off.
+#
+# 1. *Zero-shot.* Where its line lies above 1, a table of this study's gene means guesses better, and whoever has cells
+#    has that table. The distance to the corpus means is what the network reads off the cell.
+# 2. *With this study's means.* What lies below 1 is knowledge about this cell. The network brought it along, from its
+#    training on other studies or from its warm start (its state before the first step of training: gene vectors from a
+#    simple statistic of the corpus, all layers random). Ridge regression has more of it, from this study's cells alone.
+# 3. *The slope.* It shows how much more *true* genes help. Remember it: in the K steps the additional genes will be
+#    guesses.
 
 # %% [markdown]
 # ## "Make me a B cell": the cell prompt
 #
-# Write a cell embedding to the place of `<cls>`, perceive nothing else, ask for every gene. What do we write? The
-# mean embedding of the type's *training* cells: raw, not normalized to length one, for that is what the network read
-# in training.
+# Write a cell embedding to the place of `<cls>`, perceive nothing else, ask for every gene. That embedding is the cell
+# prompt. We take the mean embedding of the type's *training* cells: raw, not normalized to length one, because that is
+# what the network read in training.
 
 # %%
 tokenized = {name: fm.tokenize(adatas[name][study.rows]) for name, study in studies.items()}
@@ -410,13 +427,11 @@ for what, found in (("this study's gene means", study_level), ("the mean of the 
     print(f"Above {what}: {said}; mean {np.mean(list(found.values())):.2f}")
 
 # %% [markdown]
-# Read the heatmaps row by row. Where a row's own markers are brighter than in the other rows, the prompt was
-# understood. A row that is pale everywhere, or brightest in another type's markers, was not: look at the type with
-# the lowest correlation. A high correlation does not make a cell yet: the lines say in which direction a type differs
-# from the others, the heatmap shows how little of it is there.
-#
-# The two lines ask different things. The first wants the *levels* of this study, which a zero-shot model cannot know.
-# The second asks only how the types *differ*, as far as the model knows them.
+# The last two printed lines ask different things. The first compares with the *levels* of this study, which a zero-shot
+# model cannot know. The second asks only how the types *differ*, as far as the model knows them; where it is clearly
+# higher, the prompt was understood as a direction. That is not yet a cell. The heatmaps, read row by row, show how much
+# of the difference is there: where the prompt worked, a row's own markers are brighter than in the other rows; a row
+# that is pale everywhere, or brightest in another type's markers, failed.
 #
 # ### One mean is not a cell
 #
@@ -470,23 +485,58 @@ print(f"Genes above zero, of {len(cells.genes)}: {said}")
 # %% tags=["figure"]
 plots.show(
     pictures.rows_of_cells(rows, xlabel="genes, from often to seldom expressed"),
-    alt="Twelve cells as rows in each panel: real ones are speckled, point estimates smooth and all alike, sampled "
+    alt="Twelve cells as rows in each picture: real ones are speckled, point estimates smooth and all alike, sampled "
     "ones "
     f"speckled again. Genes on: {said}.",
 )
 
 # %% [markdown] tags=["instructor"]
-# **Ask:** in which panel would a classifier find the B cell most easily? (The smooth one: it is the type's essence,
+# **Ask:** in which picture would a classifier find the B cell most easily? (The smooth one: it is the type's essence,
 # and no cell.) **Misconception:** "speckled = realistic". Each gene's coin is tossed alone; real cells have genes
 # that go on *together*. The yardsticks below see the difference (energy distance). **Try:** leave `share_on` out, and
 # count the genes that are on.
 
 # %% [markdown]
+# The point estimate (one best number per gene) switches every gene on, which no cell does. A sampled cell has about as
+# many genes on as a real one.
+#
 # ## "Complete this cell": the gene prompt, and the K steps
 #
-# Now the paper's procedure. Some genes are observed. Step 1 predicts all others, and keeps those that it is surest
-# of, one K-th. From then on they count as observed. Step 2 predicts the rest, now looking at more genes; and so on.
-# For one cell:
+# Now the paper's procedure, as a loop. Some genes are observed. Step 1 predicts all others, and keeps those that it is
+# surest of, one K-th. From then on they count as observed. Step 2 predicts the rest, now looking at more genes; and so
+# on, K times.
+
+# %% tags=["figure"]
+ax = drawings.boxes(
+    {
+        "known": (1.6, 2.5, "known genes with bins\n(at first: the observed ones)", "baseline"),
+        "network": (5.2, 2.5, "scGPT: one pass asks\nfor all unknown genes", "model"),
+        "answers": (8.9, 2.5, "for each unknown gene:\nits expected bin, a confidence", "model"),
+        "surest": (8.9, 0.8, "the surest of them,\none K-th of all", "twin"),
+        "written": (5.2, 0.8, "their guessed bins count\nas observed from now on", "twin"),
+        "done": (1.6, 0.8, "after step K:\nthe whole cell", "control"),
+    },
+    [
+        ("known", "network"),
+        ("network", "answers"),
+        ("answers", "surest"),
+        ("surest", "written"),
+        ("written", "known"),
+        ("written", "done"),
+    ],
+    width=10.9,
+    height=3.3,
+    title="The K steps as a loop",
+)
+plots.show(
+    ax,
+    alt="A loop: the known genes go into scGPT, which answers for all unknown genes with an expected bin and a "
+    "confidence. The surest K-th become known with their guessed bins and go back to the start. After step K the cell "
+    "is whole.",
+)
+
+# %% [markdown]
+# By hand, for one cell:
 
 # %%
 K = 4
@@ -502,7 +552,7 @@ def complete_by_hand(genes, values, hidden, share, K):
             p, b = read(network.generate_forward(genes, values, unknown[None]))
         guess, sure = b, b
         if p is not None:
-            shift = lean_back(p, share) if shift is None else shift
+            shift = odds_by_hand(p, share) if shift is None else shift
             p = torch.sigmoid(torch.logit(p, 1e-6) + shift)
             guess = p * b  # the expected bin
             sure = torch.xlogy(p, p) + torch.xlogy(1 - p, 1 - p)  # minus the entropy of "on or off?"
@@ -545,24 +595,42 @@ plots.show(
 )
 
 # %% [markdown]
-# Two things to notice. *Which* genes come first: to be sure of a gene is easiest where nothing happens, so the first
-# steps mostly declare genes to be off. And *what is fed back*: an expected bin in the gap is the best guess by
-# squared error, but the network was trained on measured bins and never saw such a value. One could let it perceive
-# something that might have been measured, off or b, whichever is likelier (`feed="likely"`); the default is the point
-# estimate, as in the paper (which has no P; ours is P · b). Which is better? We shall measure both.
+# Two findings. *Which* genes come first: it is easiest to be sure that a gene is off, so the first steps mostly declare
+# genes to be off. And *what is fed back*: an expected bin in the gap is the best guess by squared error, but the
+# network was trained on measured bins and never saw such a value. One could let it perceive something that might have
+# been measured, off or b, whichever is likelier (`feed="likely"`); the default is the point estimate, as in the paper
+# (which has no P; ours is P · b). Both are measured below.
 
 # %% [markdown]
 # ## Does K help?
 #
-# Think before you measure. In step 2 the network perceives the answers of step 1. But these answers were computed
-# from the prompt, so they contain nothing that the prompt does not. A perfect guesser's mean, given the prompt *and
-# its own guesses*, is its mean given the prompt. By this argument steps cannot help the squared error of a perfect
-# network's *means*, and can do an imperfect one good or harm. (*Drawn* cells are another matter: coins that are
-# tossed in one step are independent given the prompt, and only steps can make one gene depend on what another one
-# turned out to be. The section on judging tries that.)
+# Think before you measure, with only two genes. A and B are on together (bin 20) in six cells of ten, and off together in
+# the other four. A perfect guesser knows that. It observes nothing, and completes both genes, in one step or in two.
+
+# %%
+two = np.array([[20.0, 20.0]] * 6 + [[0.0, 0.0]] * 4)  # (cell, gene): A and B
+guess_a, guess_b = two.mean(axis=0)  # the best answers by squared error
+error = ((two[:, 1] - guess_b) ** 2).mean()
+on = (two[:, 0] > 0).mean()
+print(f"One step: A = {guess_a:.0f}, B = {guess_b:.0f}. Mean squared error of B: {error:.0f}.")
+print(
+    f"Two steps: A = {guess_a:.0f} is fed back. It is the guesser's own mean and says nothing about the cell,", end=" "
+)
+print(f"so the best answer for B is still {guess_b:.0f}; error {error:.0f}.")
+print("The true A observed instead: B = A, error 0.")
+print(f"Cells drawn in one step, a coin for each gene: {2 * on * (1 - on):.0%} have only one of the two on;", end=" ")
+print("real cells: 0 %.")
+print("Drawn in two steps, with B looking at the A that was drawn: 0 %.")
+
+# %% [markdown]
+# So a guess that is fed back holds no new information, because it was computed from the prompt. Steps cannot improve the
+# squared error of a perfect guesser's *means*. An imperfect network may gain or lose by them: it perceives an expected
+# bin like 12, which it never met in training. *Drawn* cells are another matter. Only steps can make one gene depend on
+# what another one turned out to be; the section on judging tries that.
 #
 # The measurement: held-out cells, the same hidden genes for all. K and the **measure of confidence** vary. The paper
-# defines none, so all of these are **ours**:
+# defines none, so all of these are **ours**. (*Entropy* is the uncertainty of a coin: largest at P = 1/2, zero at 0 and
+# 1. `dropout` means units of the network that are switched off at random, not molecules that were lost.)
 #
 # | confidence | sure means | costs |
 # |---|---|---|
@@ -597,6 +665,7 @@ check.exercise("08.3", confidence)
 # Simple guessers stand beside: the *gene's mean* in training cells; the same plus how far this cell lies above the
 # average cell (*offset*); the mean of the training cells most alike in the observed genes (*nearest cells*); ridge
 # regression; the means of scGPT's own corpus. With K = 1 the confidence decides nothing, so there is one row of that.
+# "Off or on fed back" is `feed="likely"`; "block-causal" comes in a later section.
 
 # %%
 without_p = ("dropout", "agreement", "largest", "random")
@@ -644,7 +713,8 @@ shown.style.set_caption("squared error relative to each gene's mean (1 = no bett
 # %% [markdown]
 # Intervals of single methods overlap because some draws are harder than others for everybody. The comparison is
 # *paired*: the same cells and the same hidden genes, one step against K. Where the bigger profiles have been run
-# before, their stored tables are drawn as well.
+# before, their stored tables are drawn as well. Changes of an error are in percent here, and any counts: "better" and
+# "worse" mean that the whole interval lies on one side of zero.
 
 
 # %%
@@ -660,6 +730,14 @@ record("gain_of_k", {f"{f}, {c}, K = {k}": r["mean"] for (f, c, k), r in mine.it
 record("tally_of_k", tally, tolerance="any")
 for fed, counts in tally.items():
     print(f"K steps against one, '{fed}' bins fed back: " + ", ".join(f"{k} {v}" for k, v in counts.items()) + ".")
+n_compared = len(gain)
+print(
+    f"{n_compared} intervals in all. If steps changed nothing, about {0.025 * n_compared:.1f} would lie on each",
+    end=" ",
+)
+better, worse = (int((gain["verdict"] == word).sum()) for word in ("better", "worse"))
+print(f"side of zero by chance. Found: {better} better, {worse} worse.", end=" ")
+print("So steps help here." if better > 2 * max(worse, 0.025 * n_compared) else "So steps do not help here.")
 
 # %% tags=["figure"]
 order = gain["confidence"] + np.where(gain["feed"] == "likely", ",\noff or on fed back", "")
@@ -679,10 +757,9 @@ plots.show(
 )
 
 # %% [markdown]
-# So does K help? Count the "better" ones, and remember that of fifty 95 % intervals two or three lie wholly on one
-# side by chance. Remember the slope as well: if a hundred more *true* genes change little, guesses cannot be expected
-# to help more; they can do harm, and at times they do. (The panels have scales of their own.) The *order* is another
-# question: does it matter which genes become known first? The control is a random order, on the same cells.
+# The slope of the earlier figure said as much: where a hundred more *true* genes change little, guesses cannot help
+# more. They can do harm. (Each plot has a scale of its own.) The *order* is another question: does it matter which
+# genes become known first? The control is a random order, on the same cells.
 
 # %% tags=["figure"]
 of_order = generated.against_random_order(all_completed[all_completed["model"] == model])
@@ -693,7 +770,8 @@ shown.rename_axis(columns=None).style.set_caption(
 )
 
 # %% [markdown]
-# (`largest` is no confidence at all. Where it too beats the random order, it was not sureness that helped.)
+# The answer may differ from set to set. `largest` is no confidence at all: where it too beats the random order, it was
+# not confidence that helped.
 #
 # **Is it sure where it is right?** Two questions about doubt. *Ranking*: within a cell, are the surer answers the
 # better ones? (Rank correlation; the simple rivals are sure of genes that vary little in the training cells they go
@@ -713,6 +791,9 @@ questions = [completion.hide(cells, fm, n_observed, size["cells"], seed + draw) 
 lines, off_by = generated.calibration(guessers, questions)
 record("surer_is_better", ranking.set_index("method")["mean"].to_dict(), tolerance=0.1)
 record("calibration_error", off_by, tolerance=0.05)
+ours = ranking["method"].str.startswith("scGPT")
+tops = [part.loc[part["mean"].idxmax()] for part in (ranking[ours], ranking[~ours])]
+print("Surest is best, highest rank correlation: " + "; ".join(f"{top['method']} {top['mean']:.2f}" for top in tops))
 print("P is off by, on average: " + ", ".join(f"{who} {error:.3f}" for who, error in off_by.items()))
 
 # %% tags=["figure"]
@@ -788,10 +869,9 @@ for ax, moved, title in zip(panels.flat, poked.values(), ("Exact", "Block-causal
     pictures.mask(moved, blocks, block_names, f"{title}: what moved", ax)
 plots.show(
     panels,
-    alt="Two matrices of who looks at whom in step 3, measured by poking. Exact: prompt and the genes of steps 1 "
-    "and 2 all "
-    "look at each other. Block-causal: the prompt looks at itself only, step 1 at the prompt and itself, step 2 at "
-    "all three. "
+    alt="Two matrices of who looks at whom in step 3, measured by changing inputs. Exact: prompt and the genes of "
+    "steps 1 and 2 all look at each other. Block-causal: the prompt looks at itself only, step 1 at the prompt and "
+    "itself, step 2 at all three. "
     "Generated genes look at all known ones and themselves in both.",
 )
 
@@ -812,30 +892,42 @@ print(
 print(f"{saved['seconds']:.1f} times faster on this machine.")
 
 # %% [markdown]
-# If the block-causal line is no worse, or better, do not be too surprised. In the exact variant the *observed* genes
-# look at guesses, and their hidden states, which came from measured values only, change. Block-causal keeps them as
-# they were. That training did otherwise costs something too; the number above is the sum of both.
+# Block-causal need not be worse. In the exact variant the *observed* genes look at guesses, so their hidden states,
+# which came from measured values only, change. Block-causal keeps them as they were. Departing from what was trained
+# has a price, too; the number above is the sum of both.
 
 # %% [markdown]
 # ## The yardsticks
 #
-# What makes a generated cell good? Not one number. Six questions, each with a trap that another one catches:
+# What makes a generated cell good? Not one number. Each question below can be fooled, and another one notices it:
 #
-# | score | asks | fooled by |
-# |---|---|---|
-# | `specific` | is the mean right in what sets the type apart? | a generator that makes only means |
-# | `gene_distance` | is each gene's *distribution* right? (Wasserstein, bins) | genes that are right one by one, but not together |
-# | `energy` | are the cells as a whole right? (energy distance) | copies |
-# | `classifier` | does a classifier of real cells see the type? | caricatures |
-# | `diversity` | do cells of a type differ as real ones do? | noise |
-# | `nearest` | how near is the nearest *training* cell, compared with new real cells? | the mean, which is near to everything |
+# | score | asks | good is | fooled by |
+# |---|---|---|---|
+# | `profile` | is the mean cell of the type right? (correlation) | high | any cell at all: genes that all cells express dominate |
+# | `specific` | the same, after the mean of all types is taken away: is it right in what sets the type apart? | high | a generator that makes only means |
+# | `gene_distance` | is each gene's *distribution* right? | low | genes that are right one by one, but not together |
+# | `energy` | are the cells as a whole right? | low | copies |
+# | `classifier` | does a classifier of real cells see the type? | as real cells | caricatures |
+# | `genes_per_cell` | how many genes are on, compared with real cells? | near 1 | the right number of wrong genes |
+# | `diversity` | do cells of a type differ as real ones do? | near 1 | noise |
+# | `nearest` | how near is the nearest *training* cell, compared with new real cells? | near 1 | the mean, which is near to everything |
+# | `copies` | how many are nearer to a training cell than 95 % of new real cells are? | as real cells | (next section) |
 #
-# And three rivals that need no network: the **type's mean**; the **bootstrap**, which hands out real training cells
-# again; and a **negative binomial**: per type and gene a mean and a scatter, counts drawn, binned by the same rule.
+# `gene_distance` is the Wasserstein distance: by how many bins, on average, the values of one set must be moved to
+# become those of the other. `energy` is the energy distance of two sets of cells (it has nothing to do with energy):
+# how much farther a generated cell is from a real one than two generated, or two real, cells are from each other. It is
+# an unbiased estimate, so near 0 it may be negative.
+#
+# Three rivals need no network:
+#
+# - the **type's mean**;
+# - the **bootstrap**, which hands out real training cells again, drawn with replacement (here the word names a
+#   generator, not an interval);
+# - a **negative binomial**, the usual distribution of counts: for each type and gene a mean and a scatter; counts are
+#   drawn from it and binned by the same rule.
+#
 # Real cells that nobody has seen stand in the same table, as the mark. It is no maximum: a mean of many cells can be
-# nearer to the truth than a few real cells are, and a caricature is easier to read. (Three more columns: `profile` is
-# `specific` with what all types share; `genes_per_cell` is 1 for as many as real cells; `copies` comes below. The
-# energy distance is an unbiased estimate, so near 0 it may be negative.)
+# nearer to the truth than a few real cells are, and a caricature is easier to read.
 
 # %%
 # fewer genes, so that many draws are affordable
@@ -870,8 +962,14 @@ for metric in ("specific", "gene_distance", "energy", "classifier", "nearest", "
     record(f"judged_{metric}", found, tolerance={"energy": "25%", "gene_distance": 1.5}.get(metric, 0.15))
 
 # %% tags=["figure"]
+GOOD = {"profile": "high", "specific": "high", "gene_distance": "low", "energy": "low", "classifier": "as real"}
+GOOD |= {"genes_per_cell": "near 1", "diversity": "near 1", "nearest": "near 1", "copies": "as real"}
 show = first.assign(score=[f"{r.mean:.2f} [{r.low:.2f}, {r.high:.2f}]" for r in first.itertuples()])
-show.pivot(index="method", columns="metric", values="score").loc[METHODS, list(yardsticks.METRICS)]
+whole = show.pivot(index="method", columns="metric", values="score").loc[METHODS, list(yardsticks.METRICS)]
+plots.fold(whole, "The same with 95 % intervals over draws")
+brief = show.pivot(index="method", columns="metric", values="mean").loc[METHODS, list(yardsticks.METRICS)]
+brief.columns = pd.MultiIndex.from_tuples([(name, GOOD[name]) for name in brief], names=["score", "good is"])
+brief.rename_axis(None).style.format("{:.2f}")
 
 # %% tags=["figure"]
 ROLES = {m: "model" if "scGPT" in m else "control" if m == "real cells" else "baseline" for m in METHODS}
@@ -896,14 +994,15 @@ plots.show(
 )
 
 # %% [markdown]
-# Compare the two rows with K = 4. Where "surest first" is worse than a random order, sureness has misled the sampler:
-# what is surest is mostly "off", and the steps that follow perceive a cell in which nearly nothing is on.
+# Compare scGPT's rows with the three simple generators (the verdicts follow below), and then its two rows with K = 4.
+# Where "surest first" is worse than a random order, the confidence has misled the generator: what it is surest of is
+# mostly "off", and the steps that follow perceive a cell in which nearly nothing is on.
 #
 # ## Does it copy?
 #
-# A generator that hands out its training cells has a perfect distribution and is useless, and a leak if the cells are
-# patients'. The test: how far is each generated cell from its nearest *training* cell, compared with how far *new
-# real* cells are? By hand:
+# A generator that hands out its training cells has a perfect distribution and is useless. If the cells are patients',
+# it is a leak as well. The test: how far is each generated cell from its nearest *training* cell, compared with how far
+# *new real* cells are? By hand:
 
 # %%
 study = judged[names[0]]
@@ -945,12 +1044,12 @@ plots.show(
 )
 
 # %% [markdown]
-# Take the share of the *real cells* as the mark: the threshold comes from a few dozen cells, so theirs need not be 5
-# %. Read the type's mean with care: it is *no* copy of anybody and yet nearer to the training cells than real cells
+# Take the percentage of the *real cells* as the mark: the threshold comes from a few dozen cells, so theirs need not be
+# 5 %. Read the type's mean with care: it is *no* copy of any cell and yet nearer to the training cells than real cells
 # are to each other. In many dimensions the centre of a cloud is closer to every point than the points are to one
 # another, yet no point lies there. So a small distance alone proves no copying: copies show it *and* full diversity.
-# (The mini saw none of these cells in pretraining, so what this tests is whether the *prompt* leaks the cells that it
-# was made of.)
+# Here only the bootstrap shows both. (The mini saw none of these cells in pretraining, so this tests whether the
+# *prompt* leaks the cells that it was made of.)
 
 # %% [markdown] tags=["instructor"]
 # **Discussion:** the bootstrap is among the best in `gene_distance` and `energy`, and fails the only test that
@@ -960,33 +1059,34 @@ plots.show(
 # %% [markdown]
 # ## What is it good for?
 #
-# From the tables, not from our hopes:
+# What the tables say: the best of scGPT's generators against each simple one.
 
 # %%
 LOWER = ("gene_distance", "energy")  # errors
 verdicts = generated.best_against(all_scores, "scGPT", tuple(yardsticks.SIMPLE), ("specific", *LOWER), LOWER)
 verdicts = verdicts.rename(columns={"ours": "best of scGPT", "rival": "against", "verdict": "scGPT is"})
 record("verdicts", verdicts["scGPT is"].value_counts().to_dict(), tolerance="any")
+counts = verdicts["scGPT is"].value_counts().reindex(WORDS, fill_value=0)
+print(f"Of {len(verdicts)} comparisons, scGPT is " + ", ".join(f"{k} in {v}" for k, v in counts.items()) + ".")
 rows = ["dataset", "metric", "best of scGPT"]
 verdicts.pivot_table(index=rows, columns="against", values="scGPT is", aggfunc="first", sort=False)
 
 # %% [markdown]
-# - **Completing** genes that a panel did not measure: the use nearest to training. It needs no whole cells of your
+# - **Completing** genes that a gene panel did not measure: the use nearest to training. It needs no whole cells of your
 #   study; if you have some, ridge regression and nearest cells come first.
 # - **A prompt as a question** ("which genes would this type express?"): a point estimate answers, in one step. But
 #   the prompt is made of cells of that type, and where you have those, look at the column `specific`: their plain
 #   mean may be the better answer.
-# - **Synthetic cells instead of real ones**, to train others on or to share: look at the table. Where you have the
-#   cells that a prompt is made of, you have the better generators too.
-# - **New biology**, types that nobody measured: no yardstick here can tell, because there is nothing to compare with.
-#   That is a reason for care, no proof of promise.
+# - **Synthetic cells instead of real ones**, to train others on or to share: whoever has the cells that a prompt is
+#   made of also has the simple generators. Take the one that the counts above favour.
+# - **New biology**, types that nobody measured: no score here can tell, because there is nothing to compare with.
 #
 # ## The paper's open questions
 #
-# The last cell collects what our numbers say about questions that the paper leaves open. One of them we have not
-# touched: upstream's generated branch skips the attention's output projection (`out_proj`); perceived genes pass
-# through it. A slip or a choice? The released weights were trained that way, so the code must follow. What if it did
-# not?
+# The table below collects what our numbers say about questions that the paper leaves open. One of them we have not
+# touched. In upstream's code, generated genes skip the last matrix of the attention (the output projection,
+# `out_proj`); perceived genes pass through it. A slip or a choice? The released weights were trained that way, so the
+# code must follow. What if it did not?
 
 # %%
 attention = network.transformer_encoder.layers[0].self_attn.__class__
@@ -1080,8 +1180,8 @@ table.style.hide(axis="index").set_properties(**{"text-align": "left", "white-sp
 
 # %% [markdown]
 # ## Key points
-# - Generated genes look at perceived genes and at themselves: one pass asks for any number of genes. Prove a mask by
-#   poking, not by drawing it.
+# - Generated genes look at perceived genes and at themselves: one pass asks for any number of genes. Prove an attention
+#   mask by changing inputs, not by drawing it.
 # - The network was trained on one step and true values. K steps, and every measure of confidence, are inference on
 #   top of that; the measures here are ours.
 # - A point estimate fed back brings no new information about the cell; measure K against one step and against random
