@@ -480,14 +480,15 @@ error_bars(ways, "one network, two ways to ask")
 record("two_ways_to_ask", ways, tolerance="40%")
 if generated is not None:
     _, taught, untaught = ways.values()
-    print(f"Asked in the way that it was never taught, the network errs by {untaught - taught:+.1f} more.", end=" ")
-    print(f"Above the gene's mean it lies by {untaught - of_mean:+.1f} in all:", end=" ")
-    print(f"{(untaught - taught) / (untaught - of_mean):.0%} of that is the form of the question.")
+    print(f"Asked in the way that it was never taught, the squared error changes by {untaught - taught:+.1f}.")
+    if untaught > of_mean:
+        print(f"In all it lies {untaught - of_mean:.1f} above that of the gene's mean:", end=" ")
+        print(f"{(untaught - taught) / (untaught - of_mean):.0%} of that is the form of the question.")
 
 # %% [markdown]
 # The same network, the same cells, the same hidden values: only the form of the question differs, and nobody taught
-# the network what -1 means. The printed percentage is what this costs on this study. The rest is what fine-tuning
-# mainly has to learn: these genes and their levels.
+# the network what -1 means. The printed numbers say what this costs on this study. The rest of the distance to the
+# gene's mean is what fine-tuning mainly has to learn: these genes and their levels.
 #
 # ### Exercise 07.1
 # An error of so many bins² says little. Write `explained(predicted, target, mask)`: one minus the error at the hidden
