@@ -8,7 +8,7 @@
 #
 # | You will be able to | Time | Needs |
 # |---|---|---|
-# | rank-encode and bin-encode a cell by hand and explain every step; say which genes come first and which fall off the end; measure what lower depth does to each encoding; read the errors that wrong input gives | 45 min (quick: 1 min of computing) | lesson 01 |
+# | rank-encode and bin-encode a cell by hand and explain every step; say which genes come first and which fall off the end; measure what lower depth does to each encoding; read the errors that wrong input gives | 45 min (quick: 1-2 min of computing) | lesson 01 |
 
 # %% tags=["parameters"]
 profile = "quick"  # quick | cpu | gpu: the same code, other sizes (nothing here needs a GPU)
@@ -460,6 +460,10 @@ facts["genes at most"] = [
     n - 2 * ("<eos>" in s) - ("<eoc>" in s) for n, s in zip(facts["positions"], facts["special tokens"], strict=True)
 ]
 facts.style.format(thousands=",", escape="html").set_properties(**{"text-align": "right"})
+
+# %% [markdown]
+# So vocabularies of different models are not interchangeable, and special tokens take positions from the genes (last
+# column).
 
 # %% [markdown] tags=["quiz"]
 # **Quiz 1.** You give `rank_encode` a cell whose `n_counts` is wrong by a factor of two. What happens to its tokens?
