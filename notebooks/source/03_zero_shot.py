@@ -652,8 +652,8 @@ against = comparisons.gaps(table, [("pretrained", rival) for rival in RIVALS], m
 against = against.rename(columns={"rival": "than", "verdict": "pretrained is"})
 shown_model = model if model in set(against["model"]) else against["model"].iloc[0]  # one model at a time
 if "avg_bio_fixed" not in measures:
-    print("This stored table is older than the text above: one random twin and one warm start, probes with C = 1", end=" ")
-    print("and one scale for all features, clusters at the resolution that the labels chose.")
+    print("This stored table is older than the text above: one random twin and one warm start, probes with", end=" ")
+    print("C = 1 and one scale for all features, clusters at the resolution that the labels chose.")
 against = against[against["model"] == shown_model]
 
 # %% tags=["figure"]

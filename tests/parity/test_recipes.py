@@ -15,7 +15,11 @@ from scfm.files.convert import carriers, content_hash, converted
 from scfm.store import cache
 from scfm.store.carriers import FOLDER
 
-SLOW = {"kang_ifnb_pbmc", "pbmc3k", "pbmc_donorA", "pbmc_zheng_facs", "pbmc_zheng_14k_sub", "pbmc_zheng_mudan_ref"}
+SLOW = {
+    *("kang_ifnb_pbmc", "pbmc3k", "pbmc_donorA", "pbmc_zheng_facs", "pbmc_zheng_14k_sub", "pbmc_zheng_mudan_ref"),
+    *("breast_celllines_31", "breast_tumour_copykat", "ngp_nutlin3", "thyroid_atc2_numbat", "lung_celllines_5batch"),
+    *("pbmc_3chem", "pbmc_7batch", "blastocyst_blakeley", "fetal_cortex_pollen2015", "ipsc_cardio_d2_d5"),
+}
 NAMES = [
     pytest.param(name, marks=[pytest.mark.slow] if name in SLOW else [])
     for name, entry in sorted(entries().items())

@@ -24,6 +24,7 @@ OK, WARN, FAIL = "OK", "WARN", "FAIL"
 PYTHONS = ((3, 11), (3, 14))  # from, and below
 NEED_DISK, NEED_MEMORY = 6, 4  # GiB: the environment with its caches; a quick lesson with room to spare
 HUB = "https://huggingface.co"
+GITHUB = "https://raw.githubusercontent.com"  # most sets are made from its files
 SETUP = "make setup FORCE=1"
 
 
@@ -43,7 +44,17 @@ class Finding:
 
 def examine(root: Path, network: bool = True) -> Iterator[Finding]:
     """All findings in order; a question that breaks is itself a warning, and the others are still asked."""
-    for question in (_python, _packages, _disk, _memory, _cpu, _gpu, _caches, _course, *([_hub] if network else [])):
+    for question in (
+        _python,
+        _packages,
+        _disk,
+        _memory,
+        _cpu,
+        _gpu,
+        _caches,
+        _course,
+        *([_hub, _carriers] if network else []),
+    ):
         try:
             yield from question(root)
         except Exception as error:
@@ -225,19 +236,26 @@ def _hub(root: Path) -> Iterator[Finding]:
     if os.environ.get("HF_HUB_OFFLINE", "").lower() in ("1", "true", "yes", "on"):
         yield Finding(OK, "HF_HUB_OFFLINE is set: only the bundled and the cached models are used")
         return
+    yield _reached(address, "quick needs no network", "export HF_HUB_OFFLINE=1 or HF_ENDPOINT=<a mirror>")
+
+
+def _carriers(root: Path) -> Iterator[Finding]:
+    address = (os.environ.get("SCFM_MIRROR") or GITHUB).rstrip("/")
+    yield _reached(address, "quick needs none of its data", "export SCFM_MIRROR=<a mirror>; README, Data and models")
+
+
+def _reached(address: str, without: str, fix: str) -> Finding:
+    """Does a server answer, whatever it says?"""
     try:
         request = urllib.request.Request(address, method="HEAD", headers={"User-Agent": "coursekit-doctor"})
         with urllib.request.urlopen(request, timeout=8):
             pass
-        yield Finding(OK, f"{address} can be reached")
     except urllib.error.HTTPError as error:
-        if error.code < 500:
-            yield Finding(OK, f"{address} can be reached")
-        else:
-            yield Finding(WARN, f"{address} answers with error {error.code}; quick needs no network", "try again later")
+        if error.code >= 500 and error.code != 501:  # 501: it does not know HEAD
+            return Finding(WARN, f"{address} answers with error {error.code}; {without}", "try again later")
     except (OSError, ValueError) as error:
-        words = f"{address} cannot be reached ({getattr(error, 'reason', error)}); quick needs no network"
-        yield Finding(WARN, words, "export HF_HUB_OFFLINE=1 or HF_ENDPOINT=<a mirror>")
+        return Finding(WARN, f"{address} cannot be reached ({getattr(error, 'reason', error)}); {without}", fix)
+    return Finding(OK, f"{address} can be reached")
 
 
 def _some(names: list[str]) -> str:

@@ -137,6 +137,18 @@ def test_the_hub_out_of_reach_and_switched_off(tmp_path: Path, monkeypatch: pyte
     assert found.level == doctor.OK
 
 
+def test_the_mirror_of_public_files_is_asked_in_the_place_of_github(
+    tmp_path: Path, site: tuple[Path, str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("SCFM_MIRROR", f"{site[1]}/")
+    (found,) = doctor._carriers(tmp_path)
+    assert (found.level, found.words) == (doctor.OK, f"{site[1]} can be reached")
+    monkeypatch.setenv("SCFM_MIRROR", "http://127.0.0.1:9")
+    (found,) = doctor._carriers(tmp_path)
+    assert found.level == doctor.WARN
+    assert "SCFM_MIRROR" in found.fix
+
+
 def test_a_question_that_breaks_does_not_end_the_examination(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     def broken(path: object) -> None:
         raise OSError("no such disk")
