@@ -1024,7 +1024,12 @@ difference = against_log(scores, SETTINGS)
 minus_log = {setting: round(difference[setting, "ranks"].mean, 4) for setting in SETTINGS}
 record("ranks_minus_log", minus_log, tolerance=0.02)
 record("ranks_minus_log_deep", difference["deep", "ranks"].mean, tolerance=0.02, key=True)
-record.headline("type probe (balanced accuracy) on ranks, minus on log-normalized counts", difference["deep", "ranks"])
+record.headline(
+    "type probe (balanced accuracy) on ranks, minus on log-normalized counts",
+    difference["deep", "ranks"],
+    cells=f"{len(types):,} cells of {adata.uns['scfm']['name']}",
+    varies="draws of labels",
+)
 presence = probed.set_index(["setting", "method"])["mean"]["deep", "presence"]
 record("presence_deep", presence, tolerance=0.02, key=True)
 

@@ -1167,11 +1167,17 @@ for metric, words in SHOWN.items():
 own = best[(best["metric"] == "avg_bio") & best["rival"].isin(ablation.BASELINES)]
 own = own[own["dataset"] == mine]
 own = own.loc[own["mean"].idxmin()]  # the best of the baselines: that is the one to beat
+gap = stats.Interval(own["mean"], own["low"], own["high"])
+print(f"AvgBIO after training on all five, minus the best baseline ({own['rival']}), {mine}: {gap}.")
+print("After 30 steps of a recipe that its authors run for 30 epochs this is no verdict on the recipe.")
 if not dataset or study_name in studies:
+    record("against_best_baseline", gap.mean, tolerance=1e-3)
     record.headline(
-        f"AvgBIO after training on all five, minus {own['rival']} ({own['dataset']})",
-        stats.Interval(own["mean"], own["low"], own["high"]),
+        "no verdict: thirty optimizer steps of a recipe that its authors run for 30 epochs say what each objective "
+        "does, not how good the result can be",
+        None,
         stored=True,
+        cells=f"{len(studies)} studies of two to three batches, 96 genes",
     )
 else:
     print(f"All of this is of the studies named here. Of {own_name} the live part above is one run: no verdict.")

@@ -300,6 +300,8 @@ record.headline(
     f"(scGPT alone: {alone.mean:+.3f})",
     gap,
     lower_is_better=True,
+    cells=f"held-out cells of {names[0]}, {n_observed} observed genes",
+    varies="draws of cells and genes",
 )
 for method in guessers:
     print(f"{method}, {n_observed} observed genes: {at[(method, n_observed)]}")
