@@ -12,6 +12,7 @@ counts. So a lesson gives the same numbers with either.
 
 from __future__ import annotations
 
+import functools
 import hashlib
 from collections.abc import Iterable, Mapping
 from pathlib import Path
@@ -77,17 +78,9 @@ def _make(name: str, entries: Entries, path: Path) -> anndata.AnnData:
     try:
         files = {what: fetch_carrier(carrier) for what, carrier in carriers(name, entries).items()}
     except DownloadError as error:
-        instead = entries[name].get("fallback")
-        other = (
-            f"scfm.load_dataset({instead!r}) holds cells of the same study"
-            if instead
-            else "pbmc68k comes with the course"
-        )
-        raise DownloadError(
-            f"{name} cannot be made: {error}\nIn its place: {other}, and scfm.list_datasets() shows what is at hand."
-        ) from error
+        raise DownloadError(f"{name} cannot be made: {error}\nIn its place: {_instead(name, entries)}") from error
     try:
-        adata, _ = _cook(name, entries, files)
+        adata = _cook(name, entries, files)
     except Exception as error:  # a file of another kind breaks a reader in any way
         raise FileFormatError(_other(name, files.values(), f"{type(error).__name__}: {error}")) from error
     if content_hash(adata, entries[name]["columns"]) != entries[name]["origin"]["content"]:
@@ -98,11 +91,28 @@ def _make(name: str, entries: Entries, path: Path) -> anndata.AnnData:
     return adata
 
 
-def _cook(name: str, entries: Entries, files: Mapping[str, Path]) -> tuple[anndata.AnnData, pd.DataFrame]:
+def _instead(name: str, entries: Entries) -> str:
+    """What to take where a set cannot be had: its fallback, sets of the same tissue and role, or that which everybody has."""
+    entry = entries[name]
+    if "fallback" in entry:
+        return f"scfm.load_dataset({entry['fallback']!r}), of the same cells or study."
+    tissue, split = entry["tissue"].split()[0].strip(","), entry["split"]
+    near = [n for n, e in entries.items() if n != name and e["tissue"].startswith(tissue) and e["split"] == split]
+    return f"{' or '.join(near[:3])}, of the same tissue." if near else "pbmc68k, which comes with the course."
+
+
+def _cook(name: str, entries: Entries, files: Mapping[str, Path]) -> anndata.AnnData:
     from scfm.files.recipes import build
 
-    own = {what: files[f"{name}: {what}"] for what in entries[name]["origin"]["files"]}
-    return build(name, entries[name]["origin"], own, lambda other: _cook(other, entries, files)[1])
+    def cook(one: str) -> tuple[anndata.AnnData, pd.DataFrame]:
+        origin = entries[one]["origin"]
+        return build(one, origin, {what: files[f"{one}: {what}"] for what in origin["files"]}, frame_of)
+
+    @functools.cache
+    def frame_of(other: str) -> pd.DataFrame:
+        return cook(other)[1]
+
+    return cook(name)[0]
 
 
 def _other(name: str, files: Iterable[Path], why: str) -> str:

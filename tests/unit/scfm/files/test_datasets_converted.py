@@ -11,6 +11,7 @@ import anndata
 import numpy as np
 import pandas as pd
 import pytest
+import small_r
 from carrier_server import CarrierServer
 from scipy import sparse
 
@@ -123,7 +124,10 @@ def test_another_deposit_is_refused_and_nothing_is_kept(
         monkeypatch.setattr("scfm.files.r_objects.read_r", lambda path: {"something": 1})
     if what == "not there":
         mirror.files.clear()
-        with pytest.raises(DownloadError, match=r"(?s)no such file.*gone for good.*In its place: pbmc68k comes with"):
+        with pytest.raises(
+            DownloadError,
+            match=r"(?s)no such file.*gone for good.*In its place: pbmc68k or pbmc68k-2batch or kang, of the same tissue",
+        ):
             load_dataset(FACS)
     else:
         with pytest.raises(FileFormatError, match=r"could not be made from pbmc_facs\.RData.*make doctor") as caught:
@@ -133,11 +137,19 @@ def test_another_deposit_is_refused_and_nothing_is_kept(
     assert not (empty_cache / "converted").exists()
 
 
-def test_a_lost_carrier_says_what_to_take_instead(mirror: CarrierServer) -> None:
+@pytest.mark.parametrize(
+    ("name", "instead"),
+    [
+        (KANG, r"scfm.load_dataset\('kang-2000'\), of the same cells or study"),
+        ("pancreas_baron_175", "scib_pancreas, of the same tissue"),
+        ("tonsil_bcell_cite", "pbmc68k, which comes with the course"),
+    ],
+)
+def test_a_lost_carrier_says_what_to_take_instead(name: str, instead: str, mirror: CarrierServer) -> None:
     with pytest.raises(
-        DownloadError, match=r"kang_ifnb_pbmc cannot be made.*\n(.*\n)*In its place: scfm.load_dataset\('kang-2000'\)"
+        DownloadError, match=rf"{name} cannot be made(?s:.*)gone for good(?s:.*)In its place: {instead}"
     ):
-        load_dataset(KANG)
+        load_dataset(name)
 
 
 def test_what_a_killed_run_left_is_cleared_away(empty_cache: Path, listed: Callable[..., None]) -> None:
@@ -147,6 +159,31 @@ def test_what_a_killed_run_left_is_cleared_away(empty_cache: Path, listed: Calla
     listed(FACS, {"pbmc_facs.RData": RDATA.read_bytes()}, expected(FACS, sorted_cells()))
     load_dataset(FACS)
     assert [path.name for path in half.parent.iterdir()] == [f"{FACS}.h5ad"]
+
+
+def test_a_recipe_looks_into_another_set(mirror: CarrierServer, listed: Callable[..., None], tmp_path: Path) -> None:
+    """Which of its cells are in the sorted set too: that set's file is fetched, and read, beside its own."""
+    facs = sorted_cells()
+    barcodes = [name.split("-")[0] for name in facs.obs_names[:2]]
+    labels = pd.DataFrame({"trueLabel_full": [facs.obs["cell_type"].iloc[0]] * 2, "trueLabel": "B"}, index=barcodes)
+    counts = np.array([[1, 2], [3, 1]])
+    logged = sparse.csr_matrix(np.log2(counts / counts.sum(1)[:, None] * 1e6 + 1).T)
+    eset = small_r.s4(
+        "ExpressionSet",
+        assayData=small_r.environment(exprs=small_r.dgc(logged, ["LYZ", "CD3D"], barcodes)),
+        phenoData=small_r.s4("AnnotatedDataFrame", data=small_r.data_frame(labels)),
+    )
+    small_r.save(tmp_path / "a.rda", **{"pbmc14k_expression.eset": eset})
+    wanted = anndata.AnnData(
+        X=sparse.csr_matrix(counts, dtype=np.float32),
+        obs=pd.DataFrame({"cell_type": list(labels["trueLabel_full"])}, index=[f"p14k_{b}" for b in barcodes]),
+        var=pd.DataFrame({"gene_symbol": ["LYZ", "CD3D"]}, index=["ENSG00000090382", "ENSG00000167286"]),
+    )
+    listed(FACS, {"pbmc_facs.RData": RDATA.read_bytes()}, "0" * 64)
+    name = "pbmc_zheng_14k_sub"
+    listed(name, {"pbmc14k_expression.eset.rda": (tmp_path / "a.rda").read_bytes()}, expected(name, wanted))
+    assert load_dataset(name).obs["in_pbmc_zheng_facs"].tolist() == [True, False]  # the second is another type there
+    assert [path.rpartition("/")[2] for path in mirror.paths()] == ["pbmc14k_expression.eset.rda", "pbmc_facs.RData"]
 
 
 @pytest.mark.parametrize("named", [False, True])
