@@ -1084,6 +1084,9 @@ print(f"Of the accuracy above chance, {reached:.0%} is reached by which genes ar
 print("What the values add is", {"worse": "decided.", "undecided": "undecided.", "better": "a loss."}[gap.verdict()])
 
 # %% [markdown]
+# The quick profile reads a few hundred genes that were chosen because they vary. The cpu profile asks the same of whole
+# transcriptomes; there the values matter more, and so does cutting the sentence.
+#
 # An encoding is not yet a model: all it knows of other cells is its medians. What pretraining adds to it is the
 # question of lesson 03.
 
