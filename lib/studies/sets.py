@@ -9,9 +9,12 @@ import numpy as np
 
 import scfm
 from scfm import datasets, metrics
+from scfm.store import hub
 
 if TYPE_CHECKING:
     import anndata
+
+    from scfm.models import Model
 
 
 def own_labels(adata: anndata.AnnData) -> np.ndarray:
@@ -70,6 +73,15 @@ def suitable(
     if batches > 1 and (met < 2).all():
         found = f"{groups.nunique()} of which each holds other types, so that batch and type cannot be told apart"
         raise datasets.ColumnError(_lacking(adata, "batch", f"{batches} batches with a type in common", found))
+
+
+def of_kind(model: Model, kind: str) -> None:
+    """Stop here and in words where a lesson takes another kind of model apart than this one. Raises TypeError."""
+    if model.kind != kind:
+        known = [name for name, entry in hub.catalogue()["models"].items() if entry["kind"] == kind]
+        raise TypeError(
+            f"{model.name} is a {model.kind}, and this lesson takes a {kind} apart: model= {', '.join(known)}, or a folder of one."
+        )
 
 
 def _lacking(adata: anndata.AnnData, role: str, wanted: str, found: str) -> str:

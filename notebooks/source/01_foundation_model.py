@@ -438,6 +438,7 @@ adata = scfm.load_dataset(dataset or SIZES["dataset"], label=label, seed=seed)
 sets.suitable(adata, types=0, cells=3 * n_draws)
 on = "auto" if profile == "gpu" else "cpu"
 fm = scfm.load_model(model, device=on)
+sets.of_kind(fm, "geneformer")
 cells = fm.tokenize(adata)
 print(f"{fm} reads {len(cells):,} cells of {adata.uns['scfm']['name']},", end=" ")
 print(f"{np.median(cells.lengths):.0f} tokens in a typical one.")
@@ -684,6 +685,7 @@ def ceilings(keys):
     return np.append(np.inf, np.minimum.accumulate(once)[:-1])
 
 
+# %%
 print("keys 5 3 4 1 2 → floors", floors([5, 3, 4, 1, 2]), "and ceilings", ceilings([5, 3, 4, 1, 2]))
 
 N_TOKENS = len(fm.vocabulary)
@@ -696,8 +698,8 @@ of_library = place.floors(genes_only, np.ones(len(genes_only), bool))
 assert np.array_equal(floors(place.keys[genes_only])[:-1], of_library[:-1])  # the last gene has nothing to its right
 keys = place.keys[genes_only]
 low, high = np.append(floors(keys)[:-1], keys.min()), np.append(keys.max(), ceilings(keys)[1:])
-inside = (keys >= low) & (keys <= high)
-print(f"In the first cell {inside.mean():.0%} of {len(keys)} genes have their key between floor and ceiling:", end=" ")
+in_band = ((keys >= low) & (keys <= high)).mean()
+print(f"In the first cell {in_band:.0%} of {len(keys)} genes have their key between floor and ceiling:", end=" ")
 print("they were counted once, or might have been.", end=" ")
 fits = np.mean([(np.isfinite(place.keys) & (place.keys >= a) & (place.keys <= b)).sum() for a, b in zip(low, high)])
 in_all = np.isfinite(place.keys).sum()
@@ -711,10 +713,11 @@ ax.plot(at, keys, ".", color=plots.ROLE["baseline"], markersize=4, label="key of
 ax.set_xlabel("place in the sentence")
 ax.set_ylabel("key (log of the value at one count)")
 ax.legend(loc="upper right")
+n_keys = len(keys)
 plots.show(
     ax,
-    alt=f"Keys of the {len(keys)} genes of one sentence by their place, and the band between floor and ceiling, which "
-    f"falls from left to right. {inside.mean():.0%} of the keys lie in the band.",
+    alt=f"Keys of the {n_keys} genes of one sentence by their place, and the band between floor and ceiling, which "
+    f"falls from left to right. {in_band:.0%} of the keys lie in the band.",
 )
 
 # %% [markdown]

@@ -169,6 +169,7 @@ def contestants(adata):
         yield which, [lambda net=net: net.embed(net.tokenize(adata), **pooled, progress=False) for net in nets]
 
 
+# %%
 embeddings, seconds = {}, []
 for name, adata in cells_of.items():
     made = {}

@@ -46,6 +46,7 @@ SIZES = {
 SIZES["gpu"] = SIZES["cpu"] | {"tokens": 2048}
 size = SIZES[profile]
 fm = scfm.load_model(model, device="auto" if profile == "gpu" else "cpu")
+sets.of_kind(fm, "geneformer")
 adata = scfm.load_dataset(dataset or size["set"], label=label, seed=seed)
 sets.suitable(adata)
 kept, left_out = metrics.usable_cells(adata.obs["cell_type"])

@@ -110,6 +110,9 @@ for part in calm.network.modules():
 most = pd.Series(types[train]).value_counts().index[:4]
 some = np.concatenate([train[types[train] == t][:4] for t in most])  # sixteen cells: four of each of four types
 first = scfm.adapt(calm, cells[some], types[some], "head", layer=0, validation=0, seed=seed, dtype="float32")
+known = np.array([first.classes.index(t) for t in types[some]])
+# `full` begins with a head of strength 1; "head" alone would choose its strength
+first.head.solve(first.embed(cells[some]), known[:, None], [np.ones(len(first.classes))], "common", strength=1.0)
 
 ours, head = calm.with_network(copy.deepcopy(calm.network)), copy.deepcopy(first.head)
 layers = [*ours.layers(), *ours.input_modules()]
@@ -118,7 +121,7 @@ for p in [*weights, *head.parameters()]:
     p.requires_grad = True
 # the library's forward pass up to the vector of a cell (lesson 03); layers count from the top: 0 the last, -1 before it
 reads = features.Reader(ours, first.choices.pooling, layer=0)
-targets = torch.tensor([first.classes.index(t) for t in types[some]])
+targets = torch.tensor(known)
 
 
 # %%

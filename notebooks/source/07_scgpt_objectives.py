@@ -34,7 +34,7 @@ from scfm.generation import attention_mask, pictures
 from scfm.integration import recipe
 from scfm.integration.study import prepare
 from scfm.store.results import results_path
-from studies import ablation, comparisons
+from studies import ablation, comparisons, sets
 
 SIZES = {
     "quick": {"dataset": "pbmc68k-2batch", "n_genes": 64, "steps": 20, "minibatch": 32, "lr": 5e-4, "seeds": 0},
@@ -137,6 +137,7 @@ plots.show(
 
 # %%
 fm = scfm.load_model(model, device="auto" if profile == "gpu" else "cpu")
+sets.of_kind(fm, "scgpt")
 net = fm.network
 device = net.device
 study = prepare(fm, adata, min(SIZES["n_genes"], net.config.max_seq_len - 1))

@@ -52,6 +52,7 @@ wanted = scfm.datasets.split_names(dataset) if dataset else scfm.datasets.at_han
 short = scfm.datasets.short_names(wanted)  # of a file its name
 names = list(short.values())
 fm = scfm.load_model(model, device="auto" if profile == "gpu" else "cpu")
+sets.of_kind(fm, "scgpt")
 network = fm.network
 here = network.device
 has_p = network.config.zero_prob  # P(nonzero): the mini has it, the released whole-human model has not

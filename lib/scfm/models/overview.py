@@ -35,10 +35,10 @@ def vocabulary(name: str) -> RankVocabulary:
         It has no vocabulary of ranks (scGPT), or its dictionaries could not be had.
     """
     entry = _entry(name)
+    if entry["kind"] != "geneformer" or not {"bundled", "vocabulary"} & set(entry):
+        raise VocabularyError(f"{name} has no vocabulary of ranked genes: it is a {entry['kind']}. Name a Geneformer.")
     if "bundled" in entry:
         return RankVocabulary.load(cache.repo_data() / entry["bundled"])
-    if "vocabulary" not in entry:
-        raise VocabularyError(f"{name} has no vocabulary of ranked genes.")
     return RankVocabulary.published(entry["vocabulary"])
 
 

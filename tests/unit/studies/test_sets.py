@@ -71,3 +71,12 @@ def test_where_no_column_can_be_a_batch_one_is_simulated_and_said(
 def test_too_few_cells(base: anndata.AnnData) -> None:
     with pytest.raises(scfm.datasets.DatasetError, match=r"pbmc68k has 120 cells; this lesson needs 1,000 or more"):
         sets.suitable(base, cells=1000)
+
+
+def test_a_lesson_that_takes_one_kind_apart_says_which(base: anndata.AnnData) -> None:
+    mini = scfm.load_model("scgpt-mini")
+    sets.of_kind(mini, "scgpt")
+    with pytest.raises(TypeError, match=r"scgpt-mini is a scgpt, .* a geneformer apart: model= geneformer-mini, "):
+        sets.of_kind(mini, "geneformer")
+    with pytest.raises(scfm.genes.VocabularyError, match="it is a scgpt"):
+        scfm.models.overview.vocabulary("scgpt-mini")
