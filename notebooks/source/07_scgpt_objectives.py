@@ -1078,7 +1078,7 @@ effects_table.style.format("{:.3f}", na_rep="").set_caption("one run each: only 
 #   until the batches mix, and takes about a second.
 #
 # Intervals are 95 % intervals over seeds (Student's t): how much depends on labels, new parts and orders, in this one
-# study. "Better" and "worse" mean here, as everywhere, that the whole interval lies beyond one point (0.01).
+# study. "Better" and "worse" mean that the whole interval lies beyond one point (0.01), as in lesson 02.
 
 # %%
 if SIZES["seeds"] and study_name in ablation.STUDIES:  # yours stays out of the course's table
