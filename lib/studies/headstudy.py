@@ -76,10 +76,10 @@ def frozen(model: Model, adata: anndata.AnnData, seed: int = 0) -> dict[str, Any
     tokens = model.tokenize(adata)
     how: dict[str, Any] = {"pooling": "mean"} if "mean" in model.poolings else {}
 
-    def embed(network: Any) -> np.ndarray:
-        return network.embed(tokens, dtype="float32", progress=False, **how)
+    def embed(network: Any, dtype: str = "auto") -> np.ndarray:
+        return network.embed(tokens, dtype=dtype, progress=False, **how)
 
-    made: dict[str, Any] = {"pretrained": embed(model)}
+    made: dict[str, Any] = {"pretrained": embed(model, "float32")}
     for method, weights in (("warm start", "start"), ("random twin", "random")):
         if weights == "random" or models.has_warm_start(name):
             seeds = range(seed, seed + stats.NETWORKS[method])

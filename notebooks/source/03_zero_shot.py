@@ -485,7 +485,7 @@ if pooled:  # scGPT's embedding is the last layer's <cls>, and no choice
         for layer in range(-n_layers, 1)
         for pooling in poolings
     }
-    choice = metrics.probe(variants, kinds, labels_per_class, side_draws, seed + 1000)
+    choice = metrics.probe(variants, kinds, labels_per_class, side_draws, seed + 1000, scale="common")
     by_choice = stats.summary(choice.assign(dataset=first))
     by_choice = by_choice[by_choice["metric"] == "balanced_accuracy"]
     best = by_choice.sort_values("mean").iloc[-1]
@@ -590,7 +590,7 @@ if two is not None:
 # %%
 if two is not None:
     kinds = two.obs["cell_type"].astype(str).to_numpy()
-    across = metrics.probe(mixed, kinds, labels_per_class, n_draws, seed, groups=batches)
+    across = metrics.probe(mixed, kinds, labels_per_class, 2 * side_draws, seed, groups=batches)
     n_batches = across["group"].nunique()
     for which in mixed:
         print(f"{which:25s} {stats.over_groups(across, which, 'balanced_accuracy').mean:.3f}")

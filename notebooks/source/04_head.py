@@ -186,7 +186,7 @@ if "mean" in fm.poolings:  # scGPT's embedding is the last layer's
         for k in range(-n_layers, 1)
     }
 if by_layer:
-    probed = metrics.probe(by_layer, types, labels_per_class, n_draws, seed + 1000).assign(dataset=name)
+    probed = metrics.probe(by_layer, types, labels_per_class, n_draws, seed + 1000, scale="common").assign(dataset=name)
     layers = stats.summary(probed)
     layers = layers[layers["metric"] == "balanced_accuracy"]
     record("by_layer", layers.set_index("method")["mean"].to_dict(), tolerance=0.05)
