@@ -8,7 +8,9 @@ computes one piece of data/results/heads.parquet (a minute or a few) and replace
 from __future__ import annotations
 
 import argparse
+import contextlib
 import functools
+import hashlib
 import time
 from collections.abc import Iterator, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
@@ -16,17 +18,19 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from scfm import baselines, metrics, stats
-from scfm.adaptation import openset
+from scfm.adaptation import adapters, openset
 from scfm.baselines import celltypist_answers, gene_features
 from scfm.linear import linear_head
 from scfm.store import cache
 from studies import comparisons, sets
+from studies.tables import RECIPE
 
 if TYPE_CHECKING:
     import anndata
     import pandas as pd
 
     from scfm.models import Model
+    from scfm.tokenized import TokenizedCells
 
 # dataset → (what is new about the tested group, column of obs that says the group, rows that may be used)
 SHIFTS: dict[str, tuple[str, str, dict[str, str]]] = {
@@ -76,15 +80,35 @@ def frozen(model: Model, adata: anndata.AnnData, seed: int = 0) -> dict[str, Any
     tokens = model.tokenize(adata)
     how: dict[str, Any] = {"pooling": "mean"} if "mean" in model.poolings else {}
 
-    def embed(network: Any, dtype: str = "auto") -> np.ndarray:
-        return network.embed(tokens, dtype=dtype, progress=False, **how)
-
-    made: dict[str, Any] = {"pretrained": embed(model, "float32")}
+    made: dict[str, Any] = {"pretrained": model.embed(tokens, dtype="float32", progress=False, **how)}
     for method, weights in (("warm start", "start"), ("random twin", "random")):
         if weights == "random" or models.has_warm_start(name):
             seeds = range(seed, seed + stats.NETWORKS[method])
-            made[method] = [embed(models.load_model(name, weights=weights, seed=own)) for own in seeds]
+            made[method] = [kept(models.load_model(name, weights=weights, seed=own), tokens, **how) for own in seeds]
     return made
+
+
+def kept(network: Model, tokens: TokenizedCells, **how: Any) -> np.ndarray:
+    """``network.embed(tokens, **how)``, kept on disk: twenty untrained rivals take a lesson longer than all else, and never change.
+
+    The file's name is a hash of all weights, tokens and settings; ``embeddings`` in the writable cache may be deleted at any time.
+    """
+    import torch
+
+    digest = hashlib.sha256(
+        f"{RECIPE} {torch.__version__} {sorted(how.items())} {adapters.digest(network.network)}".encode()
+    )
+    for array in (tokens.tokens, tokens.offsets, tokens.values):
+        digest.update(b"" if array is None else np.ascontiguousarray(array).tobytes())
+    path = cache.downloads() / "embeddings" / f"{digest.hexdigest()[:32]}.npy"
+    if path.exists():
+        return np.asarray(np.load(path))
+    found = network.embed(tokens, progress=False, **how)
+    with contextlib.suppress(OSError):  # a folder that cannot be written costs time, no result
+        path.parent.mkdir(parents=True, exist_ok=True)
+        with cache.atomic_write(path) as temporary, temporary.open("wb") as file:
+            np.save(file, found)
+    return found
 
 
 def of_cells(embeddings: Embeddings, kept: np.ndarray) -> dict[str, Any]:

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import numpy as np
 import pandas as pd
+import pytest
 
 from scfm import stats
 from studies import headstudy
@@ -26,3 +28,24 @@ def test_each_setting_is_one_comparison_over_its_groups() -> None:
     assert set(found["setting"]) == {"new donor"}
     assert set(found["groups"]) == {3}
     assert found["pretrained"].iloc[0] == stats.over_groups(table[table["setting"] == "new donor"], "pretrained", "balanced_accuracy").mean  # fmt: skip
+
+
+def test_an_untrained_rival_is_embedded_once_and_kept_under_all_that_it_depends_on(tmp_path, monkeypatch) -> None:
+    import scfm
+
+    monkeypatch.setenv("SCFM_CACHE", str(tmp_path))
+    adata = scfm.load_dataset("pbmc68k")[:12].copy()
+    twin, other = (scfm.load_model("geneformer-mini", weights="random", seed=seed) for seed in (1, 2))
+    tokens = twin.tokenize(adata)
+    first = headstudy.kept(twin, tokens, pooling="mean")
+    (file,) = (tmp_path / "embeddings").glob("*.npy")
+    monkeypatch.setattr(type(twin), "embed", lambda *_, **__: pytest.fail("it was there"))
+    np.testing.assert_array_equal(headstudy.kept(twin, tokens, pooling="mean"), first)
+    for change in (
+        lambda: headstudy.kept(other, tokens, pooling="mean"),
+        lambda: headstudy.kept(twin, tokens[:5], pooling="mean"),
+        lambda: headstudy.kept(twin, tokens, pooling="cls"),
+    ):
+        with pytest.raises(pytest.fail.Exception, match="it was there"):
+            change()
+    assert file.exists()
