@@ -48,6 +48,7 @@ ROLES = dict.fromkeys(("pretrained", "pretrained, kNN"), "model") | {
     "shuffled labels": "control",
 }
 ROLES |= dict.fromkeys(RIVALS, "baseline")
+MOST_KEPT = 2**22  # bytes of an embedding on disk: eight thousand cells of a mini
 COLUMNS = ["model", "method", "dataset", "setting", "group", "labels_per_class", "seed", "metric", "value"]
 
 
@@ -104,6 +105,8 @@ def kept(network: Model, tokens: TokenizedCells, **how: Any) -> np.ndarray:
     if path.exists():
         return np.asarray(np.load(path))
     found = network.embed(tokens, progress=False, **how)
+    if found.nbytes > MOST_KEPT:
+        return found
     with contextlib.suppress(OSError):  # a folder that cannot be written costs time, no result
         path.parent.mkdir(parents=True, exist_ok=True)
         with cache.atomic_write(path) as temporary, temporary.open("wb") as file:
