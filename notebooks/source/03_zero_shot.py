@@ -39,7 +39,7 @@ SETS = {
 wanted = scfm.datasets.split_names(dataset) if dataset else scfm.datasets.at_hand(SETS[profile])
 short = scfm.datasets.short_names(wanted)  # of a file its name
 names = list(short.values())
-side_draws = 6 if profile == "quick" else n_draws  # for the two side questions, layers and batches
+side_draws = 4 if profile == "quick" else n_draws  # for the two side questions, layers and batches
 
 # %% [markdown]
 # ## The contestants
