@@ -1178,7 +1178,7 @@ if not dataset or study_name in studies:
         "does, not how good the result can be",
         None,
         stored=True,
-        cells=f"{len(studies)} studies of two to three batches, 96 genes",
+        cells=f"{', '.join(studies)}; 96 genes",
     )
 else:
     print(f"All of this is of the studies named here. Of {own_name} the live part above is one run: no verdict.")
