@@ -419,7 +419,10 @@ def test_genes_are_classified_in_their_cells(kind: str, method: str) -> None:
     names = [f"ENSG{i:011d}" for i in range(40)] if kind == "geneformer" else [f"GENE{i}" for i in range(40)]
     truth = np.array(["marker" if i < 24 else "shared" for i in range(40)])
     right = np.mean(said.loc[names].to_numpy() == truth)
-    if (kind, method) == ("geneformer", "head"):  # random layers tell nothing of held-out genes here, and its head knows
+    if (kind, method) == (
+        "geneformer",
+        "head",
+    ):  # random layers tell nothing of held-out genes here, and its head knows
         assert right < 0.7
     else:
         assert right > 0.7  # the larger class is 0.6
