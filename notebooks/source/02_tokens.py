@@ -38,6 +38,7 @@ SIZES = {
     "gpu": {"dataset": "pbmc_zheng_facs", "cells": 3000, "thinned": 400},
 }[profile]
 
+# %%
 whole = scfm.load_dataset(dataset or SIZES["dataset"], label=label, seed=seed)
 sets.suitable(whole)
 kept, left_out = metrics.usable_cells(whole.obs["cell_type"])
@@ -554,11 +555,12 @@ ax.annotate(
     fontsize=9,
 )
 ax.legend(loc="upper left")
+n_expressed, n_cuts, n_heights = len(in_order), len(cuts), len(np.unique(heights))
 plots.show(
     ax,
-    alt=f"The {len(in_order)} expressed genes of one cell from low to high counts, and {len(cuts)} edges that cut them "
-    f"into groups of equal size: {n_lowest} edges lie at a count of {lowest_edge:.0f}, and all edges together at only "
-    f"{len(np.unique(heights))} different counts.",
+    alt=f"The {n_expressed} expressed genes of one cell from low to high counts, and {n_cuts} edges that cut them into "
+    f"groups of equal size: {n_lowest} edges lie at a count of {lowest_edge:.0f}, and all edges together at only "
+    f"{n_heights} different counts.",
 )
 
 # %%

@@ -43,6 +43,7 @@ SIZES = {
 }[profile]
 
 
+# %%
 def about(name):
     return ablation.STUDIES[name].what if name in ablation.STUDIES else "your own study"
 

@@ -292,6 +292,7 @@ def difference(one, other):
     return stats.interval((per_draw[one] - per_draw[other]).to_numpy())
 
 
+# %%
 zero_shot, with_means, ridge = ((m, n_observed) for m in (generated.ZERO_SHOT, generated.WITH_MEANS, generated.RIDGE))
 slope = difference(zero_shot, (generated.ZERO_SHOT, n_observed // 2))
 alone, gap = difference(zero_shot, ridge), difference(with_means, ridge)

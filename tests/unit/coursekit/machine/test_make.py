@@ -53,6 +53,11 @@ def test_a_pip_that_installs_for_the_user_does_not_stop_the_set_up(tmp_path: Pat
     own = "include Makefile\nshown: ; @echo $$PIP_USER\n"
     environment = os.environ | {"PIP_USER": "1"}
     done = subprocess.run(
-        ["make", "-f", "-", "shown"], input=own, cwd=tmp_path, capture_output=True, text=True, env=environment
+        ["make", "--no-print-directory", "-f", "-", "shown"],
+        input=own,
+        cwd=tmp_path,
+        capture_output=True,
+        text=True,
+        env=environment,
     )
     assert done.stdout.strip() == "0"  # what pip is told goes before its pip.conf

@@ -271,15 +271,18 @@ def test_a_linear_head_on_a_frozen_network_learns_from_all_labels() -> None:
     assert scfm.adapt(model, cells, types, "head", head="mlp", **FAST).report.n_validation == 4
 
 
-def test_a_trained_network_starts_where_the_head_ends() -> None:
+def test_a_trained_network_starts_from_logistic_regression() -> None:
+    """Of one scale and C = 1: what a solved head chooses on top would be lost after the first steps."""
+    from sklearn.linear_model import LogisticRegression
+
     model, (cells, types) = tiny_task.model(), tiny_task.cells()
-    head = scfm.adapt(model, cells, types, "head", layer=0, **FAST)
+    x = scfm.adapt(model, cells, types, "head", layer=0, **FAST).embed(cells, progress=False).astype(np.float64)
+    x = (x - x.mean(0)) / np.sqrt(((x - x.mean(0)) ** 2).mean())
+    expected = LogisticRegression(max_iter=500).fit(x, types).predict_proba(x)
     still = FAST | {"epochs": 1, "max_steps": 1, "learning_rate": 1e-12, "head_rate": 1e-12, "validation": 0}
     for method in ("lora", "partial", "full"):
         fit = scfm.adapt(model, cells, types, method, **still)
-        np.testing.assert_allclose(
-            fit.predict_proba(cells, progress=False), head.predict_proba(cells, progress=False), atol=1e-4
-        )
+        np.testing.assert_allclose(fit.predict_proba(cells, progress=False), expected, atol=2e-3)
 
 
 @pytest.mark.parametrize("validation", [0, 0.2])
