@@ -112,9 +112,12 @@ def test_run_all_solve_one_see_it_turn_green(chromium: Any, lab: str, course: Pa
             page.keyboard.press("Escape")
     last = code.last.locator(".jp-InputPrompt").first
     _wait(lambda: re.search(r"\[\d+\]", last.inner_text()), "the last cell of the notebook to have run")
-    shown = prompts.all_text_contents()  # of cells that are folded, too
-    assert len(shown) == code.count()
-    assert all(re.search(r"\[\d+\]", text) for text in shown[1:]), shown  # the first, the set-up, has its own tag
+    shown = [text for text in prompts.all_inner_texts() if text.strip()]  # of a folded cell nothing is shown
+    assert len(shown) > code.count() / 2
+    assert all(re.search(r"\[\d+\]", text) for text in shown), shown
+    counted = re.search(r"\[(\d+)\]", last.inner_text())
+    assert counted
+    assert int(counted[1]) == code.count()  # the kernel numbers what it runs: none was left out
     assert page.locator('.jp-OutputArea-output[data-mime-type="application/vnd.jupyter.error"]').count() == 0
 
     cell = code.filter(has_text=f'check.exercise("{NUMBER}"')
