@@ -160,16 +160,22 @@ def paired_difference(scores: pd.DataFrame, method: str, baseline: str, metric: 
     return interval(of_networks((wide[method] - wide[baseline]).dropna(), method, baseline))
 
 
+def of_groups(means: np.ndarray) -> Interval:
+    """:func:`interval` of one value per group (n,), where the claim is about groups: donors, technologies, data sets.
+
+    With fewer than :data:`FEWEST_GROUPS` the bounds are NaN: two donors do not say how donors differ, so nothing is decided.
+    """
+    if len(means) < FEWEST_GROUPS:
+        return Interval(float(np.mean(means)), float("nan"), float("nan"))
+    return interval(means)
+
+
 def over_groups(scores: pd.DataFrame, method: str, metric: str, rival: str | None = None) -> Interval:
     """Mean and interval over groups (donors, technologies, held-out types): each group's mean over its draws is one value.
 
-    With ``rival`` of the difference, draw by draw. With fewer than :data:`FEWEST_GROUPS` groups the bounds are NaN: two donors do not
-    say how donors differ, so nothing is decided.
+    With ``rival`` of the difference, draw by draw. :func:`of_groups` of these values.
     """
     own = scores[scores["metric"] == metric]
     wide = own.pivot_table(index=["group", "seed"], columns="method", values="value")
     values = (wide[method] - wide[rival] if rival else wide[method]).dropna()
-    means = values.groupby("group").mean().to_numpy()
-    if len(means) < FEWEST_GROUPS:
-        return Interval(float(means.mean()), float("nan"), float("nan"))
-    return interval(means)
+    return of_groups(values.groupby("group").mean().to_numpy())

@@ -134,7 +134,7 @@ def across_sets(
 ) -> tuple[stats.Interval, pd.Series]:
     """``ours`` minus ``rival``, where the claim is about data sets: each set's mean over budgets and draws is one value.
 
-    Returns the interval over sets (NaN bounds under :data:`scfm.stats.FEWEST_GROUPS` of them), and the means by set.
+    Returns the interval over sets (:func:`scfm.stats.of_groups`), and the means by set.
     """
     import pandas as pd
 
@@ -144,9 +144,7 @@ def across_sets(
         if {ours, rival} <= set(scores.columns):
             means[dataset] = (scores[ours] - scores[rival]).groupby(level=0).mean().mean()
     found = pd.Series(means, dtype=float)
-    if len(found) < stats.FEWEST_GROUPS:
-        return stats.Interval(float(found.mean()), float("nan"), float("nan")), found
-    return interval(found.to_numpy()), found
+    return stats.of_groups(found.to_numpy()), found
 
 
 def arm_of(method: str) -> tuple[str, str]:

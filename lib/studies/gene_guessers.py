@@ -97,21 +97,32 @@ def similar_cells(visible: np.ndarray, others: np.ndarray, k: int = 25, mix: flo
     return mix * others[nearest].mean(axis=1) + (1 - mix) * share  # nothing gets probability zero
 
 
-class PlaceInLine:
+class _Distances:
+    """Distances of keys from a bound, in bins of equal width; the first and the last take all beyond."""
+
+    LOW, HIGH, WIDE = -4.0, 2.0, 0.02
+
+    @property
+    def n_bins(self) -> int:
+        return int((self.HIGH - self.LOW) / self.WIDE) + 2
+
+    def _bins(self, distance: np.ndarray) -> np.ndarray:
+        return ((np.clip(distance, self.LOW, self.HIGH) - self.LOW) / self.WIDE).astype(int)
+
+
+class PlaceInLine(_Distances):
     """Guess a hidden gene by its place: the genes to its right have smaller values, so its own lies above the largest of them.
 
     A gene's key is the value it has when it was counted once, minus the log of its median. How far values lie above that floor is
     learned from other cells, as a histogram.
     """
 
-    LOW, HIGH, WIDE = -4.0, 2.0, 0.02  # its bins
-
     def __init__(self, vocabulary: RankVocabulary, special: Sequence[int], cells: TokenizedCells) -> None:
         self.special = list(special)
         self.keys = np.full(len(vocabulary), -np.inf)  # (token,)
         tokens = list(vocabulary.tokens.values())
         self.keys[tokens] = [-np.log(vocabulary.medians[gene]) for gene in vocabulary.tokens]
-        self.above = np.zeros((len(cells), int((self.HIGH - self.LOW) / self.WIDE) + 2))  # (cell, bin) counts of genes
+        self.above = np.zeros((len(cells), self.n_bins))  # (cell, bin) counts of genes
         for i in range(len(cells)):
             genes = self.is_gene(cells[i])
             above = self.keys[cells[i]] - self.floors(cells[i], genes)
@@ -120,9 +131,6 @@ class PlaceInLine:
     def is_gene(self, sentence: np.ndarray) -> np.ndarray:
         """Which tokens of a sentence are genes: bool (token,)."""
         return ~np.isin(sentence, self.special)
-
-    def _bins(self, above: np.ndarray) -> np.ndarray:
-        return ((np.clip(above, self.LOW, self.HIGH) - self.LOW) / self.WIDE).astype(int)
 
     def floors(self, sentence: np.ndarray, visible: np.ndarray) -> np.ndarray:
         """For each place of a sentence (token,): the largest key among the visible genes to its right."""
@@ -139,7 +147,7 @@ class PlaceInLine:
         return usual[self._bins(self.keys - np.concatenate(floors)[hidden][:, None])]
 
 
-class BothSides:
+class BothSides(_Distances):
     """Guess a hidden gene by both neighbours of its gap: :class:`PlaceInLine` with a ceiling, and with Bayes' denominator.
 
     The sentence is sorted, so the gap is bounded from the left as well. A visible gene whose key is larger than all visible keys to its
@@ -149,7 +157,7 @@ class BothSides:
     """
 
     WIDTHS = np.array([0.02, 0.05, 0.1, 0.2, 0.4, 0.8, 1.6])
-    LOW, HIGH, WIDE = -4.0, 2.0, 0.04  # bins of the distance from floor or ceiling
+    WIDE = 0.04  # coarser: two bounds and eight widths share the counts
     PSEUDO = 0.3  # added to each count
 
     def __init__(
@@ -157,8 +165,7 @@ class BothSides:
     ) -> None:
         """Learn from ``cells`` with ``hidden_share`` of their genes hidden. frequency: (token,), zero where no gene of the file is."""
         self.place, self.keys, self.frequency = place, place.keys, frequency
-        n_bins = int((self.HIGH - self.LOW) / self.WIDE) + 2
-        shape = (2, len(self.WIDTHS) + 1, n_bins)  # (floor and ceiling, width, distance)
+        shape = (2, len(self.WIDTHS) + 1, self.n_bins)  # (floor and ceiling, width, distance)
         true, usual = np.zeros(shape), np.zeros(shape)
         rng = np.random.default_rng(seed)
         tokens = np.flatnonzero(frequency > 0)
@@ -175,14 +182,11 @@ class BothSides:
                 width = self._width(*bounds[:, at])
                 for side, bound in enumerate(bounds[:, at]):
                     true[side, width, self._bins(self.keys[sentence[at]] - bound)] += 1
-                    usual[side, width] += np.bincount(self._bins(self.keys[tokens] - bound), prior, n_bins)
+                    usual[side, width] += np.bincount(self._bins(self.keys[tokens] - bound), prior, self.n_bins)
         self.fits = np.log((true + self.PSEUDO) / (usual + self.PSEUDO))
 
     def _width(self, floor: Any, ceiling: Any) -> Any:
         return np.searchsorted(self.WIDTHS, np.asarray(ceiling) - floor, side="right")
-
-    def _bins(self, distance: np.ndarray) -> np.ndarray:
-        return ((np.clip(distance, self.LOW, self.HIGH) - self.LOW) / self.WIDE).astype(int)
 
     def window(self, sentence: np.ndarray, visible: np.ndarray) -> np.ndarray:
         """Floor and ceiling of each place of a sentence: (2, token). Special tokens are never visible."""

@@ -20,6 +20,7 @@ import numpy as np
 from scfm import baselines, metrics, stats
 from scfm.adaptation import adapters, openset
 from scfm.baselines import celltypist_answers, gene_features
+from scfm.embed import choose_dtype
 from scfm.linear import linear_head
 from scfm.store import cache
 from studies import comparisons, sets
@@ -96,9 +97,10 @@ def kept(network: Model, tokens: TokenizedCells, **how: Any) -> np.ndarray:
     """
     import torch
 
-    digest = hashlib.sha256(
-        f"{RECIPE} {torch.__version__} {sorted(how.items())} {adapters.digest(network.network)}".encode()
-    )
+    # "auto" is another precision on another machine, and a home can be shared by several
+    precision = choose_dtype(how.get("dtype", "auto"), network.network.device)
+    settings = f"{RECIPE} {torch.__version__} {precision} {sorted(how.items())}"
+    digest = hashlib.sha256(f"{settings} {adapters.digest(network.network)}".encode())
     for array in (tokens.tokens, tokens.offsets, tokens.values):
         digest.update(b"" if array is None else np.ascontiguousarray(array).tobytes())
     path = cache.downloads() / "embeddings" / f"{digest.hexdigest()[:32]}.npy"
@@ -263,16 +265,15 @@ def new_groups(table: pd.DataFrame, rivals: Sequence[str], metric: str = "balanc
     for (model, dataset, setting), part in table.groupby(["model", "dataset", "setting"]):
         own = stats.over_groups(part, "pretrained", metric).mean
         for rival in [rival for rival in rivals if rival in set(part["method"])]:
-            of = stats.over_groups if setting != "same" else _over_draws
-            gap = of(part, "pretrained", metric, rival)
+            gap = (
+                stats.paired_difference(part, "pretrained", rival, metric)
+                if setting == "same"
+                else stats.over_groups(part, "pretrained", metric, rival)
+            )
             n_groups = part["group"].nunique()
             rows.append((model, dataset, setting, n_groups, own, rival, gap.mean, gap.low, gap.high, gap.verdict()))
     columns = ["model", "dataset", "setting", "groups", "pretrained", "rival", "mean", "low", "high", "verdict"]
     return pd.DataFrame(rows, columns=columns)
-
-
-def _over_draws(part: pd.DataFrame, method: str, metric: str, rival: str) -> stats.Interval:
-    return stats.paired_difference(part, method, rival, metric)
 
 
 def main() -> None:
